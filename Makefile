@@ -1,0 +1,43 @@
+# Everything a user needs: `make demo`, `make test`. The rest is for who works on the project.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# One heavy job on few cores: more threads than cores make PyTorch many times slower.
+WORKERS ?= 2
+
+.PHONY: help setup demo test test-slow check format clean
+help:
+	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
+	@echo "make test   set up, then run all tests"
+	@echo "make check  formatting, lint and types"
+
+setup: $(READY)
+
+# CPU torch first: asked for by another package, the registry's CUDA build would come, gigabytes of it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/owl demo
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,225 @@
+"""A conversation: who said what, with which pictures, and which words are learned.
+
+Nothing here knows tokens or tensors. A conversation becomes `Piece`s (text, or the place of one picture) and the
+processor turns pieces into ids, so training and chatting tokenise the same words in the same way.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+Role = Literal["user", "assistant"]
+ImageSource = str | Path | bytes | Image.Image
+
+IMAGE_MARK = "<image>"
+# The sentence every released mPLUG-Owl was trained with.
+SYSTEM_PROMPT = (
+    "The following is a conversation between a curious human and AI assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture in a message: a file's path, a file's bytes or an opened PIL image."""
+
+    source: ImageSource
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says at once: text and pictures in their order."""
+
+    role: Role
+    parts: tuple[str | Picture, ...]
+
+    @property
+    def text(self) -> str:
+        """The words alone, without the pictures."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a rendered conversation; `text` is None where a picture stands.
+
+    A learned piece is an answer: its tokens and the end token after it carry the loss.
+    """
+
+    text: str | None
+    learned: bool = False
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """The words around what is said. The default is the original's."""
+
+    user: str = "Human: "
+    assistant: str = "AI: "
+    line: str = "\n"
+
+
+OWL = PromptStyle()
+# A picture followed by its caption and nothing else, for stage 1.
+CAPTION = PromptStyle(user="", assistant="", line="")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages under an optional system sentence; `name` says where it came from, for error messages."""
+
+    messages: tuple[Message, ...]
+    system: str | None = SYSTEM_PROMPT
+    style: PromptStyle = OWL
+    name: str = ""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Every picture, in reading order."""
+        return tuple(part for message in self.messages for part in message.parts if isinstance(part, Picture))
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the assistant says, turn by turn."""
+        return tuple(message.text for message in self.messages if message.role == "assistant")
+
+    def said(self, role: Role, *parts: str | Picture) -> "Conversation":
+        """The same conversation with one more message."""
+        return Conversation((*self.messages, Message(role, parts)), self.system, self.style, self.name)
+
+    def pieces(self, reply: bool = False) -> list[Piece]:
+        """Render to pieces: prompt text joined between pictures and answers, every answer on its own.
+
+        `reply` ends with the assistant's prefix, where a model goes on. An answer without any word is part of the
+        prompt: there is nothing in it to learn.
+        """
+        pieces: list[Piece] = []
+        for piece in self._stretches(reply):
+            if piece.text == "" and not piece.learned:
+                continue
+            last = pieces[-1] if pieces else Piece(None)
+            if piece.text is not None and last.text is not None and not piece.learned and not last.learned:
+                pieces[-1] = Piece(last.text + piece.text)
+            else:
+                pieces.append(piece)
+        return pieces
+
+    def prompt(self, reply: bool = True, end: str = "") -> str:
+        """The original's prompt string: pictures as `<image>`, `end` after every answer."""
+        return "".join(
+            IMAGE_MARK if piece.text is None else piece.text + (end if piece.learned else "") for piece in self.pieces(reply)
+        )
+
+    def _stretches(self, reply: bool) -> Iterator[Piece]:
+        style, line = self.style, ""
+        if self.system:
+            yield Piece(self.system)
+            line = style.line
+        for message in self.messages:
+            if message.role == "assistant":
+                yield Piece(f"{line}{style.assistant}")
+                yield Piece(message.text, learned=bool(message.text.strip()))
+                line = style.line
+                continue
+            # Pictures in front of the words stand on lines of their own, as in the original's prompt.
+            parts = list(message.parts)
+            while parts and isinstance(parts[0], Picture):
+                yield Piece(f"{line}{style.user}")
+                yield Piece(None)
+                line = style.line
+                parts.pop(0)
+            if parts:
+                yield Piece(f"{line}{style.user}")
+                yield from (Piece(None) if isinstance(part, Picture) else Piece(part) for part in parts)
+                line = style.line
+        if reply:
+            yield Piece(f"{line}{style.assistant}")
+
+    @classmethod
+    def from_chat(cls, messages: Sequence[Mapping[str, Any]], name: str = "") -> "Conversation":
+        """Read chat messages in transformers' convention: `{"role": ..., "content": str | [parts]}`.
+
+        A part is `{"type": "text", "text": ...}` or `{"type": "image", "image" | "path" | "url": ...}`. A leading
+        system message replaces the original's system sentence; its empty content leaves none.
+        Raises ValueError that names the message and what would be right.
+        """
+        system: str | None = SYSTEM_PROMPT
+        said: list[Message] = []
+        for index, message in enumerate(messages):
+            where = f"{name or 'chat'}: message {index}"
+            if not isinstance(message, Mapping):
+                raise ValueError(f"{where} is a {type(message).__name__}; expected an object with role and content")
+            role = message.get("role")
+            if role not in ("system", "user", "assistant"):
+                raise ValueError(f"{where} has role {role!r}; expected system, user or assistant")
+            parts = tuple(_chat_parts(message.get("content"), where))
+            if role == "system":
+                if index:
+                    raise ValueError(f"{where} is a system message; it can only come first")
+                if any(isinstance(part, Picture) for part in parts):
+                    raise ValueError(f"{where} is a system message with a picture; pictures belong to the user")
+                system = "".join(part for part in parts if isinstance(part, str)) or None
+                continue
+            if role == "assistant" and any(isinstance(part, Picture) for part in parts):
+                raise ValueError(f"{where} is an answer with a picture; an owl answers in words")
+            said.append(Message(role, parts))
+        return cls(tuple(said), system, name=name)
+
+    @classmethod
+    def from_prompt(cls, text: str, images: Sequence[ImageSource], name: str = "") -> "Conversation":
+        """Read the original's prompt string: `SYSTEM\\nHuman: <image>\\nHuman: QUESTION\\nAI: ANSWER`.
+
+        Role marks count at the start of a line only (the original takes the one inside "OpenAI: " too).
+        Raises ValueError when the numbers of `<image>` marks and of images differ, with both.
+        """
+        if (slots := text.count(IMAGE_MARK)) != len(images):
+            raise ValueError(f"{name or 'prompt'}: {slots} {IMAGE_MARK} in the text but {len(images)} images")
+        head, *turns = re.split(r"(?:^|\n)(Human: |AI: )", text)
+        pictures = iter(images)
+        said: list[Message] = []
+        if IMAGE_MARK in head:
+            said.append(Message("user", tuple(_marked_parts(head, pictures))))
+            head = ""
+        for mark, words in zip(turns[::2], turns[1::2], strict=True):
+            if mark == "AI: " and IMAGE_MARK in words:
+                raise ValueError(f"{name or 'prompt'}: {IMAGE_MARK} inside an answer; pictures belong to the human")
+            said.append(Message("assistant" if mark == "AI: " else "user", tuple(_marked_parts(words, pictures))))
+        return cls(tuple(said), head or None, name=name)
+
+
+def caption(picture: ImageSource, words: str, name: str = "") -> Conversation:
+    """A picture and the words that describe it, all of them learned."""
+    return Conversation((Message("user", (Picture(picture),)), Message("assistant", (words,))), None, CAPTION, name)
+
+
+def _chat_parts(content: Any, where: str) -> Iterator[str | Picture]:
+    if isinstance(content, str):
+        yield content
+        return
+    if not isinstance(content, Sequence):
+        raise ValueError(f"{where} has content of type {type(content).__name__}; expected text or a list of parts")
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            yield part["text"]
+        elif kind == "image" and (keys := [key for key in ("image", "path", "url") if part.get(key) is not None]):
+            yield Picture(part[keys[0]])
+        elif kind == "image_url" and isinstance(part.get("image_url"), Mapping) and "url" in part["image_url"]:
+            yield Picture(part["image_url"]["url"])
+        else:
+            raise ValueError(
+                f'{where}, part {index} is {part!r:.80}; expected {{"type": "text", "text": ...}} or '
+                '{"type": "image", "image": FILE}'
+            )
+
+
+def _marked_parts(words: str, pictures: Iterator[ImageSource]) -> Iterator[str | Picture]:
+    for index, stretch in enumerate(words.split(IMAGE_MARK)):
+        if index:
+            yield Picture(next(pictures))
+        if stretch:
+            yield stretch

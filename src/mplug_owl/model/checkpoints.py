@@ -1,0 +1,148 @@
+"""Weights in, checked: the original's names become ours, and nothing is missing, left over or unpickled.
+
+The original's layout differs from ours in names alone, so renamings suffice and load bit for bit.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from mplug_owl.model.config import MplugOwlConfig
+
+# (the original's name, ours), applied in this order; no pattern matches a name of ours.
+RENAMINGS = (
+    (r"^query_tokens", "model.abstractor.query_tokens"),
+    (r"^vision_model\.encoder\.", "model.vision_tower."),
+    (r"^vision_model\.", "model.vision_tower."),
+    (r"^abstractor\.encoder\.", "model.abstractor."),
+    (r"^abstractor\.", "model.abstractor."),
+    (r"\.crossattention\.output\.out_proj\.", ".attention.out_proj."),
+    (r"\.crossattention\.output\.", "."),
+    (r"\.crossattention\.", "."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.transformer\.word_embeddings_layernorm\.", "model.embedding_norm."),
+    (r"^language_model\.(?:model|transformer)\.", "model.language_model."),
+)
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_INNER_WIDTH = re.compile(r"abstractor\..*layers\.0\..*mlp\.w1\.weight$")
+
+
+def our_name(original: str) -> str:
+    """The name in our layout of a weight of the original's."""
+    for pattern, ours in RENAMINGS:
+        original = re.sub(pattern, ours, original, count=1)
+    return original
+
+
+def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:
+    """`PreTrainedModel.from_pretrained` with nothing left to chance; see the model's own docstring."""
+    if not kwargs.get("weights_only", True):
+        raise ValueError("weights_only=False would run code from a weight file; an owl never does")
+    wants_info = kwargs.pop("output_loading_info", False)
+    config = kwargs.pop("config", None)
+    if not isinstance(config, PreTrainedConfig):
+        config = read_config(config if config is not None else path)
+    config = fit_to_weights(config, path)
+    try:
+        model, info = base_load(path, *args, config=config, output_loading_info=True, **kwargs)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_has_code(path)) from error
+    problems = [
+        f"{len(info[kind])} {what}: {', '.join(str(name) for name in sorted(info[kind], key=str)[:5])}"
+        for kind, what in (("missing_keys", "missing"), ("unexpected_keys", "unexpected"), ("mismatched_keys", "misshapen"))
+        if info[kind] and not (kind == "mismatched_keys" and kwargs.get("ignore_mismatched_sizes"))
+    ]
+    if problems:
+        raise ValueError(f"{path}: not the weights of the owl in its config.json; weights " + "; ".join(problems))
+    return (model, info) if wants_info else model
+
+
+def read_config(path: Any) -> MplugOwlConfig:
+    """The config of an owl's folder or hub id. Raises ValueError when it is another model's."""
+    values, _ = MplugOwlConfig.get_config_dict(path)
+    if (model_type := values.get("model_type")) != MplugOwlConfig.model_type:
+        raise ValueError(
+            f"{path}: config.json says model_type {model_type!r}; expected {MplugOwlConfig.model_type!r}, an mPLUG-Owl"
+        )
+    return MplugOwlConfig.from_dict(values)
+
+
+def fit_to_weights(config: MplugOwlConfig, path: Any) -> MplugOwlConfig:
+    """The config with the abstractor's inner width as the weight file has it.
+
+    Released files carry 2816, the original's default says 4096 and its config.json need not say which.
+    """
+    if config.visual_abstractor_config.connector != "abstractor" or not Path(path).is_dir():
+        return config
+    if (width := _first_shape(Path(path), _INNER_WIDTH)) is not None:
+        config.visual_abstractor_config.intermediate_size = width[0]
+    return config
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold a folder's weights, the shards in order. Raises ValueError when there are none."""
+    for name in WEIGHT_FILES:
+        if (found := path / name).is_file():
+            if not name.endswith(".json"):
+                return [found]
+            shards = sorted(set(json.loads(found.read_text())["weight_map"].values()))
+            if gone := [shard for shard in shards if not (path / shard).is_file()]:
+                raise ValueError(f"{found}: names {gone[0]}, which is not in {path}")
+            return [path / shard for shard in shards]
+    raise ValueError(f"{path}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def read_tensors(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Name to tensor of one weight file; `device="meta"` reads shapes alone.
+
+    Raises ValueError for a pickle that holds anything but tensors: it is never run.
+    """
+    if file.suffix == ".safetensors":
+        if device == "meta":
+            with safe_open(file, framework="pt") as opened:
+                return {
+                    name: torch.empty(opened.get_slice(name).get_shape(), device="meta")
+                    for name in opened.keys()  # noqa: SIM118  (safe_open is no mapping)
+                }
+        with safe_open(file, framework="pt", device=device) as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_has_code(file)) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{file}: not a readable PyTorch weight file ({error})".splitlines()[0]) from error
+
+
+def _first_shape(path: Path, pattern: re.Pattern[str]) -> torch.Size | None:
+    for file in weight_files(path):
+        for name, tensor in read_tensors(file, "meta").items():
+            if pattern.search(name):
+                return tensor.shape
+    return None
+
+
+def _has_code(path: Any) -> str:
+    return (
+        f"{path}: a weight file holds Python code or objects, not only tensors. It was not run. "
+        "Get the weights as safetensors, or from somebody you trust"
+    )
+
+
+register_checkpoint_conversion_mapping(
+    MplugOwlConfig.model_type, [WeightRenaming(original, ours) for original, ours in RENAMINGS]
+)

@@ -1,0 +1,118 @@
+"""What an owl is made of, as values: the config that travels with the weights.
+
+Field names are the original's, so its config.json files load as they are. Swapping a module means another
+sub-config: any transformers vision model, any decoder language model, one of five connectors.
+"""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+ConnectorName = Literal["abstractor", "linear", "mlp", "qformer", "resampler"]
+
+
+@strict
+class MplugOwlVisionConfig(PreTrainedConfig):
+    """f_V, a CLIP-like ViT. Defaults are the paper's ViT-L/14 at 224 pixels: 303.18 M parameters."""
+
+    model_type = "mplug_owl_vision_model"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-6  # released config.json; OpenAI's CLIP has 1e-5
+    attention_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+
+@strict
+class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
+    """f_K, what joins vision to language. Defaults are the released abstractor: 6 layers, inner width 2816.
+
+    `connector` names the kind. `abstractor`, `qformer` and `resampler` have `num_query_tokens` learned queries (a field of
+    `MplugOwlConfig`) and read every field here; `linear` and `mlp` map each patch and read none but `connector`.
+    """
+
+    model_type = "mplug_owl_visual_abstract"
+    base_config_key = "visual_abstractor_config"
+
+    connector: ConnectorName = "abstractor"
+    hidden_size: int = 1024
+    encoder_hidden_size: int = 1024
+    intermediate_size: int = 2816
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 16
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-6  # of the MLP's inner norm alone; the others have torch's 1e-5
+    initializer_range: float = 0.02
+
+
+@strict
+class MplugOwlConfig(PreTrainedConfig):
+    """The three modules and how they meet.
+
+    `image_token_id` marks the language positions that a picture fills. It defaults to the text vocabulary's size: an id that no
+    text can have, so it needs no row in the embedding table.
+    """
+
+    model_type = "mplug-owl"
+    sub_configs = {
+        "vision_config": AutoConfig,
+        "visual_abstractor_config": MplugOwlVisualAbstractorConfig,
+        "text_config": AutoConfig,
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    visual_abstractor_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    num_query_tokens: int = 64
+    image_token_id: int | None = None
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = _sub_config(self.vision_config, "mplug_owl_vision_model")
+        self.text_config = _sub_config(self.text_config, "llama")
+        self.visual_abstractor_config = _abstractor_config(self.visual_abstractor_config, self.vision_config.hidden_size)
+        # A language model with tied embeddings says so in its own config; the original's outer field is always false.
+        self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        if self.image_token_id is None:
+            self.image_token_id = self.text_config.vocab_size
+        for name in ("num_attention_heads", "num_hidden_layers"):
+            # BLOOM owls carry "n_head" and "n_layer" here: names, not numbers (parity notes, section 6).
+            kwargs.pop(name, None)
+        super().__post_init__(**kwargs)
+
+
+def _sub_config(given: dict[str, Any] | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    values = dict(given or {})
+    model_type = values.pop("model_type", default_type)
+    try:
+        config = AutoConfig.for_model(model_type, **values)
+    except ValueError as error:
+        raise ValueError(f"model_type {model_type!r}: {error}".split(" Should be one of")[0]) from error
+    # Composite vision-language configs (CLIP, SigLIP, ...) hold the tower we want inside.
+    return config
+
+
+def _abstractor_config(given: dict[str, Any] | PreTrainedConfig | None, vision_width: int) -> "MplugOwlVisualAbstractorConfig":
+    if isinstance(given, MplugOwlVisualAbstractorConfig):
+        return given
+    values = dict(given.to_dict() if isinstance(given, PreTrainedConfig) else given or {})
+    values.setdefault("encoder_hidden_size", vision_width)
+    values.setdefault("hidden_size", values["encoder_hidden_size"])
+    values.pop("model_type", None)
+    return MplugOwlVisualAbstractorConfig(**values)
+
+
+AutoConfig.register(MplugOwlVisionConfig.model_type, MplugOwlVisionConfig)
+AutoConfig.register(MplugOwlVisualAbstractorConfig.model_type, MplugOwlVisualAbstractorConfig)
+AutoConfig.register(MplugOwlConfig.model_type, MplugOwlConfig)

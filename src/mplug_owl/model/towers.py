@@ -1,0 +1,74 @@
+"""Any transformers vision encoder as f_V: what a foreign tower takes and gives.
+
+A tower is asked for one thing, its last hidden states [I, P, D] of square pictures [I, 3, S, S].
+"""
+
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+def image_size(config: PreTrainedConfig) -> int:
+    """The side in pixels of the square pictures that a tower of this config takes."""
+    side = getattr(config, "image_size", None)
+    if side is None and hasattr(config, "num_patches"):  # SigLIP 2 of variable resolution: a square of its patches
+        return int(config.num_patches**0.5) * config.patch_size
+    if isinstance(side, (list, tuple)):
+        side = side[0]
+    return int(side) if side is not None else 224
+
+
+def look(tower: nn.Module, pixels_ICHW: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    """Run a tower; `last_hidden_state` is [I, P, D] whatever the tower's own layout is."""
+    if tower.config.model_type == "siglip2_vision_model":
+        kwargs |= _as_patches(pixels_ICHW, tower.config.patch_size)
+    else:
+        kwargs["pixel_values"] = pixels_ICHW
+    outputs = tower(**kwargs, return_dict=True)
+    if outputs.last_hidden_state.ndim == 4:  # convolutional towers: [I, D, height, width]
+        outputs.last_hidden_state = outputs.last_hidden_state.flatten(2).transpose(1, 2)
+    return outputs
+
+
+def vision_tokens(config: PreTrainedConfig) -> int:
+    """P, how many tokens a tower of this config gives a picture: measured on the meta device, so right for any tower."""
+    return _vision_tokens(config.model_type, repr(config.to_dict()), _Held(config))
+
+
+class _Held:
+    """A config that a cache holds on to without comparing it: its text is compared instead."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config = config
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+@lru_cache(maxsize=32)
+def _vision_tokens(model_type: str, text: str, held: _Held) -> int:
+    config = deepcopy(held.config)
+    side = image_size(config)
+    with torch.device("meta"), torch.no_grad():
+        tower = AutoModel.from_config(config)
+        return look(tower.eval(), torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
+
+
+def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Tensor]:
+    """Pictures as SigLIP 2 takes them: flat patches [I, P, patch * patch * C], nothing masked, the grid's shape."""
+    patches = pixels_ICHW.unfold(2, patch, patch).unfold(3, patch, patch)  # [I, C, rows, columns, patch, patch]
+    images, _, rows, columns = patches.shape[:4]
+    return {
+        "pixel_values": patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2),
+        "pixel_attention_mask": torch.ones(images, rows * columns, dtype=torch.int32, device=pixels_ICHW.device),
+        # The grid is read as numbers, so it lives on the CPU even where nothing else does.
+        "spatial_shapes": torch.tensor([[rows, columns]] * images, device="cpu"),
+    }
