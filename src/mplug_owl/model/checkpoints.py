@@ -68,6 +68,7 @@ def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwar
     ]
     if problems:
         raise ValueError(f"{path}: not the weights of the owl in its config.json; weights " + "; ".join(problems))
+    _count_new_tokens(model)
     return (model, info) if wants_info else model
 
 
@@ -126,6 +127,13 @@ def read_tensors(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
         raise ValueError(_has_code(file)) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{file}: not a readable PyTorch weight file ({error})".splitlines()[0]) from error
+
+
+def _count_new_tokens(model: Any) -> None:
+    """The original's `max_length` counts the begin token and the new ones, not the prompt; transformers' counts the prompt."""
+    settings = getattr(model, "generation_config", None)
+    if settings is not None and settings.max_length is not None and settings.max_new_tokens is None:
+        settings.max_new_tokens, settings.max_length = settings.max_length - 1, None
 
 
 def _first_shape(path: Path, pattern: re.Pattern[str]) -> torch.Size | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 from transformers.processing_utils import MultiModalData
 
 from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, Piece

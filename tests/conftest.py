@@ -1,0 +1,37 @@
+"""What tests share: where the data beside the checkout is, and small owls made on the spot."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
+from tests.tiny import tiny_config, tiny_owl, tiny_processor
+
+# Goldens and photographs that the project may read but not ship; tests that need them are skipped where they are absent.
+SHARED = Path(__file__).parents[2] / "shared"
+
+disable_progress_bar()
+# More threads than cores make these small products many times slower.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def owl() -> MplugOwlForConditionalGeneration:
+    """A small owl with random weights; tests that change it build their own."""
+    return tiny_owl(tiny_config())
+
+
+@pytest.fixture(scope="session")
+def processor(owl: MplugOwlForConditionalGeneration) -> MplugOwlProcessor:
+    """The small owl's processor; its tokens are bytes."""
+    return tiny_processor(owl)
