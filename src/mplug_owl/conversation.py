@@ -182,12 +182,12 @@ class Conversation:
         pictures = iter(images)
         said: list[Message] = []
         if IMAGE_MARK in head:
-            said.append(Message("user", tuple(_marked_parts(head, pictures))))
+            said.append(Message("user", _marked_parts(head, pictures)))
             head = ""
         for mark, words in zip(turns[::2], turns[1::2], strict=True):
             if mark == "AI: " and IMAGE_MARK in words:
                 raise ValueError(f"{name or 'prompt'}: {IMAGE_MARK} inside an answer; pictures belong to the human")
-            said.append(Message("assistant" if mark == "AI: " else "user", tuple(_marked_parts(words, pictures))))
+            said.append(Message("assistant" if mark == "AI: " else "user", _marked_parts(words, pictures)))
         return cls(tuple(said), head or None, name=name)
 
 
@@ -217,9 +217,12 @@ def _chat_parts(content: Any, where: str) -> Iterator[str | Picture]:
             )
 
 
-def _marked_parts(words: str, pictures: Iterator[ImageSource]) -> Iterator[str | Picture]:
+def _marked_parts(words: str, pictures: Iterator[ImageSource]) -> tuple[str | Picture, ...]:
+    parts: list[str | Picture] = []
     for index, stretch in enumerate(words.split(IMAGE_MARK)):
         if index:
-            yield Picture(next(pictures))
+            parts.append(Picture(next(pictures)))
         if stretch:
-            yield stretch
+            parts.append(stretch)
+    # Empty text in front keeps a picture on its line with the words behind it, so the prompt stays as it was written.
+    return ("", *parts) if len(parts) > 1 and isinstance(parts[0], Picture) else tuple(parts)

@@ -1,0 +1,67 @@
+"""Which samples make up a step: a pure function of sizes, weights, seed and the step's number.
+
+Nothing is drawn while training runs, so any step can be made again at any time, by any process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SampleId:
+    """One sample: which source, which time through it, which record."""
+
+    source: int
+    epoch: int
+    index: int
+
+
+class Mixture:
+    """Sources of these `sizes`, mixed by `weights` (their sizes, where None), `batch` samples a step.
+
+    Every source goes through a fresh permutation each epoch; the shares of a step differ from the weights by less than one
+    sample, and over many steps not at all.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float | None], batch: int, seed: int) -> None:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"sources of {list(sizes)} samples: each needs one at least")
+        given = [float(size) if weight is None else weight for size, weight in zip(sizes, weights, strict=True)]
+        if min(given) <= 0:
+            raise ValueError(f"weights {given}: each must be above 0")
+        self.sizes, self.batch, self.seed = tuple(sizes), batch, seed
+        self.shares = np.array(given) / sum(given)
+        self._used = [np.zeros(len(sizes), dtype=np.int64)]
+
+    def step(self, number: int) -> list[SampleId]:
+        """The samples of a step, in the order in which they are learned."""
+        first, last = self._used_before(number), self._used_before(number + 1)
+        chosen = [
+            self._sample(source, int(position))
+            for source in range(len(self.sizes))
+            for position in range(first[source], last[source])
+        ]
+        order = np.random.default_rng([self.seed, 1, number]).permutation(len(chosen))
+        return [chosen[i] for i in order]
+
+    def _used_before(self, number: int) -> np.ndarray:
+        """How many samples of each source the steps before this one take: always the most overdue source next."""
+        while len(self._used) <= number:
+            used = self._used[-1].copy()
+            due = self.shares * (len(self._used) * self.batch)
+            for _ in range(self.batch):
+                used[np.argmax(due - used)] += 1
+            self._used.append(used)
+        return self._used[number]
+
+    def _sample(self, source: int, position: int) -> SampleId:
+        epoch, place = divmod(position, self.sizes[source])
+        return SampleId(source, epoch, int(_permutation(self.sizes[source], self.seed, source, epoch)[place]))
+
+
+@lru_cache(maxsize=16)
+def _permutation(size: int, seed: int, source: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, source, epoch]).permutation(size)

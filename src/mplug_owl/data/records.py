@@ -1,0 +1,216 @@
+"""Records: what a file holds one by one, read when asked for, each with a place to name in an error."""
+
+import csv
+import io
+import json
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Records(Protocol):
+    """The records of one file. Reading a damaged one raises ValueError that names its place."""
+
+    path: Path
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def place(self, index: int) -> str:
+        """Where record `index` stands, for people: `photos.jsonl, line 17`."""
+        ...
+
+
+class Listed:
+    """Records that were read at once: a JSON list."""
+
+    def __init__(self, path: Path, values: Sequence[Any]) -> None:
+        self.path, self.values = path, values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index]
+
+    def place(self, index: int) -> str:
+        return f"{self.path.name}, record {index + 1}"
+
+
+class Indexed:
+    """Records that stay in the file; only where each one starts and ends is held in memory, 24 bytes a record."""
+
+    def __init__(self, path: Path, stretches: Iterator[tuple[int, int, int]], parse: Callable[[str], Any]) -> None:
+        self.path, self.parse = path, parse
+        self.starts, self.ends, self.lines = array("Q"), array("Q"), array("Q")
+        for start, end, line in stretches:
+            self.starts.append(start)
+            self.ends.append(end)
+            self.lines.append(line)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Any:
+        start = self.starts[index]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            raw = file.read(self.ends[index] - start)
+        try:
+            return self.parse(_decode(raw))
+        except ValueError as error:
+            raise ValueError(f"{self.place(index)}: {error}") from None
+
+    def place(self, index: int) -> str:
+        return f"{self.path.name}, line {self.lines[index]}"
+
+
+def read_json(path: Path) -> Records:
+    """A JSON list, read at once, or JSON lines, read one by one. The first character tells them apart."""
+    check_file(path)
+    with path.open("rb") as file:
+        listed = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    if not listed:
+        return _filled(Indexed(path, _lines(path), parse_json), "one JSON object on each line")
+    try:
+        values = json.loads(_decode(path.read_bytes()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}, line {error.lineno}: {_not_json(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return _filled(Listed(path, values), "a JSON list of objects")
+
+
+def read_table(path: Path) -> Records:
+    """A CSV or TSV file whose first row names the columns."""
+    check_file(path)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    expected = "a row of column names and rows below it"
+    cells = _filled(Indexed(path, _rows(path, delimiter), partial(_cells, delimiter)), expected)
+    parse = partial(_named_cells, delimiter, tuple(cells[0]))
+    return _filled(Indexed(path, islice(_rows(path, delimiter), 1, None), parse), expected)
+
+
+def read_blocks(path: Path) -> Records:
+    """A text file whose documents are set apart by blank lines."""
+    check_file(path)
+    return _filled(Indexed(path, _blocks(path), str.strip), "documents with blank lines between them")
+
+
+def _cells(delimiter: str, row: str) -> list[str]:
+    return next(csv.reader(io.StringIO(row, newline=""), delimiter=delimiter))
+
+
+def _named_cells(delimiter: str, columns: tuple[str, ...], row: str) -> dict[str, str]:
+    cells = _cells(delimiter, row)
+    if len(cells) != len(columns):
+        raise ValueError(f"{len(cells)} cells but {len(columns)} columns ({', '.join(columns)})")
+    return dict(zip(columns, cells, strict=True))
+
+
+def parse_json(text: str) -> Any:
+    """One JSON value. Raises ValueError that tells the column."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(_not_json(error)) from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def check_file(path: Path) -> None:
+    """Raise ValueError unless there is a file with something in it."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path}: a folder; expected a file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty (0 bytes)")
+
+
+def field(record: Any, name: str, kind: type, where: object) -> Any:
+    """A required field of a record. Raises ValueError that tells what is there instead."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where}: {describe(record)}; expected an object with the field {name!r}")
+    if name not in record:
+        raise ValueError(f"{where}: no field {name!r}; it has {', '.join(map(repr, record)) or 'none at all'}")
+    value = record[name]
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: field {name!r} is {describe(value)}; expected {KINDS[kind]}")
+    return value
+
+
+KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+def describe(value: Any) -> str:
+    """What a JSON value is, in words."""
+    return "null" if value is None else KINDS.get(type(value), type(value).__name__)
+
+
+def _filled(records: Records, expected: str) -> Records:
+    if not len(records):
+        raise ValueError(f"{records.path}: no records in the file; expected {expected}")
+    return records
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})") from None
+
+
+def _not_json(error: json.JSONDecodeError) -> str:
+    return f"not JSON ({error.msg} at column {error.colno})"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Every line that is not blank: its first byte, the byte after its last, its number."""
+    end = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            start, end = end, end + len(line)
+            if line.strip():
+                yield start, end, number
+
+
+def _blocks(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Neighbouring lines together, as far as the next blank one."""
+    block: tuple[int, int, int] | None = None
+    last = 0
+    for start, end, number in _lines(path):
+        if block and number == last + 1:
+            block = block[0], end, block[2]
+        else:
+            if block:
+                yield block
+            block = start, end, number
+        last = number
+    if block:
+        yield block
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, int, int]]:
+    """Rows of a table; one with line breaks inside quotes spans several lines."""
+    end = 0
+
+    def lines(file: Any) -> Iterator[str]:
+        nonlocal end
+        for line in file:
+            end += len(line)
+            yield line.decode("utf-8", "replace")
+
+    with path.open("rb") as file:
+        rows, start, number = csv.reader(lines(file), delimiter=delimiter), 0, 1
+        try:
+            for row in rows:
+                if any(cell.strip() for cell in row):
+                    yield start, end, number
+                start, number = end, rows.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{path.name}, line {number}: {error}") from None
