@@ -6,7 +6,7 @@ processor turns pieces into ids, so training and chatting tokenise the same word
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Conversation:
 
     def said(self, role: Role, *parts: str | Picture) -> "Conversation":
         """The same conversation with one more message."""
-        return Conversation((*self.messages, Message(role, parts)), self.system, self.style, self.name)
+        return replace(self, messages=(*self.messages, Message(role, parts)))
 
     def pieces(self, reply: bool = False) -> list[Piece]:
         """Render to pieces: prompt text joined between pictures and answers, every answer on its own.
@@ -173,7 +173,8 @@ class Conversation:
     def from_prompt(cls, text: str, images: Sequence[ImageSource], name: str = "") -> "Conversation":
         """Read the original's prompt string: `SYSTEM\\nHuman: <image>\\nHuman: QUESTION\\nAI: ANSWER`.
 
-        Role marks count at the start of a line only (the original takes the one inside "OpenAI: " too).
+        Role marks count at the start of a line only (the original takes the one inside "OpenAI: " too). A picture
+        before the first mark is the human's.
         Raises ValueError when the numbers of `<image>` marks and of images differ, with both.
         """
         if (slots := text.count(IMAGE_MARK)) != len(images):
@@ -182,8 +183,9 @@ class Conversation:
         pictures = iter(images)
         said: list[Message] = []
         if IMAGE_MARK in head:
-            said.append(Message("user", _marked_parts(head, pictures)))
-            head = ""
+            before, mark, after = head.partition(IMAGE_MARK)
+            head, _, line = before.rpartition("\n")
+            said.append(Message("user", _marked_parts(line + mark + after, pictures)))
         for mark, words in zip(turns[::2], turns[1::2], strict=True):
             if mark == "AI: " and IMAGE_MARK in words:
                 raise ValueError(f"{name or 'prompt'}: {IMAGE_MARK} inside an answer; pictures belong to the human")

@@ -50,6 +50,8 @@ def encode(
             raise ValueError('style "original" learns answers only, as the original does')
         return _as_original(conversation, processor, max_tokens)
     whole = processor.encode(conversation)
+    if whole.learned[:1] == (True,):  # no begin token, so nothing predicts the first word
+        whole = replace(whole, learned=(False, *whole.learned[1:]))
     if learn == "everything":
         whole = _everything(whole, processor)
     length, kept = _fitting(whole, processor, max_tokens)
@@ -68,12 +70,10 @@ def without_pictures(conversation: Conversation) -> Conversation:
 
 
 def _everything(whole: Encoded, processor: MplugOwlProcessor) -> Encoded:
-    """Every word is learned, as in language modelling: all but the begin token and the pictures."""
+    """Every word is learned, as in language modelling: all but the first, which nothing predicts, and the pictures."""
     end = processor.tokenizer.eos_token_id
     ids = whole.ids if whole.ids[-1:] == (end,) else (*whole.ids, end)
-    unlearned = {processor.image_token_id, processor.tokenizer.bos_token_id}
-    first = ids[:1] if ids[0] in unlearned else ()
-    learned = (*(False for _ in first), *(token != processor.image_token_id for token in ids[len(first) :]))
+    learned = tuple(place > 0 and token != processor.image_token_id for place, token in enumerate(ids))
     return Encoded(ids, learned, whole.pictures)
 
 

@@ -80,8 +80,10 @@ def read_json(path: Path) -> Records:
         values = json.loads(_decode(path.read_bytes()))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path.name}, line {error.lineno}: {_not_json(error)}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path.name}: JSON nested too deeply") from None
     return _filled(Listed(path, values), "a JSON list of objects")
 
 

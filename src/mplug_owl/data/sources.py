@@ -15,6 +15,9 @@ from mplug_owl.data.records import Records, describe, read_blocks, read_json, re
 from mplug_owl.model.images import FORMATS as PICTURE_FORMATS
 from mplug_owl.model.images import MAX_PIXELS, open_image
 
+# About a minute's worth of photographs on one core.
+DECODED = 5_000
+
 
 class Source(Protocol):
     """Conversations that can be counted and read in any order. A damaged one raises ValueError that names its place."""
@@ -35,19 +38,25 @@ def read(spec: str) -> Source:
     Records are read when asked for. Raises ValueError that names the file, its line and what would be right.
     """
     name, _, rest = spec.partition(":")
-    if name in FORMATS and rest:
+    if name in FORMATS and not rest:
+        raise ValueError(f"{spec}: no path behind the format; expected {name}:PATH")
+    if name in FORMATS:
         return FORMATS[name].read(Path(rest).expanduser())
     path = Path(spec).expanduser()
+    if not spec:
+        raise ValueError("no data is named; expected FORMAT:PATH")
     if rest and re.fullmatch(r"\w\w+", name) and not path.exists():
         raise ValueError(f"{spec}: no format is called {name!r}; there are {', '.join(FORMATS)}")
     return FORMATS[recognise(path)].read(path)
 
 
-def check(source: Source, decode: bool = False) -> list[str]:
+def check(source: Source, decode: bool | None = None) -> list[str]:
     """Read every conversation and the header of every picture; say all that is wrong, one line each.
 
-    `decode` also reads each picture to its end, a few milliseconds a piece, and so finds the ones cut short.
+    `decode` reads each picture to its end as well, some milliseconds a piece, and so finds the ones cut short. When it
+    isn't said, sources of up to `DECODED` conversations are read so.
     """
+    decode = len(source) <= DECODED if decode is None else decode
     problems: list[str] = []
     for index in range(len(source)):
         try:
@@ -116,15 +125,19 @@ def recognise(path: Path) -> str:
     if path.suffix.lower() in (".txt", ".csv", ".tsv"):
         return "text" if path.suffix.lower() == ".txt" else "captions"
     records = read_json(path)
-    first = records[0]
+    try:
+        first = records[0]
+    except ValueError as error:
+        if path.suffix.lower() in (".json", ".jsonl"):
+            raise
+        raise ValueError(f"{error}; {_NAME_IT}") from None
     if not isinstance(first, Mapping):
         raise ValueError(f"{records.place(0)}: {describe(first)}; expected an object")
     for name, matches in _MARKS.items():
         if matches(first):
             return name
     raise ValueError(
-        f"{records.place(0)}: no known format has the fields {', '.join(map(repr, first)) or '(none)'}; "
-        f"name it in front of the path, FORMAT:PATH, with one of {', '.join(FORMATS)}"
+        f"{records.place(0)}: no known format has the fields {', '.join(map(repr, first)) or '(none)'}; {_NAME_IT}"
     )
 
 
@@ -172,3 +185,4 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "text": Format(_text, "text alone: documents with blank lines between them, or JSON lines with text"),
     }
 )
+_NAME_IT = f"name the format in front of the path, FORMAT:PATH, with one of {', '.join(FORMATS)}"
