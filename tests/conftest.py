@@ -17,6 +17,11 @@ disable_progress_bar()
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Every warning is an error, but this one is between peft 0.21 and transformers 5.23."""
+    config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder beside the checkout."""

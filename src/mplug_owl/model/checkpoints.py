@@ -32,6 +32,21 @@ RENAMINGS = (
     (r"^language_model\.transformer\.word_embeddings_layernorm\.", "model.embedding_norm."),
     (r"^language_model\.(?:model|transformer)\.", "model.language_model."),
 )
+# And back, likewise in this order; {} is what a language model calls its inside.
+ORIGINALS = (
+    (r"^model\.abstractor\.query_tokens", "query_tokens"),
+    (r"^model\.vision_tower\.layers\.", "vision_model.encoder.layers."),
+    (r"^model\.vision_tower\.", "vision_model."),
+    (r"^model\.abstractor\.layers\.(\d+)\.", r"abstractor.encoder.layers.\1.crossattention."),
+    (r"^model\.abstractor\.", "abstractor."),
+    (r"\.crossattention\.(norm2|mlp)\.", r".crossattention.output.\1."),
+    (r"\.crossattention\.attention\.out_proj\.", ".crossattention.output.out_proj."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.embedding_norm\.", "language_model.{}.word_embeddings_layernorm."),
+    (r"^model\.language_model\.", "language_model.{}."),
+)
+# The language models that the original was released with.
+INSIDES = {"llama": "model", "bloom": "transformer"}
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -46,6 +61,15 @@ def our_name(original: str) -> str:
     for pattern, ours in RENAMINGS:
         original = re.sub(pattern, ours, original, count=1)
     return original
+
+
+def original_name(ours: str, language: str) -> str:
+    """The name in the original's layout of a weight of ours. Raises ValueError for a language model that it can't hold."""
+    if language not in INSIDES:
+        raise ValueError(f"the original's layout holds {' or '.join(INSIDES)} language models, not {language}")
+    for pattern, original in ORIGINALS:
+        ours = re.sub(pattern, original.format(INSIDES[language]), ours, count=1)
+    return ours
 
 
 def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,6 @@ A tower is asked for one thing, its last hidden states [I, P, D] of square pictu
 """
 
 from copy import deepcopy
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -37,29 +36,10 @@ def look(tower: nn.Module, pixels_ICHW: Tensor, **kwargs: Any) -> BaseModelOutpu
 
 def vision_tokens(config: PreTrainedConfig) -> int:
     """P, how many tokens a tower of this config gives a picture: measured on the meta device, so right for any tower."""
-    return _vision_tokens(config.model_type, repr(config.to_dict()), _Held(config))
-
-
-class _Held:
-    """A config that a cache holds on to without comparing it: its text is compared instead."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        self.config = config
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-
-@lru_cache(maxsize=32)
-def _vision_tokens(model_type: str, text: str, held: _Held) -> int:
-    config = deepcopy(held.config)
     side = image_size(config)
     with torch.device("meta"), torch.no_grad():
-        tower = AutoModel.from_config(config)
-        return look(tower.eval(), torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
+        tower = AutoModel.from_config(deepcopy(config)).eval()
+        return look(tower, torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
 
 
 def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Tensor]:
@@ -68,7 +48,7 @@ def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Tensor]:
     images, _, rows, columns = patches.shape[:4]
     return {
         "pixel_values": patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2),
-        "pixel_attention_mask": torch.ones(images, rows * columns, dtype=torch.int32, device=pixels_ICHW.device),
+        "pixel_attention_mask": None,
         # The grid is read as numbers, so it lives on the CPU even where nothing else does.
         "spatial_shapes": torch.tensor([[rows, columns]] * images, device="cpu"),
     }

@@ -1,0 +1,279 @@
+"""`owl convert`: from the original's layout to ours and back, adapters merged, nothing half-written."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mplug_owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.checkpoints import original_name, our_name, read_tensors
+from mplug_owl.model.convert import convert
+from tests.tiny import picture, shaken, tiny_config, tiny_owl, tiny_processor
+
+Checkpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    """Save a tiny owl in our layout."""
+
+    def saved(language: str = "llama", **parts: str) -> Path:
+        owl = tiny_owl(tiny_config(language=language, **parts))
+        folder = tmp_path / f"owl-{language}"
+        owl.save_pretrained(folder)
+        tiny_processor(owl).save_pretrained(folder)
+        return folder
+
+    return saved
+
+
+def answer(folder: Path) -> torch.Tensor:
+    """Logits of the owl in a folder, with its own processor, to one question about one picture."""
+    owl = AutoModelForImageTextToText.from_pretrained(folder)
+    inputs = AutoProcessor.from_pretrained(folder)(text="Human: <image>\nHuman: What?\nAI: ", images=[picture()])
+    with torch.no_grad():
+        return owl(**inputs).logits
+
+
+def original_weights(folder: Path) -> dict[str, torch.Tensor]:
+    weights = read_tensors(folder / "pytorch_model.bin")
+    return {name: tensor for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+@pytest.mark.parametrize("name", ["owl-llama-tiny", "owl-bloom-64q"])
+def test_the_originals_checkpoint_there_and_back_is_bit_equal(shared: Path, tmp_path: Path, name: str) -> None:
+    source = shared / "parity" / name
+    convert(source, tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back", original=True)
+
+    assert torch.equal(answer(tmp_path / "ours"), answer(source))
+    assert torch.equal(answer(tmp_path / "back"), answer(source))
+    before, after = original_weights(source), original_weights(tmp_path / "back")
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["owl-llama-tiny", "owl-bloom-64q"])
+def test_the_originals_configs_come_back(shared: Path, tmp_path: Path, name: str) -> None:
+    source = shared / "parity" / name
+    convert(source, tmp_path / "back", original=True)
+
+    def read(folder: Path, file: str) -> dict:
+        return json.loads((folder / file).read_text("utf-8"))
+
+    before, after = read(source, "config.json"), read(tmp_path / "back", "config.json")
+    for part in ("vision_config", "visual_abstractor_config", "text_config"):
+        # transformers 5 has dropped the settings of generation from configs; 4.28 fills in the same defaults.
+        kept = before[part].keys() & after[part].keys() - {"torch_dtype", "transformers_version", "return_dict"}
+        assert {key: after[part][key] for key in kept} == {key: before[part][key] for key in kept}
+        sizes = ("hidden_size", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "layer_norm_eps", "vocab_size")
+        assert {key for key in sizes if key in before[part]} <= kept
+    assert after["model_type"] == "mplug-owl"
+    assert after["num_query_tokens"] == before["num_query_tokens"]
+    assert read(tmp_path / "back", "preprocessor_config.json") == read(source, "preprocessor_config.json")
+    assert read(tmp_path / "back", "generation_config.json")["max_length"] == 512
+    if (source / "tokenizer.json").is_file():
+        assert read(tmp_path / "back", "tokenizer.json") == read(source, "tokenizer.json")
+    else:
+        assert (tmp_path / "back" / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
+
+
+@pytest.mark.parametrize("language", ["llama", "bloom"])
+def test_every_name_of_ours_has_one_of_the_originals_and_back(language: str) -> None:
+    for name in tiny_owl(tiny_config(language=language)).state_dict():
+        assert our_name(original_name(name, language)) == name
+        assert our_name(name) == name
+
+
+def test_the_originals_layout_holds_the_originals_modules_only(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="vision encoder and the abstractor, not clip_vision_model and abstractor"):
+        convert(checkpoint(vision="clip"), tmp_path / "out", original=True)
+    with pytest.raises(ValueError, match="llama or bloom language models, not opt"):
+        convert(checkpoint("opt"), tmp_path / "out", original=True)
+    with pytest.raises(ValueError, match="LLaMA has no num_key_value_heads=1"):
+        convert(checkpoint("llama"), tmp_path / "out", original=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"mine: already there"):
+        convert(checkpoint(), target)
+    assert [file.name for file in target.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_is_filled(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    source = checkpoint()
+    convert(source, tmp_path / "new")
+    assert torch.equal(answer(tmp_path / "new"), answer(source))
+
+
+def test_a_failure_leaves_nothing_behind(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    source = checkpoint()
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("mplug_owl.model.processor.MplugOwlProcessor.save_pretrained", full)
+    with pytest.raises(OSError, match="no space left"):
+        convert(source, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_source_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing: no config\.json"):
+        convert(tmp_path / "nothing", tmp_path / "out")
+
+
+def adapt(owl: MplugOwlForConditionalGeneration, folder: Path, **settings: object) -> torch.nn.Module:
+    """Give an owl an adapter of random weights and save it."""
+    lora = LoraConfig(r=2, lora_alpha=8, target_modules=r".*language_model.*\.(q_proj|v_proj)", **settings)
+    adapted = get_peft_model(owl, lora).eval()
+    shaken(adapted)
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+@torch.no_grad()
+def test_an_adapter_of_ours_is_merged(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source = checkpoint()
+    owl = MplugOwlForConditionalGeneration.from_pretrained(source)
+    adapt(owl, tmp_path / "adapter")
+    inputs = AutoProcessor.from_pretrained(source)(text="<image>What?", images=[picture()])
+
+    # peft finds its way by itself, too.
+    wrapped = PeftModel.from_pretrained(MplugOwlForConditionalGeneration.from_pretrained(source), tmp_path / "adapter").eval()
+    convert(source, tmp_path / "merged", adapter=tmp_path / "adapter")
+    merged = MplugOwlForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    theirs = wrapped(**inputs).logits
+    assert not torch.allclose(theirs, MplugOwlForConditionalGeneration.from_pretrained(source)(**inputs).logits, atol=1e-2)
+    torch.testing.assert_close(merged(**inputs).logits, theirs, atol=1e-5, rtol=0)  # worst measured 1.2e-6
+
+
+@pytest.fixture
+def originals_adapter(shared: Path, tmp_path: Path) -> Path:
+    """An adapter as peft 0.3 saved it beside the original's stage 2: the original's names, a pickle of tensors."""
+    weights = read_tensors(shared / "parity" / "owl-llama-tiny" / "pytorch_model.bin")
+    torch.manual_seed(3)
+    adapter = {}
+    for name, weight in weights.items():
+        if name.startswith("language_model") and name.endswith(("q_proj.weight", "v_proj.weight")):
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            adapter[f"{stem}.lora_A.weight"] = torch.randn(2, weight.shape[1])
+            adapter[f"{stem}.lora_B.weight"] = torch.randn(weight.shape[0], 2) / 10
+    folder = tmp_path / "stage2"
+    folder.mkdir()
+    torch.save(adapter, folder / "adapter_model.bin")
+    settings = {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": 2,
+        "target_modules": r".*language_model.*\.(q_proj|v_proj)",
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def expected_merge(weights: dict[str, torch.Tensor], adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """W + alpha / r * B A, written out."""
+    merged = dict(weights)
+    for name, a in adapter.items():
+        if name.endswith("lora_A.weight"):
+            stem = name.removesuffix(".lora_A.weight")
+            key = f"{stem.removeprefix('base_model.model.')}.weight"
+            merged[key] = merged[key] + 32 / 2 * adapter[f"{stem}.lora_B.weight"] @ a
+    return merged
+
+
+def test_an_adapter_of_the_originals_is_merged(shared: Path, tmp_path: Path, originals_adapter: Path) -> None:
+    source = shared / "parity" / "owl-llama-tiny"
+    convert(source, tmp_path / "out", original=True, adapter=originals_adapter)
+    expected = expected_merge(original_weights(source), read_tensors(originals_adapter / "adapter_model.bin"))
+    merged = original_weights(tmp_path / "out")
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)  # worst measured 1e-7
+
+
+def test_peft_loads_an_adapter_of_the_originals(shared: Path, tmp_path: Path, originals_adapter: Path) -> None:
+    source = shared / "parity" / "owl-llama-tiny"
+    convert(source, tmp_path / "out", adapter=originals_adapter)
+    wrapped = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(source), originals_adapter)
+    inputs = AutoProcessor.from_pretrained(source)(text="What?")
+    with torch.no_grad():
+        merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")(**inputs).logits
+        torch.testing.assert_close(wrapped.eval()(**inputs).logits, merged, atol=1e-4, rtol=0)  # worst measured 8e-6
+
+
+def test_a_training_checkpoint_of_the_originals_stage_2_is_merged(
+    shared: Path, tmp_path: Path, originals_adapter: Path
+) -> None:
+    """Its Trainer saved all weights under peft's names; loaded as a model they are ignored in silence there."""
+    source = shared / "parity" / "owl-llama-tiny"
+    adapter = read_tensors(originals_adapter / "adapter_model.bin")
+    everything = {f"base_model.model.{name}": weight for name, weight in original_weights(source).items()}
+    everything |= {name.replace(".weight", ".default.weight"): weight for name, weight in adapter.items()}
+    torch.save(everything, originals_adapter / "pytorch_model.bin")
+    (originals_adapter / "adapter_model.bin").unlink()
+
+    convert(source, tmp_path / "out", original=True, adapter=originals_adapter)
+    expected = expected_merge(original_weights(source), adapter)
+    merged = original_weights(tmp_path / "out")
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)
+
+
+def test_an_adapter_must_fit_to_the_last_weight(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source, adapter = checkpoint(), tmp_path / "adapter"
+    adapt(MplugOwlForConditionalGeneration.from_pretrained(source), adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    lost = weights.popitem()
+    save_file(weights, adapter / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"adapter: not an adapter of this owl; 1 weights missing"):
+        convert(source, tmp_path / "out", adapter=adapter)
+
+    save_file(
+        {**weights, lost[0]: lost[1], "base_model.model.stranger": lost[1].clone()}, adapter / "adapter_model.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"1 weights unexpected: base_model\.model\.stranger"):
+        convert(source, tmp_path / "out", adapter=adapter)
+
+    save_file({**weights, lost[0]: lost[1][:, :1].clone()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"1 weights misshapen"):
+        convert(source, tmp_path / "out", adapter=adapter)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_with_code_in_it_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "it-ran"),)
+
+    source, adapter = checkpoint(), tmp_path / "adapter"
+    adapt(MplugOwlForConditionalGeneration.from_pretrained(source), adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({"weight": Evil()}, adapter / "adapter_model.bin")
+    with pytest.raises(ValueError, match="holds Python code"):
+        convert(source, tmp_path / "out", adapter=adapter)
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_an_adapter_that_is_none_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"elsewhere: no adapter_config\.json"):
+        convert(checkpoint(), tmp_path / "out", adapter=tmp_path / "elsewhere")
