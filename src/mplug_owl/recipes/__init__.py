@@ -1,0 +1,61 @@
+"""Recipes by name: `paper.pretrain`, an import path `my.module:run`, or a file `./mine.py:run`."""
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from mplug_owl.recipes import paper, tiny
+from mplug_owl.train.recipe import Recipe
+
+BOOKS: tuple[ModuleType, ...] = (tiny, paper)
+
+
+def names() -> dict[str, str]:
+    """Every recipe of the project and the first line of what it says about itself."""
+    found = {}
+    for book in BOOKS:
+        for name, function in vars(book).items():
+            if _is_recipe(function) and function.__module__ == book.__name__:
+                short = book.__name__.rsplit(".", 1)[-1]
+                found[f"{short}.{name}"] = inspect.getdoc(function).splitlines()[0]
+    return found
+
+
+def find(name: str) -> Recipe:
+    """The recipe of this name. Raises ValueError that lists the valid ones."""
+    if name in names():
+        book, function = name.split(".")
+        return getattr(importlib.import_module(f"mplug_owl.recipes.{book}"), function)()
+    if ":" not in name:
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
+    where, _, function = name.rpartition(":")
+    recipe = getattr(_module(where), function, None)
+    if not callable(recipe):
+        raise ValueError(f"{where} has no function {function!r}")
+    if not isinstance(made := recipe(), Recipe):
+        raise ValueError(f"{name} returns a {type(made).__name__}; expected a Recipe")
+    return made
+
+
+def _is_recipe(function: object) -> bool:
+    return isinstance(function, Callable) and getattr(function, "__annotations__", {}).get("return") is Recipe
+
+
+def _module(where: str) -> ModuleType:
+    if not where.endswith(".py"):
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"no module {where!r} to import a recipe from ({error})") from None
+    path = Path(where)
+    if not path.is_file():
+        raise ValueError(f"{where}: no such file to read a recipe from")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{where}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

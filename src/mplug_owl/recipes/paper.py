@@ -1,0 +1,64 @@
+"""The paper's two stages (arXiv 2304.14178v3), number by number.
+
+Where its body and its appendix disagree both are here; where the text is silent the released code decides.
+"""
+
+from dataclasses import replace
+
+from mplug_owl.data.loader import Encoding
+from mplug_owl.model.build import Modules
+from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
+
+
+def owl_7b() -> MplugOwlConfig:
+    """ViT-L/14, 64 queries, LLaMA-7B: 7.123 B parameters. The config's own defaults are these sizes."""
+    return MplugOwlConfig(text_config={"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+
+
+OWL_7B = Modules(owl_7b, vision="openai/clip-vit-large-patch14", language="huggyllama/llama-7b")
+
+
+def pretrain() -> Recipe:
+    """Stage 1, multimodal pretraining: f_V and f_K learn from captions against a frozen f_L. The body's numbers."""
+    return Recipe(
+        name="paper.pretrain",
+        modules=OWL_7B,
+        learners=Learners(vision="full", abstractor="full", language="frozen"),
+        encoding=Encoding(max_tokens=512),  # appendix
+        optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.1, betas=(0.9, 0.98)),  # section 3.1
+        steps=50_000,
+        batch=4096,  # 2.1 M tokens of at most 512 each (section 3.1), padding included
+        micro_batch=32,
+        frozen_bf16=True,
+        save_every=1000,
+    )
+
+
+def pretrain_appendix() -> Recipe:
+    """Stage 1 with the numbers of the paper's appendix."""
+    settings = AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98))
+    return replace(pretrain(), name="paper.pretrain_appendix", optimizer=settings)
+
+
+def instruct() -> Recipe:
+    """Stage 2, joint instruction tuning: LoRA on f_L learns from text and pictures together, all else frozen."""
+    return Recipe(
+        name="paper.instruct",
+        modules=OWL_7B,
+        learners=Learners(vision="frozen", abstractor="frozen", language="lora"),
+        lora=LoRA(rank=8, alpha=32, dropout=0.05),  # released code; the text names no rank
+        encoding=Encoding(max_tokens=1024),
+        optimizer=AdamW(lr=2e-5, warmup_steps=50, weight_decay=1e-4, betas=(0.9, 0.999)),
+        steps=2000,
+        batch=256,  # 128 of text and 128 with pictures
+        micro_batch=8,
+        frozen_bf16=True,
+        save_every=200,
+    )
+
+
+def instruct_with_abstractor() -> Recipe:
+    """Stage 2 as abstract and introduction tell it: the abstractor learns too. The section and every script freeze it."""
+    learners = replace(instruct().learners, abstractor="full")
+    return replace(instruct(), name="paper.instruct_with_abstractor", learners=learners)

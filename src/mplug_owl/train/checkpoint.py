@@ -1,0 +1,114 @@
+"""Checkpoints: all that a run needs to go on, written so that a half-written one is never taken for whole.
+
+A folder `step-00000100` holds what learns, the optimiser's state and a manifest. The manifest, with the SHA-256 of every
+file, is written last and the folder gets its name after that, so a name is a promise.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+WEIGHTS, OPTIMIZER, MANIFEST = "learned.safetensors", "optimizer.pt", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One verified checkpoint: the steps done when it was written, and its folder."""
+
+    step: int
+    folder: Path
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict[str, Any], keep: int
+) -> Path:
+    """Write `folder/step-...` and remove all but the newest `keep`. Frozen weights are not in it: they have not changed."""
+    target = folder / f"step-{step:08d}"
+    partial = folder / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    learned = {name: parameter.detach().cpu() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    save_file(learned, partial / WEIGHTS)
+    torch.save(optimizer.state_dict(), partial / OPTIMIZER)
+    digests = {file.name: _digest(file) for file in (partial / WEIGHTS, partial / OPTIMIZER)}
+    manifest = {"step": step, "recipe": recipe, "sha256": digests}
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    _sync(folder)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside."""
+    notes: list[str] = []
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        if candidate.suffix == ".damaged":
+            continue
+        if (problem := _problem(candidate)) is None:
+            return Checkpoint(_manifest(candidate)["step"], candidate), notes
+        aside = candidate.with_name(candidate.name + ".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        candidate.rename(aside)
+        notes.append(f"{candidate.name}: {problem}; set aside as {aside.name}")
+    return None, notes
+
+
+def recipe_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The recipe that a checkpoint was written under."""
+    return _manifest(checkpoint.folder)["recipe"]
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put what was learned and the optimiser's state back. Raises ValueError where the model learns something else."""
+    saved = load_file(checkpoint.folder / WEIGHTS)
+    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if different := sorted(saved.keys() ^ learned.keys()):
+        raise ValueError(f"{checkpoint.folder}: holds other weights than this recipe learns, first {different[0]}")
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(saved[name])
+    optimizer.load_state_dict(torch.load(checkpoint.folder / OPTIMIZER, weights_only=True))
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        digests = _manifest(folder)["sha256"]
+    except (OSError, ValueError, KeyError):
+        return f"no readable {MANIFEST}"
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _digest(folder / name) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,204 @@
+"""The training loop: one file, one loop, nothing hidden. Accelerate is the engine, for one process and for many."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from peft import PeftModel
+from torch import nn
+
+from mplug_owl.data.loader import Batch, Steps, batches
+from mplug_owl.data.mixture import Mixture
+from mplug_owl.data.sources import Source
+from mplug_owl.model.build import Owl
+from mplug_owl.train import checkpoint, metrics
+from mplug_owl.train.optim import adamw, learning_rate
+from mplug_owl.train.recipe import Recipe, as_json
+from mplug_owl.train.trainable import prepare, set_mode
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step reports: its number counted from 1, the mean loss since the last report, the rate, the speed."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    tokens_per_second: float
+
+
+def train(
+    recipe: Recipe,
+    owl: Owl,
+    sources: Sequence[Source],
+    out: Path,
+    weights: Sequence[float | None] | None = None,
+    resume: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+    note: Callable[[str], None] = print,
+) -> Path:
+    """Train an owl and return the folder of the finished model, `out/model`.
+
+    `out` also gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and, where LoRA learned, adapter/. With `resume` the
+    newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its number.
+    Raises ValueError where `out` holds another run, or the loss is no number.
+    """
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    world, main = accelerator.num_processes, accelerator.is_main_process
+    mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
+    steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)  # for the adapters' first values
+        learner = prepare(owl.model, recipe)
+    if recipe.gradient_checkpointing:
+        owl.model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = adamw(learner, recipe.optimizer)
+    start = _start(out, recipe, learner, optimizer, resume, note)
+    log = metrics.Metrics(out / "metrics.jsonl", start) if main else None
+    model, optimizer = accelerator.prepare(learner, optimizer)
+    set_mode(owl.model, recipe.learners)
+
+    window = _Window()
+    for number, micro_batches in batches(steps, start, recipe.steps, recipe.workers):
+        window.data_arrived()
+        rate = learning_rate(recipe.optimizer, number, recipe.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
+        learned = torch.tensor(sum(batch.learned for batch in micro_batches), device=accelerator.device)
+        learned = accelerator.reduce(learned)
+        step_loss = torch.zeros((), device=accelerator.device)
+        for place, batch in enumerate(micro_batches):
+            # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
+            torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
+            last = place == len(micro_batches) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
+                accelerator.backward(loss * world)  # gradients are averaged over processes: make that a sum
+            step_loss += loss.detach()
+
+        norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf"))
+        total = accelerator.reduce(step_loss).item()
+        if not (total < float("inf") and norm < float("inf")):
+            names = ", ".join(name for batch in micro_batches for name in batch.names)
+            raise ValueError(f"step {number + 1}: the loss is {total} and its gradient {norm:.3g}; samples {names}")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        window.add(micro_batches, total, int(learned))
+        done = number + 1
+        if main and log is not None and (done % recipe.log_every == 0 or done in (1, recipe.steps)):
+            line = window.line()
+            log.write(step=done, lr=rate, grad_norm=float(norm), **line)
+            report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
+            window = _Window()
+        if main and recipe.save_every and done % recipe.save_every == 0 and done < recipe.steps:
+            checkpoint.save(out / "checkpoints", done, learner, optimizer, as_json(recipe), recipe.keep_checkpoints)
+        window.step_ended()
+
+    accelerator.wait_for_everyone()
+    return _finish(out, learner, owl, recipe) if main else out / "model"
+
+
+def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str) -> torch.Tensor:
+    """This forward pass's share of the step's loss."""
+    device = batch.input_ids.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        return model(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned).loss
+
+
+def _start(
+    out: Path,
+    recipe: Recipe,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    resume: bool,
+    note: Callable[[str], None],
+) -> int:
+    """The step to begin with: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
+    if not resume:
+        if (out / "metrics.jsonl").exists():
+            raise ValueError(f"{out}: holds a run already; choose another --out, or go on with it by --resume")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
+        return 0
+    found, notes = checkpoint.newest(out / "checkpoints")
+    for sentence in notes:
+        note(sentence)
+    if found is None:
+        note(f"{out}: no whole checkpoint; starting from the beginning")
+        out.mkdir(parents=True, exist_ok=True)
+        return 0
+    if differences := _differences(checkpoint.recipe_of(found), as_json(recipe)):
+        raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
+    checkpoint.restore(found, learner, optimizer)
+    note(f"{out}: going on behind step {found.step}")
+    return found.step
+
+
+def _differences(before: object, now: object, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [(f"{path}.{key}".lstrip("."), key) for key in sorted(before.keys() | now.keys())]
+        return [line for name, key in inner for line in _differences(before.get(key), now.get(key), name)]
+    return [] if before == now else [f"{path}: {before} then, {now} now"]
+
+
+def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe) -> Path:
+    """Write the adapter apart, the whole model with it merged, and the curve."""
+    model = owl.model
+    if isinstance(learner, PeftModel):
+        learner.save_pretrained(out / "adapter")
+        model = learner.merge_and_unload()
+    if recipe.frozen_bf16:
+        model.to(torch.bfloat16)
+    model.eval()
+    model.save_pretrained(out / "model")
+    owl.processor.save_pretrained(out / "model")
+    metrics.draw([out], out / "curve.png")
+    return out / "model"
+
+
+class _Window:
+    """Sums since the last line of metrics."""
+
+    def __init__(self) -> None:
+        self.began = self.waiting_since = time.perf_counter()
+        self.waited = 0.0
+        self.loss, self.steps, self.tokens, self.samples, self.places, self.cut, self.learned = 0.0, 0, 0, 0, 0, 0, 0
+
+    def data_arrived(self) -> None:
+        self.waited += time.perf_counter() - self.waiting_since
+
+    def step_ended(self) -> None:
+        self.waiting_since = time.perf_counter()
+
+    def add(self, micro_batches: Sequence[Batch], loss: float, learned: int) -> None:
+        self.loss += loss * learned
+        self.learned += learned
+        self.steps += 1
+        for batch in micro_batches:
+            self.tokens += batch.tokens
+            self.places += batch.input_ids.numel()
+            self.samples += len(batch.names)
+            self.cut += batch.cut
+
+    def line(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self.began
+        return {
+            "loss": self.loss / max(1, self.learned),
+            "tokens_per_second": round(self.tokens / seconds, 1),
+            "samples_per_second": round(self.samples / seconds, 2),
+            "padding": round(1 - self.tokens / self.places, 4),
+            "data_wait": round(self.waited / seconds, 4),
+            "learned_tokens": self.learned,
+            "cut_tokens": self.cut,
+        }

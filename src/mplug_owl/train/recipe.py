@@ -1,0 +1,137 @@
+"""A recipe says everything about one training run: one frozen value, made by a function, changed by `replace` or `--set`."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from mplug_owl.data.loader import Encoding
+from mplug_owl.model.build import Modules
+
+Freedom = Literal["frozen", "lora", "full"]
+
+
+@dataclass(frozen=True)
+class Learners:
+    """Who learns: each of the three modules is frozen, learns through LoRA, or learns in full."""
+
+    vision: Freedom
+    abstractor: Freedom
+    language: Freedom
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters on the attention's queries and values (arXiv 2106.09685). Defaults: the original's code."""
+
+    rank: int = 8
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW with linear warm-up to `lr`, then a cosine down to `min_lr` at the last step; gradients clipped to norm `clip`."""
+
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float = 1e-6
+    min_lr: float = 0.0
+    clip: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stage of training.
+
+    `batch` samples make a step, over all processes together; `micro_batch` of them go through the model at once, the rest is
+    accumulated. `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None
+    for `modules`. `frozen_bf16` stores what does not learn in half the memory.
+    """
+
+    name: str
+    modules: Modules
+    learners: Learners
+    encoding: Encoding
+    optimizer: AdamW
+    steps: int
+    batch: int
+    micro_batch: int
+    data: tuple[str, ...] = ()
+    start: str | None = None
+    lora: LoRA = field(default_factory=LoRA)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    frozen_bf16: bool = False
+    gradient_checkpointing: bool = False
+    workers: int = 2
+    seed: int = 0
+    log_every: int = 10
+    save_every: int | None = None
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "micro_batch", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.encoding.max_tokens < 2:
+            raise ValueError(f"encoding.max_tokens is {self.encoding.max_tokens}; it must be 2 or more")
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with `field.path=value` settings put in, each checked against the field's type.
+
+    Raises ValueError that lists the valid fields, or says what type was expected.
+    """
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: expected FIELD=VALUE, for example optimizer.lr=1e-4")
+        recipe = _replaced(recipe, path.strip().split("."), text.strip(), setting)
+    return recipe
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, its config written out in full: what recipe.json holds and a resumed run must match."""
+    values = dataclasses.asdict(recipe)
+    values["modules"]["config"] = recipe.modules.config().to_dict()
+    return json.loads(json.dumps(values, default=str))
+
+
+def _replaced(value: Any, path: list[str], text: str, setting: str) -> Any:
+    name, rest = path[0], path[1:]
+    hints = get_type_hints(type(value))
+    if name not in hints:
+        valid = ", ".join(f.name for f in fields(value))
+        raise ValueError(f"--set {setting}: {type(value).__name__} has no field {name!r}; it has {valid}")
+    if rest:
+        inner = getattr(value, name)
+        if not is_dataclass(inner):
+            raise ValueError(f"--set {setting}: {name} is a plain value and has no field {rest[0]!r}")
+        return dataclasses.replace(value, **{name: _replaced(inner, rest, text, setting)})
+    if is_dataclass(hints[name]):
+        inner_fields = ", ".join(f"{name}.{f.name}" for f in fields(hints[name]))
+        raise ValueError(f"--set {setting}: {name} has parts; set one of {inner_fields}")
+    try:
+        return dataclasses.replace(value, **{name: _parsed(hints[name], text)})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ValueError(f"--set {setting}: {problem['msg']}; got {text!r}") from None
+    except ValueError as error:
+        raise ValueError(f"--set {setting}: {error}") from None
+
+
+def _parsed(hint: Any, text: str) -> Any:
+    """A value of this type from its text: `1e-4`, `none`, `full`, `0.9,0.98`."""
+    if text.lower() == "none" and type(None) in getattr(hint, "__args__", ()):
+        return None
+    if getattr(hint, "__origin__", None) is tuple:
+        parts = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
+        return TypeAdapter(hint).validate_python(parts)
+    return TypeAdapter(hint).validate_strings(text)

@@ -1,0 +1,115 @@
+"""One run from recipe to finished folder, as `owl train` does it: data checked, who learns shown, progress on the screen."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from mplug_owl.data.encode import encode
+from mplug_owl.data.sources import Source, check, read
+from mplug_owl.model.build import Owl, build, load
+from mplug_owl.train.loop import Progress, train
+from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.trainable import Part, table
+
+# How many problems of the data are worth reading at once.
+SHOWN_PROBLEMS = 10
+
+
+def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None = None) -> Path:
+    """Train as the recipe says into `out` and return the finished model's folder.
+
+    Every record is checked before the first step, so a broken one cannot end the run at step 900. Raises ValueError.
+    """
+    console = console or Console(stderr=True)
+    sources, weights = open_data(recipe.data)
+    problems = [problem for source in sources for problem in check(source)]
+    if problems:
+        shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
+        raise ValueError(f"{len(problems)} broken records in the data:\n  {shown}")
+    owl = start(recipe, sources)
+    _warn_of_nothing_to_learn(recipe, owl, sources, console)
+    with _bar(console) as bar:
+        task = bar.add_task(recipe.name, total=recipe.steps, loss="…", speed="")
+
+        def report(progress: Progress) -> None:
+            speed = f"{progress.tokens_per_second:,.0f} tokens/s"
+            if console.is_terminal:
+                bar.update(task, completed=progress.step, loss=f"{progress.loss:.3f}", speed=speed)
+            else:
+                line = f"{recipe.name}: step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {speed}"
+                console.print(line, highlight=False)
+
+        return train(recipe, owl, sources, out, weights, resume, report, note=lambda text: console.print(text))
+
+
+def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
+    """Sources and weights of "FORMAT:PATH[@WEIGHT]" specs. Raises ValueError where there is none, or a weight is no number."""
+    if not specs:
+        raise ValueError("no data: give --data FORMAT:PATH[@WEIGHT], as often as there are sources")
+    sources: list[Source] = []
+    weights: list[float | None] = []
+    for spec in specs:
+        path, at, weight = spec.rpartition("@")
+        weighted = bool(at) and re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight) is not None
+        sources.append(read(path if weighted else spec))
+        weights.append(float(weight) if weighted else None)
+    if None in weights and any(weight is not None for weight in weights):
+        bare = specs[weights.index(None)]
+        raise ValueError(f"{bare}: has no @WEIGHT but others have; weigh every source or none")
+    return sources, weights
+
+
+def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
+    """The owl a run begins with: the one it goes on from, or one built from the recipe's modules."""
+    if recipe.start is not None:
+        return load(recipe.start, dtype="float32")
+    texts = (message.text for source in sources for i in range(len(source)) for message in source[i].messages)
+    return build(recipe.modules, texts, recipe.seed)
+
+
+def who_learns(parts: Sequence[Part], title: str) -> Table:
+    """The table of the three modules: frozen or learning, and how many parameters."""
+    faces = {"frozen": "❄  frozen", "lora": "🔥 LoRA", "full": "🔥 full"}
+    columns = Table(title=title, title_justify="left")
+    for name in ("module", "learns", "parameters", "learned"):
+        columns.add_column(name, justify="left" if name in ("module", "learns") else "right")
+    for part in parts:
+        columns.add_row(f"{part.symbol} {part.name}", faces[part.freedom], f"{part.parameters:,}", f"{part.learned:,}")
+    total, learned = sum(part.parameters for part in parts), sum(part.learned for part in parts)
+    columns.add_section()
+    columns.add_row("together", "", f"{total:,}", f"{learned:,}", style="bold")
+    return columns
+
+
+def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source], console: Console) -> None:
+    how = recipe.encoding
+    for source in sources:
+        first = [source[i] for i in range(min(len(source), 100))]
+        examples = [encode(talk, owl.processor, how.max_tokens, how.learn, how.pictures, how.style) for talk in first]
+        empty = sum(not any(example.learned) for example in examples)
+        cut = sum(example.cut > 0 for example in examples)
+        if empty or cut:
+            console.print(
+                f"[yellow]{source.name}: of the first {len(examples)}, {cut} are cut at {how.max_tokens} tokens and "
+                f"{empty} have nothing left to learn; see owl inspect, or raise encoding.max_tokens[/]"
+            )
+
+
+def _bar(console: Console) -> Bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    return Bar(*columns, console=console, disable=not console.is_terminal)
+
+
+__all__ = ["open_data", "run", "start", "table", "who_learns"]

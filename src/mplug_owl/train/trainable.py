@@ -1,0 +1,106 @@
+"""Who learns: the recipe's table put on a model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from mplug_owl.model.build import count
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.train.recipe import Freedom, Learners, LoRA, Recipe
+
+# Queries and values, under the names that model families give them; fused projections hold the keys as well.
+LORA_TARGETS = (("q_proj", "v_proj"), ("query", "value"), ("query_key_value",), ("qkv_proj",), ("c_attn",))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the three modules, the way it learns, and its parameters."""
+
+    name: str
+    symbol: str
+    freedom: Freedom
+    parameters: int
+    learned: int
+
+
+def parts_of(owl: MplugOwlForConditionalGeneration) -> dict[str, list[nn.Module]]:
+    """The modules behind the three names of the table. The head and the embeddings belong to the language model."""
+    return {
+        "vision": [owl.model.vision_tower],
+        "abstractor": [owl.model.abstractor],
+        "language": [owl.model.language_model, owl.model.embedding_norm, owl.lm_head],
+    }
+
+
+def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlForConditionalGeneration | PeftModel:
+    """Freeze, adapt or free each module as the recipe says; a PeftModel around the owl where LoRA is asked for.
+
+    Raises ValueError when nothing learns, or where a module to adapt has no attention that LoRA knows.
+    """
+    learners = recipe.learners
+    if all(freedom == "frozen" for freedom in vars(learners).values()):
+        raise ValueError("every module is frozen: nothing would learn; set learners.NAME=lora or full for one of them")
+    model: MplugOwlForConditionalGeneration | PeftModel = owl
+    if names := lora_modules(owl, learners):
+        model = get_peft_model(owl, _lora_config(recipe.lora, names))
+    for name, modules in parts_of(owl).items():
+        for parameter_name, parameter in _named(modules):
+            freedom = getattr(learners, name)
+            adapter = ".lora_" in parameter_name
+            parameter.requires_grad_(freedom == "full" or (freedom == "lora" and adapter))
+            if recipe.frozen_bf16 and not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+def set_mode(owl: MplugOwlForConditionalGeneration, learners: Learners) -> None:
+    """Dropout where something learns; a frozen module works as it will when it is used."""
+    for name, modules in parts_of(owl).items():
+        for module in modules:
+            module.train(getattr(learners, name) != "frozen")
+
+
+def lora_modules(owl: MplugOwlForConditionalGeneration, learners: Learners) -> list[str]:
+    """The full names of the linears that get an adapter."""
+    chosen: list[str] = []
+    for name, modules in parts_of(owl).items():
+        if getattr(learners, name) != "lora":
+            continue
+        inside = {id(module) for part in modules for module in part.modules()}
+        named = [path for path, module in owl.named_modules() if id(module) in inside and _adaptable(module)]
+        for targets in LORA_TARGETS:
+            found = [path for path in named if path.rsplit(".", 1)[-1] in targets]
+            if found:
+                chosen.extend(found)
+                break
+        else:
+            known = ", ".join("+".join(targets) for targets in LORA_TARGETS)
+            raise ValueError(f"learners.{name}=lora: no attention projection named {known} in it; use full")
+    return chosen
+
+
+def table(owl: MplugOwlForConditionalGeneration, learners: Learners) -> list[Part]:
+    """The three rows that `owl plan` and a run print. Adapters count as learned, not as the module's own parameters."""
+    symbols = {"vision": "f_V", "abstractor": "f_K", "language": "f_L"}
+    rows = []
+    for name, modules in parts_of(owl).items():
+        unique = nn.ModuleList(modules)
+        adapters = sum(p.numel() for n, p in unique.named_parameters() if ".lora_" in n)
+        rows.append(Part(name, symbols[name], getattr(learners, name), count(unique) - adapters, count(unique, learned=True)))
+    return rows
+
+
+def _adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's transposed linear
+
+
+def _named(modules: list[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
+    for module in modules:
+        yield from module.named_parameters()
+
+
+def _lora_config(lora: LoRA, names: list[str]) -> LoraConfig:
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
