@@ -1,0 +1,138 @@
+"""What `owl inspect` prints, on terminals and in pipes."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mplug_owl import Conversation, MplugOwlProcessor, Picture
+from mplug_owl.conversation import caption
+from mplug_owl.data.inspect import look, show
+from mplug_owl.data.sources import Source, read
+from tests.tiny import picture
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Source:
+    """Four captions and two broken records."""
+    picture().save(tmp_path / "cat.png")
+    records = [{"image": "cat.png", "caption": f"a cat on {count} mats"} for count in (1, 2, 30, 400)]
+    broken = [{"image": "gone.png", "caption": "a dog"}, {"image": "cat.png"}]
+    path = tmp_path / "photos.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in records + broken))
+    return read(f"captions:{path}")
+
+
+def printed(
+    source: Source, processor: MplugOwlProcessor | None, width: int = 80, colour: bool = False, **options: object
+) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None)
+    show(source, processor, console, **options)
+    return console.file.getvalue()
+
+
+def test_it_tells_what_the_model_will_see(photos: Source, processor: MplugOwlProcessor) -> None:
+    text = printed(photos, processor, width=120, count=2)
+    assert "captions  pictures and what they show" in text
+    assert "6 conversations, 4 of them read: 4 answers, 1 picture of 40x30" in text
+    assert "photos.jsonl, line 1   22 tokens, 16 learned" in text
+    assert "     5  ▣ cat.png 40x30 → 5 positions" in text
+    assert "⟦a c·a·t o·n 1 m·a·t·s</s>⟧" in text
+    assert "photos.jsonl, line 3" in text
+    assert "photos.jsonl, line 2" not in text
+    assert "2 problems" in text
+    assert "photos.jsonl, line 6: no field 'caption'; it has 'image'" in text
+
+
+def test_lengths(photos: Source, processor: MplugOwlProcessor) -> None:
+    lines = printed(photos, processor, max_tokens=23).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert rows["length"] == ["22", "22", "24"]
+    assert rows["tokens,"][:4] == ["in", "4", "of", "6"]
+    assert any(line.startswith("1 longer than 23, 1 tokens lost") for line in lines)
+    assert [line.split()[0] for line in lines if "█" in line] == ["22", "23", "24"]
+
+
+def test_without_a_model_words_are_counted(photos: Source) -> None:
+    text = printed(photos, None)
+    assert "photos.jsonl, line 1   6 words, 5 learned" in text
+    assert "▣ cat.png 40x30\n" in "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    assert "⟦a cat on 1 mats⟧" in text
+    assert "·" not in text
+
+
+def test_words_too_are_cut(processor: MplugOwlProcessor) -> None:
+    talk = caption("cat.png", "one two  three four")
+    sample = look(talk, None, 3)
+    assert [stretch.cuts for stretch in sample.stretches] == [(), ("one", " two")]
+    assert (sample.length, sample.learned, sample.cut) == (3, 2, 2)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_longer_than_the_screen_and_none_coloured_in_a_pipe(
+    photos: Source, processor: MplugOwlProcessor, width: int
+) -> None:
+    text = printed(photos, processor, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+    assert "\x1b[1;32m" in printed(photos, processor, width, colour=True)
+
+
+def test_tokens_add_up_to_the_words(processor: MplugOwlProcessor) -> None:
+    words = "Où est le café 🦉 图片? "
+    talk = Conversation((), system=None).said("user", Picture("a.png"), Picture("b.png"), words).said("assistant", words)
+    sample = look(talk, processor, 1024)
+    assert "".join("".join(stretch.cuts) for stretch in sample.stretches) == (
+        f"<s>Human: \nHuman: \nHuman: {words}\nAI: {words}</s>"
+    )
+    assert [stretch.picture for stretch in sample.stretches if stretch.picture] == ["a.png", "b.png"]
+    assert all(stretch.count == len(stretch.cuts) for stretch in sample.stretches if not stretch.picture)
+
+
+def test_adjacent_pictures_are_told_apart(processor: MplugOwlProcessor) -> None:
+    talk = Conversation((), system=None).said("user", "", Picture("a.png"), Picture("b.png")).said("assistant", "yes")
+    assert [stretch.picture for stretch in look(talk, processor, 1024).stretches if stretch.picture] == ["a.png", "b.png"]
+
+
+def test_data_cannot_steer_the_terminal(tmp_path: Path, processor: MplugOwlProcessor) -> None:
+    path = tmp_path / "evil.jsonl"
+    path.write_text(json.dumps({"text": "\x1b[2J\u202egone [red]"}))
+    text = printed(read(f"text:{path}"), processor)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[2·J" in text
+
+
+def test_a_long_stretch_is_shown_by_its_ends(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text(" ".join(f"w{index}" for index in range(1000)))
+    text = printed(read(str(path)), None)
+    assert "w159 … 760 more words … w920" in " ".join(text.split())
+
+
+def test_nothing_learned_is_told(tmp_path: Path, processor: MplugOwlProcessor) -> None:
+    path = tmp_path / "owl.jsonl"
+    path.write_text(json.dumps({"text": "Human: a rather long question\nAI: yes"}))
+    assert "1 with nothing learned" in printed(read(str(path)), processor, max_tokens=8)
+
+
+def test_a_source_without_a_readable_record(tmp_path: Path, processor: MplugOwlProcessor) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text("\n".join(["{"] * 30))
+    text = printed(read(f"captions:{path}"), processor)
+    assert "30 conversations, 0 of them read: 0 answers, no pictures" in text
+    assert "30 problems" in text
+    assert "and 10 more" in text
+
+
+def test_it_can_be_saved(photos: Source, processor: MplugOwlProcessor, tmp_path: Path) -> None:
+    printed(photos, processor, save=tmp_path / "seen.txt")
+    assert "⟦a c·a·t o·n 1 m·a·t·s</s>⟧" in (tmp_path / "seen.txt").read_text("utf-8")
+    printed(photos, processor, save=tmp_path / "seen.html")
+    page = (tmp_path / "seen.html").read_text("utf-8")
+    assert page.count('<img src="data:image/jpeg;base64,') == 3
+    assert "&lt;/s&gt;" in page
+    with pytest.raises(ValueError, match=r"seen.pdf: expected a file that ends in .html or .txt"):
+        printed(photos, processor, save=tmp_path / "seen.pdf")
