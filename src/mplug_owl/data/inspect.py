@@ -134,7 +134,12 @@ def _alike(ids: Sequence[int], learned: Sequence[bool], first: int, last: int, p
 def _as_cuts(ids: Sequence[int], processor: MplugOwlProcessor) -> Iterator[str]:
     """The text of each token. A character of several tokens stands at its last one, the others are empty."""
     tokenizer, before, done = processor.tokenizer, 0, 0
+    special = set(tokenizer.all_special_ids)
     for end in range(1, len(ids) + 1):
+        if ids[end - 1] in special:  # decoded on its own: beside words it moves their spaces
+            yield tokenizer.convert_ids_to_tokens(ids[end - 1])
+            before = done = end
+            continue
         known = tokenizer.decode(ids[before:done], skip_special_tokens=False)
         text = tokenizer.decode(ids[before:end], skip_special_tokens=False)
         if text.endswith("\ufffd") and end < len(ids):
@@ -231,12 +236,13 @@ def _lengths(samples: Sequence[Sample], whole: int, unit: str, max_tokens: int) 
     table.add_row("length", *(f"{value:,.0f}" for value in (min(lengths), statistics.median(lengths), max(lengths))))
     table.add_row("learned", *(f"{value:.0%}" for value in (min(shares), statistics.median(shares), max(shares))))
     cut = [sample for sample in samples if sample.cut]
-    lost = f", {sum(sample.cut for sample in cut):,} {unit} lost" if cut else ""
+    lost = f", {_many(sum(sample.cut for sample in cut), unit[:-1])} lost" if cut else ""
     empty = sum(sample.learned == 0 for sample in samples)
     notes = [Text(f"{len(cut):,} longer than {max_tokens:,}{lost}", WRONG if cut else QUIET)]
     if empty:
         notes.append(Text(f"{empty:,} with nothing learned", WRONG))
-    return Group(table, *notes, "", _bars(lengths, unit))
+    # Three have no shape worth drawing.
+    return Group(table, *notes, *(["", _bars(lengths, unit)] if len(lengths) > 3 else []))
 
 
 def _bars(lengths: Sequence[int], unit: str) -> Table:

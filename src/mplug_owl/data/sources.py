@@ -171,18 +171,12 @@ def _owleval(path: Path) -> Source:
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "captions": Format(
-            _captions, "pictures and what they show: JSON, JSON lines, CSV or TSV with image and caption (or text)"
-        ),
-        "llava": Format(
-            _json("llava", formats.llava), "LLaVA's instructions: JSON with image and conversations of human and gpt"
-        ),
-        "owl": Format(
-            _json("owl", formats.owl), "the original's JSON lines: image and text, `Human: <image>` and `AI: ` in it"
-        ),
-        "chat": Format(_json("chat", formats.chat), "chat messages: JSON or JSON lines with messages of role and content"),
-        "owleval": Format(_owleval, "OwlEval: its folder, or one file of answers to its questions"),
-        "text": Format(_text, "text alone: documents with blank lines between them, or JSON lines with text"),
+        "captions": Format(_captions, "image and caption (or text) in JSON, JSON lines, CSV or TSV"),
+        "llava": Format(_json("llava", formats.llava), "LLaVA's JSON: image, and conversations of human and gpt"),
+        "owl": Format(_json("owl", formats.owl), "the original's JSON lines: image, and text with its role marks"),
+        "chat": Format(_json("chat", formats.chat), "JSON or JSON lines with messages of role and content"),
+        "owleval": Format(_owleval, "OwlEval's folder, or a file of answers to its questions"),
+        "text": Format(_text, "documents set apart by blank lines, or JSON lines with text"),
     }
 )
 _NAME_IT = f"name the format in front of the path, FORMAT:PATH, with one of {', '.join(FORMATS)}"

@@ -77,8 +77,8 @@ class MplugOwlConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.vision_config = _sub_config(self.vision_config, "mplug_owl_vision_model")
-        self.text_config = _sub_config(self.text_config, "llama")
+        self.vision_config = _sub_config(self.vision_config, "vision_config", "mplug_owl_vision_model")
+        self.text_config = _sub_config(self.text_config, "text_config", "llama")
         self.visual_abstractor_config = _abstractor_config(self.visual_abstractor_config, self.vision_config.hidden_size)
         # A language model with tied embeddings says so in its own config; the original's outer field is always false.
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
@@ -90,17 +90,16 @@ class MplugOwlConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-def _sub_config(given: dict[str, Any] | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
-    if isinstance(given, PreTrainedConfig):
-        return given
-    values = dict(given or {})
-    model_type = values.pop("model_type", default_type)
-    try:
-        config = AutoConfig.for_model(model_type, **values)
-    except ValueError as error:
-        raise ValueError(f"model_type {model_type!r}: {error}".split(" Should be one of")[0]) from error
-    # Composite vision-language configs (CLIP, SigLIP, ...) hold the tower we want inside.
-    return config
+def _sub_config(given: dict[str, Any] | PreTrainedConfig | None, name: str, default_type: str) -> PreTrainedConfig:
+    """A part's config; of a composite one (CLIP, SigLIP, Gemma 3, ...) the half that `name` says."""
+    if not isinstance(given, PreTrainedConfig):
+        values = dict(given or {})
+        model_type = values.pop("model_type", default_type)
+        try:
+            given = AutoConfig.for_model(model_type, **values)
+        except ValueError as error:
+            raise ValueError(f"{name}: model_type {model_type!r}: {error}".split(" Should be one of")[0]) from error
+    return getattr(given, name, given)
 
 
 def _abstractor_config(given: dict[str, Any] | PreTrainedConfig | None, vision_width: int) -> "MplugOwlVisualAbstractorConfig":

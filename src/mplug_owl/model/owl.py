@@ -91,13 +91,19 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.abstractor = connector if connector is not None else build_connector(config)
-        self.language_model = language_model if language_model is not None else AutoModel.from_config(config.text_config)
-        # BLOOM norms its embeddings. That belongs to words alone, so it happens before the pictures take their places.
-        self.embedding_norm: nn.Module = nn.Identity()
-        if hasattr(self.language_model, "word_embeddings_layernorm"):
-            self.embedding_norm = self.language_model.word_embeddings_layernorm
-            self.language_model.word_embeddings_layernorm = nn.Identity()
+        self.set_language_model(language_model if language_model is not None else AutoModel.from_config(config.text_config))
         self.post_init()
+
+    def set_language_model(self, language_model: nn.Module) -> None:
+        """Put a decoder in as f_L.
+
+        BLOOM norms its embeddings. That belongs to words alone, so it happens before the pictures take their places.
+        """
+        self.language_model = language_model
+        self.embedding_norm: nn.Module = nn.Identity()
+        if hasattr(language_model, "word_embeddings_layernorm"):
+            self.embedding_norm = language_model.word_embeddings_layernorm
+            language_model.word_embeddings_layernorm = nn.Identity()
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's embedding table."""
@@ -162,6 +168,9 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         visual_INE = _stacked(seen.pooler_output) if seen is not None else None
         if inputs_embeds is None:
             inputs_embeds = self.place(visual_INE, input_ids, self.embed(input_ids))
+        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+            # Padding takes no position: a row says the same in any batch, whatever kind of positions its language model has.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

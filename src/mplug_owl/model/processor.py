@@ -60,6 +60,7 @@ class MplugOwlProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         if tokenizer.eos_token_id is None:
             raise ValueError(f"{type(tokenizer).__name__} has no end token (eos_token): an answer could never end")
+        tokenizer.padding_side = "left"  # transformers' pipeline pads by it, and an answer goes on at the right end
         self.num_image_tokens = num_image_tokens
         self.image_token_id = image_token_id
 

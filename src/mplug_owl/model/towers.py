@@ -42,7 +42,7 @@ def vision_tokens(config: PreTrainedConfig) -> int:
         return look(tower, torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
 
 
-def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Tensor]:
+def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Any]:
     """Pictures as SigLIP 2 takes them: flat patches [I, P, patch * patch * C], nothing masked, the grid's shape."""
     patches = pixels_ICHW.unfold(2, patch, patch).unfold(3, patch, patch)  # [I, C, rows, columns, patch, patch]
     images, _, rows, columns = patches.shape[:4]

@@ -115,6 +115,11 @@ class MplugOwlVisionModel(PreTrainedModel):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_init()
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """transformers would look for its attention interface in this file; `attend` uses it, in another."""
+        return True
+
     def get_input_embeddings(self) -> nn.Module:
         """The patch convolution."""
         return self.embeddings.patch_embed
