@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -77,18 +77,27 @@ def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwar
     if not kwargs.get("weights_only", True):
         raise ValueError("weights_only=False would run code from a weight file; an owl never does")
     wants_info = kwargs.pop("output_loading_info", False)
+    misshapen_too = kwargs.pop("ignore_mismatched_sizes", False)
     config = kwargs.pop("config", None)
     if not isinstance(config, PreTrainedConfig):
         config = read_config(config if config is not None else path)
     config = fit_to_weights(config, path)
     try:
-        model, info = base_load(path, *args, config=config, output_loading_info=True, **kwargs)
+        # Misshapen weights are let through to be named below, with the others.
+        model, info = base_load(path, *args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except pickle.UnpicklingError as error:
         raise ValueError(_has_code(path)) from error
+    except SafetensorError as error:
+        raise ValueError(_damaged(path, error)) from error
+    misshapen = [f"{name} {tuple(found)}, expected {tuple(expected)}" for name, found, expected in info["mismatched_keys"]]
     problems = [
-        f"{len(info[kind])} {what}: {', '.join(str(name) for name in sorted(info[kind], key=str)[:5])}"
-        for kind, what in (("missing_keys", "missing"), ("unexpected_keys", "unexpected"), ("mismatched_keys", "misshapen"))
-        if info[kind] and not (kind == "mismatched_keys" and kwargs.get("ignore_mismatched_sizes"))
+        f"{len(names)} {what}: {', '.join(sorted(names)[:5])}"
+        for names, what in (
+            (info["missing_keys"], "missing"),
+            (info["unexpected_keys"], "unexpected"),
+            ([] if misshapen_too else misshapen, "misshapen"),
+        )
+        if names
     ]
     if problems:
         raise ValueError(f"{path}: not the weights of the owl in its config.json; weights " + "; ".join(problems))
@@ -136,21 +145,22 @@ def read_tensors(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
 
     Raises ValueError for a pickle that holds anything but tensors: it is never run.
     """
-    if file.suffix == ".safetensors":
-        if device == "meta":
-            with safe_open(file, framework="pt") as opened:
-                return {
-                    name: torch.empty(opened.get_slice(name).get_shape(), device="meta")
-                    for name in opened.keys()  # noqa: SIM118  (safe_open is no mapping)
-                }
-        with safe_open(file, framework="pt", device=device) as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     try:
+        if file.suffix == ".safetensors":
+            return _read_safetensors(file, device)
         return torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_has_code(file)) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable PyTorch weight file ({error})".splitlines()[0]) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(_damaged(file, error)) from error
+
+
+def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
+    with safe_open(file, framework="pt", device="cpu" if device == "meta" else device) as opened:
+        names = list(opened.keys())
+        if device == "meta":
+            return {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in names}
+        return {name: opened.get_tensor(name) for name in names}
 
 
 def _count_new_tokens(model: Any) -> None:
@@ -173,6 +183,10 @@ def _has_code(path: Any) -> str:
         f"{path}: a weight file holds Python code or objects, not only tensors. It was not run. "
         "Get the weights as safetensors, or from somebody you trust"
     )
+
+
+def _damaged(path: Any, error: Exception) -> str:
+    return f"{path}: not readable as weights, cut short or damaged ({error})".splitlines()[0]
 
 
 register_checkpoint_conversion_mapping(

@@ -13,8 +13,8 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-# What a photograph or a drawing comes as. Pillow's rarer decoders are not reachable from here.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")
+# What a photograph or a drawing comes as (JPEG includes MPO). Pillow's rarer decoders are not reachable from here.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # Half of a full-frame camera's largest, far above what 224 x 224 keeps; a header alone decides.
 MAX_PIXELS = 64_000_000
 

@@ -1,0 +1,209 @@
+"""Weights come in checked: all of them, none too many, none with code in it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
+from mplug_owl.model.checkpoints import original_name, read_tensors
+from tests.tiny import LANGUAGES, tiny_config, tiny_owl
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """A small owl saved in our layout."""
+    tiny_owl(tiny_config()).save_pretrained(tmp_path / "ours")
+    return tmp_path / "ours"
+
+
+@pytest.fixture
+def originals(ours: Path, tmp_path: Path) -> Path:
+    """The same owl as the original saved it: its names, a pickle of tensors, rotary tables among them."""
+    folder = tmp_path / "originals"
+    folder.mkdir()
+    shutil.copy(ours / "config.json", folder)
+    weights = {original_name(name, "llama"): tensor for name, tensor in load_file(ours / "model.safetensors").items()}
+    weights["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+def load(folder: Path, **kwargs: Any) -> MplugOwlForConditionalGeneration:
+    return AutoModelForImageTextToText.from_pretrained(folder, **kwargs)
+
+
+def same(first: MplugOwlForConditionalGeneration, second: MplugOwlForConditionalGeneration) -> bool:
+    mine, yours = first.state_dict(), second.state_dict()
+    return mine.keys() == yours.keys() and all(torch.equal(mine[name], yours[name]) for name in mine)
+
+
+def edit(file: Path, change: Any) -> None:
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+# Layouts
+
+
+def test_the_originals_layout_loads_bit_for_bit(ours: Path, originals: Path) -> None:
+    assert same(load(originals), load(ours))
+
+
+def test_the_originals_layout_loads_from_safetensors(ours: Path, originals: Path) -> None:
+    save_file(read_tensors(originals / "pytorch_model.bin"), originals / "model.safetensors", metadata={"format": "pt"})
+    (originals / "pytorch_model.bin").unlink()
+    assert same(load(originals), load(ours))
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_shards_load(ours: Path, originals: Path, kind: str) -> None:
+    weights = list(read_tensors(originals / "pytorch_model.bin").items())
+    (originals / "pytorch_model.bin").unlink()
+    stem = {"bin": "pytorch_model", "safetensors": "model"}[kind]
+    places = {}
+    for number, part in enumerate((weights[:20], weights[20:]), start=1):
+        shard = f"{stem}-{number:05d}-of-00002.{kind}"
+        if kind == "bin":
+            torch.save(dict(part), originals / shard)
+        else:
+            save_file(dict(part), originals / shard, metadata={"format": "pt"})
+        places |= {name: shard for name, _ in part}
+    index = originals / f"{stem}.{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": places}))
+    assert same(load(originals), load(ours))
+
+    (originals / shard).unlink()
+    with pytest.raises(ValueError, match=rf"names {shard}, which is not in"):
+        load(originals)
+
+
+def test_saving_writes_our_names_whatever_was_loaded(originals: Path, tmp_path: Path) -> None:
+    owl = load(originals)
+    owl.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == owl.state_dict().keys()
+
+
+@pytest.mark.parametrize("inner", [32, 48])
+def test_the_abstractors_width_is_read_from_the_weights(originals: Path, inner: int, tmp_path: Path) -> None:
+    """Released weights have 2816, the original's default says 4096, and its config.json need not say which."""
+    config = tiny_config()
+    config.visual_abstractor_config.intermediate_size = inner
+    owl = tiny_owl(config)
+    torch.save(
+        {original_name(name, "llama"): tensor for name, tensor in owl.state_dict().items()}, originals / "pytorch_model.bin"
+    )
+    for stated in ({"intermediate_size": 40}, {}):
+        values = json.loads((originals / "config.json").read_text())
+        values["visual_abstractor_config"].pop("intermediate_size", None)
+        values["visual_abstractor_config"] |= stated
+        (originals / "config.json").write_text(json.dumps(values))
+        loaded = load(originals)
+        assert same(loaded, owl)
+        assert loaded.config.visual_abstractor_config.intermediate_size == inner
+
+
+def test_max_length_counts_as_the_original_did(originals: Path) -> None:
+    """There it is the begin token and the new ones; in transformers it would be the prompt and the new ones."""
+    (originals / "generation_config.json").write_text(json.dumps({"max_length": 512, "do_sample": True, "top_k": 3}))
+    settings = load(originals).generation_config
+    assert (settings.max_new_tokens, settings.max_length) == (511, None)
+
+
+def test_weights_keep_the_precision_of_their_file(ours: Path) -> None:
+    load(ours, dtype=torch.bfloat16).save_pretrained(ours)
+    assert load(ours).dtype == torch.bfloat16
+
+
+# Nothing missing, nothing left over
+
+
+def test_a_missing_weight_is_an_error_that_names_it(ours: Path) -> None:
+    edit(ours / "model.safetensors", lambda weights: weights.pop("model.abstractor.query_tokens"))
+    with pytest.raises(ValueError, match=r"1 missing: model\.abstractor\.query_tokens"):
+        load(ours)
+
+
+def test_an_unexpected_weight_is_an_error_that_names_it(ours: Path) -> None:
+    edit(ours / "model.safetensors", lambda weights: weights.update({"model.third_eye.weight": torch.ones(1)}))
+    with pytest.raises(ValueError, match=r"1 unexpected: model\.third_eye\.weight"):
+        load(ours)
+
+
+def test_a_misshapen_weight_is_an_error_that_names_it(ours: Path) -> None:
+    edit(ours / "model.safetensors", lambda weights: weights.update({"lm_head.weight": torch.ones(3, 3)}))
+    with pytest.raises(ValueError, match=r"1 misshapen: lm_head\.weight \(3, 3\), expected \(259, 24\)"):
+        load(ours)
+    assert load(ours, ignore_mismatched_sizes=True).lm_head.weight.shape == (259, 24)
+
+
+def test_another_models_checkpoint_is_refused_by_its_name(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**LANGUAGES["llama"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model_type 'llama'; expected 'mplug-owl'"):
+        MplugOwlForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_another_models_weights_under_our_config_are_refused(ours: Path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**LANGUAGES["llama"])).save_pretrained(ours)
+    tiny_config().save_pretrained(ours)
+    with pytest.raises(ValueError, match=r"not the weights of the owl in its config\.json"):
+        load(ours)
+
+
+def test_a_folder_without_weights_says_what_it_looked_for(tmp_path: Path) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no weights; expected one of model\.safetensors"):
+        load(tmp_path)
+
+
+def test_a_config_given_wins_over_the_folders(ours: Path) -> None:
+    config = MplugOwlConfig.from_pretrained(ours)
+    config.num_query_tokens = 5
+    with pytest.raises(ValueError, match="query_tokens"):
+        load(ours, config=config)
+
+
+# Nothing is run
+
+
+class Evil:
+    """What pickle would run as it loads."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"weights_only": False}], ids=["as is", "asked to"])
+def test_code_in_a_weight_file_is_refused_and_not_run(originals: Path, tmp_path: Path, kwargs: dict) -> None:
+    weights = read_tensors(originals / "pytorch_model.bin")
+    torch.save({**weights, "query_tokens": Evil(tmp_path / "it-ran")}, originals / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"holds Python code|would run code"):
+        load(originals, **kwargs)
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_damaged_weight_file_is_named(originals: Path) -> None:
+    file = originals / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: not readable as weights, cut short"):
+        load(originals)
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: not readable as weights, cut short"):
+        load(originals)
+
+
+def test_a_damaged_safetensors_file_is_named(ours: Path) -> None:
+    file = ours / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model\.safetensors: not readable as weights, cut short"):
+        load(ours)
