@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers.utils.logging import disable_progress_bar
 
 from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
@@ -13,6 +14,9 @@ from tests.tiny import tiny_config, tiny_owl, tiny_processor
 SHARED = Path(__file__).parents[2] / "shared"
 
 disable_progress_bar()
+# The same examples in every run, and no folder of them left behind.
+settings.register_profile("owl", deadline=None, derandomize=True, database=None)
+settings.load_profile("owl")
 # More threads than cores make these small products many times slower.
 torch.set_num_threads(1)
 

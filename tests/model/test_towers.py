@@ -1,0 +1,41 @@
+"""Any vision encoder: how many pixels it takes and how many tokens it gives."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from mplug_owl import MplugOwlVisionConfig
+from mplug_owl.model.towers import image_size, look, vision_tokens
+from tests.tiny import VISIONS
+
+TOKENS = {"own": 5, "clip": 5, "siglip": 4, "siglip2": 4, "dinov2": 5, "dinov2-registers": 7}
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_tokens_are_counted_without_running_it(vision: str) -> None:
+    config = AutoConfig.for_model(**VISIONS[vision])
+    assert image_size(config) == 28
+    assert vision_tokens(config) == TOKENS[vision]
+    seen = look(AutoModel.from_config(config).eval(), torch.randn(2, 3, 28, 28))
+    assert seen.last_hidden_state.shape == (2, TOKENS[vision], 16)
+
+
+def test_the_papers_encoder_gives_257() -> None:
+    assert vision_tokens(MplugOwlVisionConfig()) == 257  # 16 x 16 patches and the class token
+
+
+def test_a_convolutional_encoder_is_read_place_by_place() -> None:
+    config = AutoConfig.for_model("convnext", image_size=64, hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1])
+    assert vision_tokens(config) == 4  # 64 pixels, halved five times
+
+
+def test_siglip_2_sees_the_picture_as_siglip_does() -> None:
+    """Its pictures come as flat patches; in the same order and with the same weights it is the same encoder."""
+    first, second = (AutoModel.from_config(AutoConfig.for_model(**VISIONS[name])).eval() for name in ("siglip", "siglip2"))
+    weights = {name: tensor for name, tensor in first.state_dict().items() if "patch_embedding" not in name}
+    kernel = first.state_dict()["embeddings.patch_embedding.weight"]
+    weights["embeddings.patch_embedding.weight"] = kernel.permute(0, 2, 3, 1).flatten(1)
+    weights["embeddings.patch_embedding.bias"] = first.state_dict()["embeddings.patch_embedding.bias"]
+    second.load_state_dict(weights)
+    pixels = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(look(second, pixels).last_hidden_state, look(first, pixels).last_hidden_state)
