@@ -9,8 +9,9 @@ from tests.tiny import tiny_config, tiny_owl
 
 # What a picture of 5 vision tokens takes with 4 queries.
 POSITIONS = {"abstractor": 5, "linear": 5, "mlp": 5, "qformer": 4, "resampler": 4}
-# Of the paper's sizes, 1024 to 4096: linear LLaVA's, mlp LLaVA-1.5's, the others with six layers and 64 queries.
-SIZES = {"abstractor": 81_473_536, "linear": 4_198_400, "mlp": 20_979_712, "qformer": 76_680_192, "resampler": 65_067_008}
+# From 1024 to 4096 wide, six layers, 64 queries. The abstractor's is the original's; the others were counted here, so that a
+# change does not go unseen: linear is 1024 * 4096 + 4096, mlp that and 4096 * 4096 + 4096.
+SIZES = {"abstractor": 81_473_536, "linear": 4_198_400, "mlp": 20_979_712, "qformer": 76_708_352, "resampler": 65_168_896}
 
 
 def test_these_are_all() -> None:

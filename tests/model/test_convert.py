@@ -156,7 +156,7 @@ def test_an_adapter_of_ours_is_merged(checkpoint: Checkpoint, tmp_path: Path) ->
     merged = MplugOwlForConditionalGeneration.from_pretrained(tmp_path / "merged")
     theirs = wrapped(**inputs).logits
     assert not torch.allclose(theirs, MplugOwlForConditionalGeneration.from_pretrained(source)(**inputs).logits, atol=1e-2)
-    torch.testing.assert_close(merged(**inputs).logits, theirs, atol=1e-5, rtol=0)  # worst measured 1.2e-6
+    torch.testing.assert_close(merged(**inputs).logits, theirs, atol=2e-6, rtol=0)  # worst measured 4.2e-7
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_an_adapter_of_the_originals_is_merged(shared: Path, tmp_path: Path, ori
     expected = expected_merge(original_weights(source), read_tensors(originals_adapter / "adapter_model.bin"))
     merged = original_weights(tmp_path / "out")
     for name, weight in expected.items():
-        torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)  # worst measured 1e-7
+        torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)  # worst measured 0
 
 
 def test_peft_loads_an_adapter_of_the_originals(shared: Path, tmp_path: Path, originals_adapter: Path) -> None:
@@ -218,7 +218,7 @@ def test_peft_loads_an_adapter_of_the_originals(shared: Path, tmp_path: Path, or
     inputs = AutoProcessor.from_pretrained(source)(text="What?")
     with torch.no_grad():
         merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")(**inputs).logits
-        torch.testing.assert_close(wrapped.eval()(**inputs).logits, merged, atol=1e-4, rtol=0)  # worst measured 8e-6
+        torch.testing.assert_close(wrapped.eval()(**inputs).logits, merged, atol=2e-5, rtol=0)  # worst measured 4.8e-6
 
 
 def test_a_training_checkpoint_of_the_originals_stage_2_is_merged(

@@ -90,7 +90,7 @@ def test_adjacent_pictures_are_both_seen(golden: Golden) -> None:
     embeds[0, second] = owl.model.embed(torch.zeros(1, len(second), dtype=torch.long))[0]
     buggy = owl(inputs_embeds=embeds).logits[0, golden.tensors["prompt.adjacent_images_bug.logit_positions"]]
     stored = golden.tensors["prompt.adjacent_images_bug.logits"]
-    torch.testing.assert_close(buggy, stored, atol=1e-4, rtol=0)  # worst measured 2.4e-5
+    torch.testing.assert_close(buggy, stored, atol=5e-5, rtol=0)  # worst measured 1.3e-5
 
 
 # The lines of train.jsonl that the original reads as they are meant. 4, 5, 7 and 10 do not fit its length; in 6, 8, 9 and 11

@@ -296,6 +296,12 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             logits = torch.tanh(logits / cap) * cap
         return logits
 
+    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Pictures go in with the prompt, once: transformers 5.17 would give those seen before at every step."""
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            kwargs.pop("mm_encoder_outputs", None)
+        return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """Repetition penalties and the like look tokens up by id; a picture's id is in no table."""
         processors = super()._get_logits_processor(*args, **kwargs)
