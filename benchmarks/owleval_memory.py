@@ -1,12 +1,12 @@
 """Three stages on OwlEval's fifty photographs, then: does the owl say of each picture what it was taught, and does it look?
 
-Small modules are made from scratch. The language model learns the text alone (stage 0): questions and answers, but every answer behind
-many questions, so that it knows how people talk and not which answer is right. Eyes and abstractor learn to say the first sentence of
-each picture's first answer (stage 1), LoRA learns the conversations (stage 2). Asked the first question of each picture, greedily, the
-owl should answer word for word; with the pictures exchanged it should not.
+Small modules are made from scratch. The language model learns the text alone (stage 0): questions and answers, but every
+answer behind many questions, so that it knows how people talk and not which answer is right. Eyes and abstractor learn to
+say the first sentence of each picture's first answer (stage 1), LoRA learns the conversations (stage 2). Asked the first
+question of each picture, greedily, the owl should answer word for word; with the pictures exchanged it should not.
 
-It proves that gradients, masks, pictures and generation are wired together rightly, from end to end. It says nothing of how well such
-a model sees: these are the very pictures it was trained on.
+It proves that gradients, masks, pictures and generation are wired together rightly, from end to end. It says nothing of how
+well such a model sees: these are the very pictures it was trained on.
 
     python benchmarks/owleval_memory.py [--data ../shared/owleval] [--out runs/owleval_memory]
 
@@ -57,7 +57,7 @@ def prepare(source: Source, folder: Path, pictures: int) -> list[Conversation]:
             messages.append({"role": message.role, "content": [*seen, {"type": "text", "text": words}]})
         captions.append({"image": str(talk.pictures[0].source), "caption": first_sentence(talk.answers[0])})
         chats.append({"messages": messages})
-    text = [{"messages": _turn(*pair)} for round in range(PAIRINGS) for pair in _paired(questions, answers, round)]
+    text = [{"messages": _turn(*pair)} for seed in range(PAIRINGS) for pair in _paired(questions, answers, seed)]
     for name, rows in (("text", text), ("captions", captions), ("chats", chats)):
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -87,8 +87,8 @@ def stages(folder: Path, count: int) -> list[Recipe]:
     return [language, pretrain, instruct]
 
 
-def _paired(questions: list[str], answers: list[str], round: int) -> list[tuple[str, str]]:
-    shuffled = Random(round).sample(answers, len(answers))
+def _paired(questions: list[str], answers: list[str], seed: int) -> list[tuple[str, str]]:
+    shuffled = Random(seed).sample(answers, len(answers))
     return list(zip(questions, shuffled, strict=True))
 
 

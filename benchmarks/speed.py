@@ -1,7 +1,8 @@
 """How long one training step takes, in units of one 2048 x 2048 x 2048 float32 matrix product timed in the same run.
 
-The model of the original's baseline: 263,020,800 parameters, float32, one thread (sizes: shared/parity/README.md, section 12). Each
-number is the median of `--repeats` after a warm-up, the products timed between the steps, so that a busy machine slows both.
+The model of the original's baseline: 263,020,800 parameters, float32, one thread (sizes: shared/parity/README.md, section
+12). Each number is the median of `--repeats` after a warm-up, the products timed between the steps, so that a busy machine
+slows both.
 
     python benchmarks/speed.py [--repeats 5] [--precision fp32|bf16]
 """

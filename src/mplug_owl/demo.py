@@ -17,19 +17,14 @@ from mplug_owl.model.build import Owl
 from mplug_owl.recipes import tiny
 from mplug_owl.train.metrics import draw
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.run import run, who_learns
-from mplug_owl.train.trainable import parts_of, table
+from mplug_owl.train.run import run
 
 PICTURES, SEED = 3000, 20230427
 UNSEEN, UNSEEN_SEED = 100, 7
 STORY = (
-    ("stage 0 · the language model learns to write, from text alone", "text", "chat:{data}/text.jsonl"),
-    (
-        "stage 1 · eyes and abstractor learn from captions, the language model frozen",
-        "captions",
-        "captions:{data}/captions.jsonl",
-    ),
-    ("stage 2 · LoRA on the language model learns to answer, the rest frozen", "chats", "chat:{data}/chats.jsonl"),
+    ("stage 0 · the language model learns to write, from text alone", "chat:{data}/text.jsonl"),
+    ("stage 1 · eyes and abstractor learn from captions, the language model frozen", "captions:{data}/captions.jsonl"),
+    ("stage 2 · LoRA on the language model learns to answer, the rest frozen", "chat:{data}/chats.jsonl"),
 )
 
 
@@ -50,13 +45,12 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
     unseen = list(scenes(UNSEEN, UNSEEN_SEED))
     previous: Path | None = None
     runs = []
-    for (title, _, spec), recipe in zip(STORY, _recipes(share), strict=True):
+    for (title, spec), recipe in zip(STORY, _recipes(share), strict=True):
         console.print(f"\n[bold]{title}[/]")
         folder = out / recipe.name.rsplit(".", 1)[-1]
         recipe = replace(recipe, data=(spec.format(data=data),), start=str(previous) if previous else None)
         run(recipe, folder, console=console)
         owl = load(folder)
-        console.print(who_learns(_rows(owl, recipe), ""))
         if recipe.encoding.pictures:
             right, blind = score(owl, unseen), score(owl, unseen, exchanged=True)
             console.print(

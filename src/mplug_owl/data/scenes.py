@@ -1,7 +1,7 @@
 """A drawn world, small enough to be learned in minutes: one shape, in one colour, at one place of the picture.
 
-Everything is a pure function of a seed. No two pictures of a scene are alike: the shape moves, grows and turns a little, the ground has
-its own shade and noise, so a picture cannot be learned by heart as a row of pixels.
+Everything is a pure function of a seed. No two pictures of a scene are alike: the shape moves, grows and turns a little, the
+ground has its own shade and noise, so a picture cannot be learned by heart as a row of pixels.
 """
 
 import json

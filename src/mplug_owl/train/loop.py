@@ -20,7 +20,7 @@ from mplug_owl.model.build import Owl
 from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.optim import adamw, learning_rate
 from mplug_owl.train.recipe import Recipe, as_json
-from mplug_owl.train.trainable import prepare, set_mode
+from mplug_owl.train.trainable import Part, prepare, set_mode, table
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def train(
     out: Path,
     weights: Sequence[float | None] | None = None,
     resume: bool = False,
+    began: Callable[[Sequence[Part]], None] = lambda parts: None,
     report: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = print,
 ) -> Path:
@@ -58,6 +59,8 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # for the adapters' first values
         learner = prepare(owl.model, recipe)
+    if main:
+        began(table(owl.model, recipe.learners))
     if recipe.gradient_checkpointing:
         owl.model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = adamw(learner, recipe.optimizer)

@@ -14,7 +14,7 @@ from mplug_owl.data.sources import Source, check, read
 from mplug_owl.model.build import Owl, build, load
 from mplug_owl.train.loop import Progress, train
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.trainable import Part, table
+from mplug_owl.train.trainable import Part
 
 # How many problems of the data are worth reading at once.
 SHOWN_PROBLEMS = 10
@@ -44,7 +44,10 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
                 line = f"{recipe.name}: step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {speed}"
                 console.print(line, highlight=False)
 
-        return train(recipe, owl, sources, out, weights, resume, report, note=lambda text: console.print(text))
+        def began(parts: Sequence[Part]) -> None:
+            console.print(who_learns(parts, f"{recipe.name}: who learns"))
+
+        return train(recipe, owl, sources, out, weights, resume, began, report, note=console.print)
 
 
 def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
@@ -110,6 +113,3 @@ def _bar(console: Console) -> Bar:
         TimeRemainingColumn(),
     )
     return Bar(*columns, console=console, disable=not console.is_terminal)
-
-
-__all__ = ["open_data", "run", "start", "table", "who_learns"]
