@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
 from mplug_owl.model.checkpoints import original_name, read_tensors
@@ -115,6 +115,11 @@ def test_max_length_counts_as_the_original_did(originals: Path) -> None:
     (originals / "generation_config.json").write_text(json.dumps({"max_length": 512, "do_sample": True, "top_k": 3}))
     settings = load(originals).generation_config
     assert (settings.max_new_tokens, settings.max_length) == (511, None)
+
+
+def test_an_owl_without_its_head_loads_from_a_whole_one(ours: Path, originals: Path) -> None:
+    for folder in (ours, originals):
+        assert torch.equal(AutoModel.from_pretrained(folder).abstractor.vit_eos, load(ours).model.abstractor.vit_eos)
 
 
 def test_weights_keep_the_precision_of_their_file(ours: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_failure_leaves_nothing_behind(checkpoint: Checkpoint, tmp_path: Path,
 
 
 def test_a_source_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing: no config\.json"):
+    with pytest.raises(ValueError, match="nothing: no such folder"):
         convert(tmp_path / "nothing", tmp_path / "out")
 
 
@@ -144,10 +144,11 @@ def adapt(owl: MplugOwlForConditionalGeneration, folder: Path, **settings: objec
 
 
 @torch.no_grad()
-def test_an_adapter_of_ours_is_merged(checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["abstractor"]}, {"use_rslora": True}], ids=str)
+def test_an_adapter_of_ours_is_merged(checkpoint: Checkpoint, tmp_path: Path, settings: dict) -> None:
     source = checkpoint()
     owl = MplugOwlForConditionalGeneration.from_pretrained(source)
-    adapt(owl, tmp_path / "adapter")
+    adapt(owl, tmp_path / "adapter", **settings)
     inputs = AutoProcessor.from_pretrained(source)(text="<image>What?", images=[picture()])
 
     # peft finds its way by itself, too.
@@ -227,7 +228,7 @@ def test_a_training_checkpoint_of_the_originals_stage_2_is_merged(
     """Its Trainer saved all weights under peft's names; loaded as a model they are ignored in silence there."""
     source = shared / "parity" / "owl-llama-tiny"
     adapter = read_tensors(originals_adapter / "adapter_model.bin")
-    everything = {f"base_model.model.{name}": weight for name, weight in original_weights(source).items()}
+    everything = {f"base_model.model.{name}": weight for name, weight in read_tensors(source / "pytorch_model.bin").items()}
     everything |= {name.replace(".weight", ".default.weight"): weight for name, weight in adapter.items()}
     torch.save(everything, originals_adapter / "pytorch_model.bin")
     (originals_adapter / "adapter_model.bin").unlink()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -23,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mplug_owl.model.adapter import merge
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
@@ -85,7 +85,7 @@ def load(path: str | Path, dtype: str | torch.dtype = "auto") -> Owl:
     where = _where(path)
     if Path(where, "adapter_config.json").is_file():
         owl = load(_base(where), dtype)
-        return Owl(PeftModel.from_pretrained(owl.model, where).merge_and_unload().eval(), owl.processor)
+        return Owl(merge(owl.model, Path(where)), owl.processor)
     model = MplugOwlForConditionalGeneration.from_pretrained(where, dtype=dtype)
     return Owl(model.eval(), MplugOwlProcessor.from_pretrained(where))
 

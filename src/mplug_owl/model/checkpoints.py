@@ -53,6 +53,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _INNER_WIDTH = re.compile(r"abstractor\..*layers\.0\..*mlp\.w1\.weight$")
 
 
@@ -80,7 +81,7 @@ def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwar
     misshapen_too = kwargs.pop("ignore_mismatched_sizes", False)
     config = kwargs.pop("config", None)
     if not isinstance(config, PreTrainedConfig):
-        config = read_config(config if config is not None else path)
+        config = read_config(config if config is not None else path, **{key: kwargs[key] for key in _HUB if key in kwargs})
     config = fit_to_weights(config, path)
     try:
         # Misshapen weights are let through to be named below, with the others.
@@ -105,9 +106,9 @@ def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwar
     return (model, info) if wants_info else model
 
 
-def read_config(path: Any) -> MplugOwlConfig:
+def read_config(path: Any, **hub: Any) -> MplugOwlConfig:
     """The config of an owl's folder or hub id. Raises ValueError when it is another model's."""
-    values, _ = MplugOwlConfig.get_config_dict(path)
+    values, _ = MplugOwlConfig.get_config_dict(path, **hub)
     if (model_type := values.get("model_type")) != MplugOwlConfig.model_type:
         raise ValueError(
             f"{path}: config.json says model_type {model_type!r}; expected {MplugOwlConfig.model_type!r}, an mPLUG-Owl"

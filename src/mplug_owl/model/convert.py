@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-from mplug_owl.model.checkpoints import original_name, our_name, read_tensors
+from mplug_owl.model.adapter import merge
+from mplug_owl.model.build import load
+from mplug_owl.model.checkpoints import original_name
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 
-# What an adapter's weights are saved as: by peft, and by the original's Trainer together with all other weights.
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
 # What today's LLaMA can be and that of transformers 4.28, which the original runs on, can't.
 _PLAIN_LLAMA = {
     "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
@@ -30,61 +29,23 @@ def convert(source: Path, target: Path, original: bool = False, adapter: Path | 
     `adapter` is a LoRA folder, ours or the original's, whose changes go into the weights. Raises ValueError that says what
     does not fit; then nothing is written. Nothing is ever written over.
     """
-    source, target = Path(source), Path(target)
+    target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{target}: already there; give a new folder or an empty one, nothing is written over")
-    if not (source / "config.json").is_file():
-        raise ValueError(f"{source}: no config.json; expected the folder of an mPLUG-Owl checkpoint")
-    model = MplugOwlForConditionalGeneration.from_pretrained(source, dtype="auto")
-    processor = MplugOwlProcessor.from_pretrained(source)
-    if adapter is not None:
-        model = merge(model, Path(adapter))
+    owl = load(source)
+    model = owl.model if adapter is None else merge(owl.model, Path(adapter))
 
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
         if original:
-            save_original(model, processor, unfinished)
+            save_original(model, owl.processor, unfinished)
         else:
             model.save_pretrained(unfinished)
-            processor.save_pretrained(unfinished)
+            owl.processor.save_pretrained(unfinished)
         unfinished.replace(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlForConditionalGeneration:
-    """The model with a LoRA adapter in its own weights.
-
-    Names may be ours or the original's. Raises ValueError when adapter and model do not fit to the last weight.
-    """
-    if not (adapter / "adapter_config.json").is_file():
-        raise ValueError(
-            f"{adapter}: no adapter_config.json; expected a folder as peft saves it (the original's stage 2 has r 8, "
-            "lora_alpha 32 on q_proj and v_proj)"
-        )
-    settings = PeftConfig.from_pretrained(str(adapter))
-    if settings.peft_type != "LORA":
-        raise ValueError(f"{adapter}: a {settings.peft_type} adapter; expected LORA, the one that can become plain weights")
-    given = {_adapted_name(name): tensor for name, tensor in read_tensors(_adapter_file(adapter)).items()}
-
-    # Where all weights were saved together, those under the adapter are the trained ones.
-    inside = {name for name in given if name.removeprefix(_WRAPPED) in model.state_dict()}
-    model.load_state_dict({name.removeprefix(_WRAPPED): given.pop(name) for name in inside}, strict=False)
-    wrapped = PeftModel(model, settings)
-    expected = get_peft_model_state_dict(wrapped)
-    misshapen = {name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape}
-    for names, what in (
-        (expected.keys() - given.keys(), "missing"),
-        (given.keys() - expected.keys(), "unexpected"),
-        (misshapen, "misshapen"),
-    ):
-        if names:
-            raise ValueError(
-                f"{adapter}: not an adapter of this owl; {len(names)} weights {what}: {', '.join(sorted(names)[:3])}"
-            )
-    set_peft_model_state_dict(wrapped, given)
-    return wrapped.merge_and_unload()
 
 
 def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, folder: Path) -> None:
@@ -100,22 +61,6 @@ def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlPr
         settings["max_length"] = new + 1  # the original counts the begin token
     _write(folder / "generation_config.json", settings)
     _save_original_tokenizer(processor.tokenizer, folder)
-
-
-_WRAPPED = "base_model.model."
-
-
-def _adapted_name(name: str) -> str:
-    """An adapter's name for a weight, of any peft since 0.3 and either layout, as today's peft saves ours."""
-    inner = name.removeprefix(_WRAPPED).replace(".base_layer.", ".").replace(".default.", ".")
-    return _WRAPPED + our_name(inner)
-
-
-def _adapter_file(adapter: Path) -> Path:
-    for name in ADAPTER_FILES:
-        if (adapter / name).is_file():
-            return adapter / name
-    raise ValueError(f"{adapter}: no adapter weights; expected one of {', '.join(ADAPTER_FILES)}")
 
 
 def _original_config(config: MplugOwlConfig) -> dict[str, Any]:

@@ -85,6 +85,9 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
     4. `language_model` (f_L) reads it all.
     """
 
+    # A whole owl's checkpoint has a head; here it is left out on purpose.
+    _keys_to_ignore_on_load_unexpected = [*MplugOwlPreTrainedModel._keys_to_ignore_on_load_unexpected, r"lm_head\."]
+
     def __init__(
         self, config: MplugOwlConfig, language_model: nn.Module | None = None, connector: nn.Module | None = None
     ) -> None:
