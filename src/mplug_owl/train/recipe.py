@@ -75,9 +75,11 @@ class Recipe:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "micro_batch", "log_every"):
+        for name in ("steps", "batch", "micro_batch", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.save_every is not None and self.save_every < 1:
+            raise ValueError(f"save_every is {self.save_every}; it must be 1 or more, or none")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         if self.encoding.max_tokens < 2:
@@ -93,7 +95,12 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         path, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: expected FIELD=VALUE, for example optimizer.lr=1e-4")
-        recipe = _replaced(recipe, path.strip().split("."), text.strip(), setting)
+        try:
+            recipe = _replaced(recipe, path.strip().split("."), text.strip())
+        except ValidationError as error:
+            raise ValueError(f"--set {setting}: {error.errors()[0]['msg']}; got {text.strip()!r}") from None
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: {error}") from None
     return recipe
 
 
@@ -104,27 +111,18 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def _replaced(value: Any, path: list[str], text: str, setting: str) -> Any:
+def _replaced(value: Any, path: list[str], text: str) -> Any:
     name, rest = path[0], path[1:]
     hints = get_type_hints(type(value))
     if name not in hints:
-        valid = ", ".join(f.name for f in fields(value))
-        raise ValueError(f"--set {setting}: {type(value).__name__} has no field {name!r}; it has {valid}")
+        raise ValueError(f"{type(value).__name__} has no field {name!r}; it has {', '.join(f.name for f in fields(value))}")
     if rest:
-        inner = getattr(value, name)
-        if not is_dataclass(inner):
-            raise ValueError(f"--set {setting}: {name} is a plain value and has no field {rest[0]!r}")
-        return dataclasses.replace(value, **{name: _replaced(inner, rest, text, setting)})
+        if not is_dataclass(inner := getattr(value, name)):
+            raise ValueError(f"{name} is a plain value and has no field {rest[0]!r}")
+        return dataclasses.replace(value, **{name: _replaced(inner, rest, text)})
     if is_dataclass(hints[name]):
-        inner_fields = ", ".join(f"{name}.{f.name}" for f in fields(hints[name]))
-        raise ValueError(f"--set {setting}: {name} has parts; set one of {inner_fields}")
-    try:
-        return dataclasses.replace(value, **{name: _parsed(hints[name], text)})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ValueError(f"--set {setting}: {problem['msg']}; got {text!r}") from None
-    except ValueError as error:
-        raise ValueError(f"--set {setting}: {error}") from None
+        raise ValueError(f"{name} has parts; set one of {', '.join(f'{name}.{f.name}' for f in fields(hints[name]))}")
+    return dataclasses.replace(value, **{name: _parsed(hints[name], text)})
 
 
 def _parsed(hint: Any, text: str) -> Any:

@@ -1,5 +1,6 @@
 """Who learns: the recipe's table put on a model."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlFo
         raise ValueError("every module is frozen: nothing would learn; set learners.NAME=lora or full for one of them")
     model: MplugOwlForConditionalGeneration | PeftModel = owl
     if names := lora_modules(owl, learners):
-        model = get_peft_model(owl, _lora_config(recipe.lora, names))
+        model = _adapted(owl, recipe.lora, names)
     for name, modules in parts_of(owl).items():
         for parameter_name, parameter in _named(modules):
             freedom = getattr(learners, name)
@@ -102,5 +103,10 @@ def _named(modules: list[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
         yield from module.named_parameters()
 
 
-def _lora_config(lora: LoRA, names: list[str]) -> LoraConfig:
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
+def _adapted(owl: MplugOwlForConditionalGeneration, lora: LoRA, names: list[str]) -> PeftModel:
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 by an old name, and says that it sees GPT-2's transposed linears for what they are.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        return get_peft_model(owl, settings)

@@ -1,0 +1,70 @@
+"""Recipes are frozen values, changed by `field.path=value` settings that are checked against the field's type."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from mplug_owl.recipes import paper
+from mplug_owl.train.recipe import as_json, override
+from tests.school import lesson
+
+
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("steps=7", lambda recipe: recipe.steps == 7),
+        ("optimizer.lr=1e-4", lambda recipe: recipe.optimizer.lr == 1e-4),
+        ("optimizer.betas=0.9, 0.95", lambda recipe: recipe.optimizer.betas == (0.9, 0.95)),
+        ("optimizer.clip=none", lambda recipe: recipe.optimizer.clip is None),
+        ("learners.language=lora", lambda recipe: recipe.learners.language == "lora"),
+        ("encoding.pictures=false", lambda recipe: recipe.encoding.pictures is False),
+        ("save_every=20", lambda recipe: recipe.save_every == 20),
+        ("save_every=None", lambda recipe: recipe.save_every is None),
+        ("start=runs/one", lambda recipe: recipe.start == "runs/one"),
+        ("data=text:a.txt,chat:b.jsonl", lambda recipe: recipe.data == ("text:a.txt", "chat:b.jsonl")),
+        ("modules.vocabulary=500", lambda recipe: recipe.modules.vocabulary == 500),
+    ],
+)
+def test_a_setting_becomes_what_the_field_holds(setting: str, read) -> None:
+    assert read(override(lesson(), [setting]))
+
+
+def test_settings_come_one_after_the_other_and_leave_the_recipe_as_it_was() -> None:
+    before = lesson()
+    assert override(before, ["steps=7", "steps=8", "batch=2"]) == replace(before, steps=8, batch=2)
+    assert before == lesson()
+    with pytest.raises(FrozenInstanceError):
+        before.steps = 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("stpes=7", "Recipe has no field 'stpes'; it has name, modules, learners, .*steps, batch"),
+        ("optimizer.rate=1", "AdamW has no field 'rate'; it has lr, warmup_steps"),
+        ("steps.lr=1", "steps is a plain value and has no field 'lr'"),
+        ("optimizer=1", "optimizer has parts; set one of optimizer.lr, "),
+        ("steps=many", "unable to parse string as an integer; got 'many'"),
+        ("steps=1.5", "got '1.5'"),
+        ("learners.language=half", "'frozen', 'lora' or 'full'; got 'half'"),
+        ("optimizer.betas=0.9", "got '0.9'"),
+        ("precision=fp8", "'fp32' or 'bf16'; got 'fp8'"),
+        ("steps", "expected FIELD=VALUE"),
+        ("batch=3", "batch 3 is no multiple of micro_batch 2"),
+        ("steps=0", "steps is 0; it must be 1 or more"),
+        ("keep_checkpoints=0", "keep_checkpoints is 0; it must be 1 or more"),
+        ("save_every=0", "save_every is 0; it must be 1 or more, or none"),
+        ("encoding.max_tokens=1", "max_tokens is 1; it must be 2 or more"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_what_would_be_right(setting: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told) as caught:
+        override(lesson(), [setting])
+    assert setting in str(caught.value)
+
+
+def test_written_down_it_holds_every_size_of_the_model() -> None:
+    written = as_json(paper.pretrain())
+    assert written["modules"]["config"]["text_config"]["hidden_size"] == 4096
+    assert written["optimizer"]["betas"] == [0.9, 0.98]
+    assert written == as_json(paper.pretrain())

@@ -1,0 +1,123 @@
+"""Who learns: the table, at the paper's sizes and on models that step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mplug_owl import MplugOwlForConditionalGeneration
+from mplug_owl.recipes import paper
+from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.run import start
+from mplug_owl.train.trainable import lora_modules, parts_of, prepare, table
+from tests.school import lesson, lessons, quietly, weights
+from tests.tiny import LANGUAGES, picture, tiny_config, tiny_owl, tiny_processor
+
+
+def rows(recipe: Recipe) -> dict[str, tuple[str, int, int]]:
+    with torch.device("meta"):
+        owl = MplugOwlForConditionalGeneration(recipe.modules.config())
+    prepare(owl, recipe)
+    return {part.name: (part.freedom, part.parameters, part.learned) for part in table(owl, recipe.learners)}
+
+
+VISION, ABSTRACTOR, LANGUAGE = 303_179_776, 81_473_536, 6_738_415_616
+PAPER = {
+    paper.pretrain: {
+        "vision": ("full", VISION, VISION),
+        "abstractor": ("full", ABSTRACTOR, ABSTRACTOR),
+        "language": ("frozen", LANGUAGE, 0),
+    },
+    paper.instruct: {
+        "vision": ("frozen", VISION, 0),
+        "abstractor": ("frozen", ABSTRACTOR, 0),
+        "language": ("lora", LANGUAGE, 4_194_304),
+    },
+    paper.instruct_with_abstractor: {
+        "vision": ("frozen", VISION, 0),
+        "abstractor": ("full", ABSTRACTOR, ABSTRACTOR),
+        "language": ("lora", LANGUAGE, 4_194_304),
+    },
+}
+
+
+@pytest.mark.parametrize("stage", PAPER, ids=lambda stage: stage.__name__)
+def test_the_papers_table(stage) -> None:
+    made = rows(stage())
+    assert made == PAPER[stage]
+    assert sum(parameters for _, parameters, _ in made.values()) == 7_123_068_928
+
+
+def test_the_papers_first_stage_learns_384_million() -> None:
+    assert sum(learned for _, _, learned in rows(paper.pretrain()).values()) == 384_653_312
+
+
+STAGES = [
+    ("frozen", "frozen", "full"),
+    ("full", "full", "frozen"),
+    ("frozen", "full", "frozen"),
+    ("frozen", "frozen", "lora"),
+    ("frozen", "full", "lora"),
+    ("lora", "frozen", "frozen"),
+    ("lora", "lora", "lora"),
+]
+
+
+@pytest.mark.parametrize("freedoms", STAGES, ids="-".join)
+def test_what_is_frozen_stays_to_the_bit_and_what_learns_moves(freedoms: tuple[str, str, str], tmp_path: Path) -> None:
+    recipe, sources = lesson(*freedoms, steps=3), lessons(tmp_path / "data")
+    owl = start(recipe, sources)
+    before = weights(owl.model)
+    quietly(recipe, owl, sources, tmp_path / "run")
+    # Adapters are merged by now, so LoRA shows as a change of the weights it was put on.
+    moved = {name for name, tensor in weights(owl.model).items() if not torch.equal(tensor, before[name])}
+    for name, modules in parts_of(owl.model).items():
+        inside = {id(parameter) for module in modules for parameter in module.parameters()}
+        names = {path for path, parameter in owl.model.named_parameters() if id(parameter) in inside}
+        match getattr(recipe.learners, name):
+            case "frozen":
+                assert not moved & names
+            case "full":
+                assert names - moved == set()
+            case "lora":
+                projections = ("q_proj", "v_proj", "query", "value", "query_key_value")
+                assert moved & names == {path for path in names if path.split(".")[-2] in projections and "weight" in path}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_lora_finds_the_attention_of_every_family(language: str) -> None:
+    owl = tiny_owl(tiny_config(language=language))
+    recipe = lesson("frozen", "frozen", "lora")
+    names = lora_modules(owl, recipe.learners)
+    each = 2 if language in ("llama", "qwen3", "gemma3", "opt", "phi") else 1  # two projections, or one fused
+    assert len(names) == each * owl.config.text_config.num_hidden_layers
+    assert all(name.startswith("model.language_model.") for name in names)
+
+    inputs = tiny_processor(owl)(text="a<image>b", images=picture())
+    learner = prepare(owl, recipe)
+    learner(
+        **inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] == owl.config.image_token_id, -100)
+    ).loss.backward()
+    learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
+    assert learning == {name for name, parameter in learner.named_parameters() if ".lora_" in name}
+    assert learning
+
+
+def test_nothing_learns() -> None:
+    with pytest.raises(ValueError, match=r"every module is frozen: nothing would learn; set learners\.NAME="):
+        prepare(tiny_owl(tiny_config()), lesson("frozen", "frozen", "frozen"))
+
+
+def test_no_attention_to_adapt() -> None:
+    owl = tiny_owl(tiny_config(connector="mlp"))
+    with pytest.raises(ValueError, match=r"learners\.abstractor=lora: no attention projection named q_proj\+v_proj"):
+        prepare(owl, lesson("frozen", "lora", "frozen"))
+
+
+def test_a_frozen_language_model_stored_in_half_the_memory(tmp_path: Path) -> None:
+    recipe = lesson("full", "full", "frozen", steps=3, frozen_bf16=True, precision="bf16")
+    sources = lessons(tmp_path)
+    owl = start(recipe, sources)
+    prepare(owl.model, recipe)
+    assert {parameter.dtype for parameter in owl.model.model.language_model.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in owl.model.model.abstractor.parameters()} == {torch.float32}
