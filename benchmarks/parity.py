@@ -115,10 +115,12 @@ def pixel_values(golden: Golden) -> Differences:
 
 
 def token_ids(golden: Golden) -> Differences:
-    """1 for every prompt, and every awkward string, whose ids or decoded text differ."""
+    """1 for every prompt whose ids or mask differ, and every awkward string whose ids or decoded text do."""
     for prompt in golden.facts["prompts"]:
-        ids = golden.our_ids(golden.tensors[f"prompt.{prompt['key']}.input_ids"])
-        yield prompt["key"], float(not torch.equal(golden.inputs(prompt)["input_ids"], ids))
+        ours, key = golden.inputs(prompt), f"prompt.{prompt['key']}"
+        same = torch.equal(ours["input_ids"], golden.our_ids(golden.tensors[f"{key}.input_ids"]))
+        same &= torch.equal(ours["attention_mask"].float(), golden.tensors[f"{key}.attention_mask"])
+        yield prompt["key"], float(not same)
     tokenizer = golden.processor.tokenizer
     for case in golden.facts.get("tokenizer", {}).get("cases", []):
         ids = case["ids"]

@@ -197,6 +197,16 @@ def test_code_in_a_weight_file_is_refused_and_not_run(originals: Path, tmp_path:
     assert not (tmp_path / "it-ran").exists()
 
 
+def test_code_is_refused_whatever_the_connector(originals: Path, tmp_path: Path) -> None:
+    tiny_config(connector="linear").save_pretrained(originals)
+    torch.save(
+        {"query_tokens": Evil(tmp_path / "it-ran")}, originals / "pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
+    with pytest.raises(ValueError, match="holds Python code"):
+        load(originals)
+    assert not (tmp_path / "it-ran").exists()
+
+
 def test_a_damaged_weight_file_is_named(originals: Path) -> None:
     file = originals / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:1000])

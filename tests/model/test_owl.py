@@ -194,6 +194,16 @@ def test_penalties_do_not_trip_over_a_pictures_id(owl: MplugOwlForConditionalGen
         assert len(set(pairs)) == len(pairs)
 
 
+def test_a_pictures_places_count_for_no_word(owl: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor) -> None:
+    inputs = processor(text="<image>ab", images=[picture()])
+    steps = owl.generate(
+        **inputs, **GREEDY, repetition_penalty=5.0, return_dict_in_generate=True, output_scores=True, output_logits=True
+    )
+    penalised = steps.scores[0][0].ne(steps.logits[0][0]).nonzero().flatten().tolist()
+    said = set(inputs["input_ids"][0].tolist()) - {owl.config.image_token_id}
+    assert penalised == sorted(said)
+
+
 def test_pipeline_answers_one_and_many(owl: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor) -> None:
     def chat(words: str, seed: int) -> list[dict]:
         parts = [{"type": "image", "image": picture(seed)}, {"type": "text", "text": words}]

@@ -308,7 +308,8 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """Repetition penalties and the like look tokens up by id; a picture's id is in no table."""
         processors = super()._get_logits_processor(*args, **kwargs)
-        return _PictureBlind(processors, self.config.image_token_id) if processors else processors
+        begin = self.config.text_config.bos_token_id or 0
+        return _PictureBlind(processors, self.config.image_token_id, begin) if processors else processors
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, input_ids: Tensor | None = None, **kwargs: Any
@@ -328,14 +329,14 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
 
 
 class _PictureBlind(LogitsProcessorList):
-    """Logits processors that see the places of pictures as word 0."""
+    """Logits processors that see the begin token, which every prompt holds anyway, in the places of pictures."""
 
-    def __init__(self, processors: LogitsProcessorList, image_token_id: int) -> None:
+    def __init__(self, processors: LogitsProcessorList, image_token_id: int, begin: int) -> None:
         super().__init__(processors)
-        self.image_token_id = image_token_id
+        self.image_token_id, self.begin = image_token_id, begin
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return super().__call__(input_ids.masked_fill(input_ids.eq(self.image_token_id), 0), scores, **kwargs)
+        return super().__call__(input_ids.masked_fill(input_ids.eq(self.image_token_id), self.begin), scores, **kwargs)
 
 
 def _stacked(features: Any) -> Tensor:
