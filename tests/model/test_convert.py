@@ -54,6 +54,7 @@ def test_the_originals_checkpoint_there_and_back_is_bit_equal(shared: Path, tmp_
 
     assert torch.equal(answer(tmp_path / "ours"), answer(source))
     assert torch.equal(answer(tmp_path / "back"), answer(source))
+    assert {file.name for file in (tmp_path / "back").iterdir()} == {file.name for file in source.iterdir()}
     before, after = original_weights(source), original_weights(tmp_path / "back")
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)

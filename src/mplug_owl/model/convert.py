@@ -99,6 +99,7 @@ def _save_original_tokenizer(tokenizer: Any, folder: Path) -> None:
     special = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "unk", "pad")}
     _write(folder / "special_tokens_map.json", special)
     tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)  # 4.28 has none
     settings: dict[str, Any] = {
         "model_max_length": tokenizer.model_max_length,
         "clean_up_tokenization_spaces": False,
