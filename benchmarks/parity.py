@@ -270,8 +270,11 @@ QUANTITIES: tuple[tuple[Callable[[Golden], Differences], float], ...] = (
 def main(folder: Path) -> int:
     """Print the table; 1 when a quantity is above its bar."""
     disable_progress_bar()
-    table = Table("quantity", "bar", title=f"largest difference from the original, {folder}")
     found, failed = goldens(folder), False
+    if not found:
+        Console(stderr=True).print(f"{folder}: no goldens; expected NAME/config.json beside golden_NAME.json")
+        return 1
+    table = Table("quantity", "bar", title=f"largest difference from the original, {folder}")
     for golden in found:
         table.add_column(golden.checkpoint.name, justify="right")
     for quantity, bar in QUANTITIES:
@@ -283,7 +286,7 @@ def main(folder: Path) -> int:
             cells.append("-" if size is None else f"[red]{size:.2g} {what}" if missed else f"{size:.2g}")
         table.add_row(quantity.__name__, f"{bar:g}", *cells)
     Console(width=max(Console().width, 100)).print(table)
-    return int(failed or not found)
+    return int(failed)
 
 
 if __name__ == "__main__":
