@@ -92,7 +92,7 @@ def taught() -> Owl:
     """An owl that knows the chats about its eight scenes by heart."""
     with TemporaryDirectory() as folder:
         sources = lessons(Path(folder) / "data")
-        recipe = lesson(steps=100, batch=8, micro_batch=8, log_every=100)
+        recipe = lesson(steps=150, batch=8, micro_batch=8, log_every=150)
         owl = start(recipe, sources)
         quietly(recipe, owl, sources, Path(folder) / "run")
     return owl

@@ -47,7 +47,7 @@ def save(
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in _named(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -55,9 +55,7 @@ def save(
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside."""
     notes: list[str] = []
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
-        if candidate.suffix == ".damaged":
-            continue
+    for candidate in reversed(_named(folder)):
         if (problem := _problem(candidate)) is None:
             return Checkpoint(_manifest(candidate)["step"], candidate), notes
         aside = candidate.with_name(candidate.name + ".damaged")
@@ -82,6 +80,11 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         for name, parameter in learned.items():
             parameter.copy_(saved[name])
     optimizer.load_state_dict(torch.load(checkpoint.folder / OPTIMIZER, weights_only=True))
+
+
+def _named(folder: Path) -> list[Path]:
+    """Every checkpoint that has its name, oldest first; those set aside as damaged are none."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != ".damaged")
 
 
 def _problem(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from mplug_owl.model.build import Owl
 from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.optim import adamw, learning_rate
 from mplug_owl.train.recipe import Recipe, as_json
-from mplug_owl.train.trainable import Part, prepare, set_mode, table
+from mplug_owl.train.trainable import Part, compute_again, prepare, set_mode, table
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def train(
 ) -> Path:
     """Train an owl and return the folder of the finished model, `out/model`.
 
-    `out` also gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and, where LoRA learned, adapter/. With `resume` the
-    newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its number.
+    `out` also gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and, where LoRA alone learned, adapter/. With
+    `resume` the newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its
+    number.
     Raises ValueError where `out` holds another run, or the loss is no number.
     """
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
@@ -62,7 +63,7 @@ def train(
     if main:
         began(table(owl.model, recipe.learners))
     if recipe.gradient_checkpointing:
-        owl.model.gradient_checkpointing_enable({"use_reentrant": False})
+        compute_again(owl.model)
     optimizer = adamw(learner, recipe.optimizer)
     start = _start(out, recipe, learner, optimizer, resume, note)
     log = metrics.Metrics(out / "metrics.jsonl", start) if main else None
@@ -99,12 +100,14 @@ def train(
 
         window.add(micro_batches, total, int(learned))
         done = number + 1
-        if main and log is not None and (done % recipe.log_every == 0 or done in (1, recipe.steps)):
+        saves = recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps
+        # A checkpoint ends a line of metrics: one who resumes behind it has no sums from before it.
+        if main and log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
             line = window.line()
             log.write(step=done, lr=rate, grad_norm=float(norm), **line)
             report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
             window = _Window()
-        if main and recipe.save_every and done % recipe.save_every == 0 and done < recipe.steps:
+        if main and saves:
             checkpoint.save(out / "checkpoints", done, learner, optimizer, as_json(recipe), recipe.keep_checkpoints)
         window.step_ended()
 
@@ -116,7 +119,7 @@ def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str)
     """This forward pass's share of the step's loss."""
     device = batch.input_ids.device.type
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        return model(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned).loss
+        return model(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned, use_cache=False).loss
 
 
 def _start(
@@ -131,21 +134,24 @@ def _start(
     if not resume:
         if (out / "metrics.jsonl").exists():
             raise ValueError(f"{out}: holds a run already; choose another --out, or go on with it by --resume")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
-        return 0
+        return _from_the_beginning(out, recipe)
     found, notes = checkpoint.newest(out / "checkpoints")
     for sentence in notes:
         note(sentence)
     if found is None:
         note(f"{out}: no whole checkpoint; starting from the beginning")
-        out.mkdir(parents=True, exist_ok=True)
-        return 0
+        return _from_the_beginning(out, recipe)
     if differences := _differences(checkpoint.recipe_of(found), as_json(recipe)):
         raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
     checkpoint.restore(found, learner, optimizer)
     note(f"{out}: going on behind step {found.step}")
     return found.step
+
+
+def _from_the_beginning(out: Path, recipe: Recipe) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
+    return 0
 
 
 def _differences(before: object, now: object, path: str = "") -> list[str]:
@@ -159,7 +165,8 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe) -> Path:
     """Write the adapter apart, the whole model with it merged, and the curve."""
     model = owl.model
     if isinstance(learner, PeftModel):
-        learner.save_pretrained(out / "adapter")
+        if "full" not in vars(recipe.learners).values():  # else it would be half of what was learned
+            learner.save_pretrained(out / "adapter")
         model = learner.merge_and_unload()
     if recipe.frozen_bf16:
         model.to(torch.bfloat16)

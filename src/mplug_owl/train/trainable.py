@@ -3,10 +3,13 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mplug_owl.model.build import count
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -62,6 +65,17 @@ def set_mode(owl: MplugOwlForConditionalGeneration, learners: Learners) -> None:
     for name, modules in parts_of(owl).items():
         for module in modules:
             module.train(getattr(learners, name) != "frozen")
+
+
+def compute_again(owl: MplugOwlForConditionalGeneration) -> None:
+    """Keep of each layer its input alone, and compute the rest again on the way back.
+
+    transformers' own switch passes over layers in eval mode, and so over the frozen language model that stage 1's gradients
+    go through.
+    """
+    for layer in owl.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def lora_modules(owl: MplugOwlForConditionalGeneration, learners: Learners) -> list[str]:
