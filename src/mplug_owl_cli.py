@@ -103,7 +103,7 @@ def plan(
     sources = open_data(made.data)[0] if made.data else []
     processor = load(made.start).processor if sources and made.start else None
     planned = planning.plan(made, sources, processor)
-    device = planning.Device(f"{tflops:,.0f} TFLOP/s device", tflops, memory * 1e9 / 2**30, mfu, gpus)
+    device = planning.Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
     planning.show(planned, device, Console(), who_learns(planned.parts, made.name))
 
 

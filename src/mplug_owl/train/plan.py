@@ -25,9 +25,8 @@ KEPT_BYTES_FROZEN = 20
 
 @dataclass(frozen=True)
 class Device:
-    """What a run is planned for: `tflops` is the datasheet's dense bf16 rate of one device, `mfu` the share of it reached."""
+    """What a run is planned for, an H200 unless said: `tflops` is the datasheet's dense bf16 rate, `mfu` the share reached."""
 
-    name: str = "H200"
     tflops: float = 989.0
     memory_gib: float = 141 * 1e9 / 2**30
     mfu: float = 0.4
@@ -92,15 +91,15 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     costs.add_column(justify="left")
     costs.add_column(justify="right")
     costs.add_column(style="dim")
-    basis = "measured on the data" if made.measured else "upper bound: every sample full, one picture each"
+    basis = "measured on the data" if made.measured else "upper bound: all of them full"
     costs.add_row("samples a step", f"{recipe.batch:,}", f"{recipe.steps:,} steps, {recipe.batch * recipe.steps:,} samples")
     costs.add_row("tokens a step", f"{made.tokens_per_step:,.0f}", f"{made.tokens_per_sample:,.0f} a sample, {basis}")
     costs.add_row("tokens in all", _short(made.tokens_per_step * recipe.steps), "")
-    costs.add_row("a picture takes", f"{made.positions_per_picture}", "language positions")
-    costs.add_row("FLOPs in all", f"{made.flops:.2e}", "frozen weights counted as 4 x parameters a token, full ones as 6")
-    where = f"{device.count} x {device.name}" if device.count > 1 else device.name
-    rate = f"{device.mfu:.0%} of {device.tflops:,.0f} TFLOP/s"
-    costs.add_row("time", _duration(made.hours(device)), f"on {where} at {rate}")
+    pictures = f"language positions; {made.pictures_per_sample:.3g} pictures a sample"
+    costs.add_row("a picture takes", f"{made.positions_per_picture}", pictures)
+    costs.add_row("FLOPs in all", f"{made.flops:.2e}", "a token: 4 x frozen parameters, 6 x learning ones")
+    devices = "one device" if device.count == 1 else f"{device.count:,} devices"
+    costs.add_row("time", _duration(made.hours(device)), f"on {devices} at {device.mfu:.0%} of {device.tflops:,.0f} TFLOP/s")
     memory = Table.grid(padding=(0, 2))
     memory.add_column()
     memory.add_column(justify="right")

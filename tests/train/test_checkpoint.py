@@ -1,0 +1,79 @@
+"""Checkpoints: kept in turn, and only what learns is in them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from mplug_owl.train import checkpoint
+from mplug_owl.train.optim import adamw
+from tests.school import lesson
+
+
+def student(*frozen: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    for place in frozen:
+        model[place].requires_grad_(False)
+    optimizer = adamw(model, lesson().optimizer)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_few_are_kept(tmp_path: Path) -> None:
+    for step in (8, 9, 10, 11):
+        checkpoint.save(tmp_path, step, *student(), {}, keep=2)
+    assert written(tmp_path) == ["step-00000010", "step-00000011"]
+    found, notes = checkpoint.newest(tmp_path)
+    assert (found.step, notes) == (11, [])
+
+
+def test_a_damaged_one_is_not_counted_among_the_kept(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, *student(), {}, keep=2)
+    (tmp_path / "step-00000002" / "optimizer.pt").unlink()
+    found, (note,) = checkpoint.newest(tmp_path)
+    assert found.step == 1
+    assert note == "step-00000002: optimizer.pt is missing; set aside as step-00000002.damaged"
+    checkpoint.save(tmp_path, 2, *student(), {}, keep=2)
+    assert written(tmp_path) == ["step-00000001", "step-00000002", "step-00000002.damaged"]
+
+
+def test_one_that_was_being_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, 1, *student(), {}, keep=2)
+    assert checkpoint.newest(tmp_path) == (None, [])
+
+
+def test_what_is_frozen_is_not_in_it(tmp_path: Path) -> None:
+    saved = checkpoint.save(tmp_path, 1, *student(0), {}, keep=1)
+    assert load_file(saved / "learned.safetensors").keys() == {"1.weight", "1.bias"}
+
+
+def test_it_puts_weights_and_averages_back(tmp_path: Path) -> None:
+    model, optimizer = student(0)
+    checkpoint.save(tmp_path, 5, model, optimizer, {"name": "lesson"}, keep=1)
+    found, _ = checkpoint.newest(tmp_path)
+    assert checkpoint.recipe_of(found) == {"name": "lesson"}
+    other, its_optimizer = student(0)
+    checkpoint.restore(found, other, its_optimizer)
+    assert torch.equal(other[1].weight, model[1].weight)
+    ours, theirs = (one.state_dict()["state"][0]["exp_avg_sq"] for one in (optimizer, its_optimizer))
+    assert torch.equal(ours, theirs)
+
+
+def test_one_of_other_weights_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, *student(0), {}, keep=1)
+    found, _ = checkpoint.newest(tmp_path)
+    with pytest.raises(ValueError, match=r"holds other weights than this recipe learns, first 0\.bias"):
+        checkpoint.restore(found, *student(1))
