@@ -16,10 +16,11 @@ setup: $(READY)
 
 # CPU torch first: asked for by another package, the registry's CUDA build would come, gigabytes of it.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
-	touch $(READY)
+	@echo "setting up $(VENV), a few minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	@touch $(READY)
 
 demo: $(READY)
 	$(BIN)/owl demo

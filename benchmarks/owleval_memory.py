@@ -55,7 +55,9 @@ def prepare(source: Source, folder: Path, pictures: int) -> list[Conversation]:
             (answers if message.role == "assistant" else questions).append(words)
             seen = [{"type": "image", "path": str(picture.source)} for picture in message.parts if isinstance(picture, Picture)]
             messages.append({"role": message.role, "content": [*seen, {"type": "text", "text": words}]})
-        captions.append({"image": str(talk.pictures[0].source), "caption": first_sentence(talk.answers[0])})
+        # A caption is told as an answer to the picture alone, under the system sentence, where stage 2 will look for it.
+        picture = {"role": "user", "content": [{"type": "image", "path": str(talk.pictures[0].source)}]}
+        captions.append({"messages": [picture, {"role": "assistant", "content": first_sentence(talk.answers[0])}]})
         chats.append({"messages": messages})
     text = [{"messages": _turn(*pair)} for seed in range(PAIRINGS) for pair in _paired(questions, answers, seed)]
     for name, rows in (("text", text), ("captions", captions), ("chats", chats)):
@@ -70,7 +72,7 @@ def stages(folder: Path, count: int) -> list[Recipe]:
     language = replace(tiny.language(), data=(f"chat:{folder}/data/text.jsonl",), steps=250)
     pretrain = replace(
         tiny.pretrain(),
-        data=(f"captions:{folder}/data/captions.jsonl",),
+        data=(f"chat:{folder}/data/captions.jsonl",),
         start=str(folder / "language"),
         steps=250,
         batch=batch,
@@ -80,7 +82,7 @@ def stages(folder: Path, count: int) -> list[Recipe]:
         tiny.instruct(),
         data=(f"chat:{folder}/data/chats.jsonl",),
         start=str(folder / "pretrain"),
-        steps=150,
+        steps=80,
         batch=batch,
         micro_batch=batch,
     )

@@ -46,7 +46,12 @@ def test_only_answers_are_learned_and_stand_on_their_own() -> None:
 
 
 def test_a_caption_is_a_picture_and_its_words() -> None:
-    assert caption(CAT, "a cat").pieces() == [Piece(None), Piece("a cat", learned=True)]
+    assert caption(CAT, "a cat").pieces() == [
+        Piece("Human: "),
+        Piece(None),
+        Piece("\nAI: "),
+        Piece("a cat", learned=True),
+    ]
 
 
 @pytest.mark.parametrize("empty", ["", "  "])

@@ -64,8 +64,8 @@ class PromptStyle:
 
 
 OWL = PromptStyle()
-# A picture followed by its caption and nothing else, for stage 1.
-CAPTION = PromptStyle(user="", assistant="", line="")
+# Nothing but what is said: documents for a language model.
+PLAIN = PromptStyle(user="", assistant="", line="")
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,12 @@ class Conversation:
 
 
 def caption(picture: ImageSource, words: str, name: str = "") -> Conversation:
-    """A picture and the words that describe it, all of them learned."""
-    return Conversation((Message("user", (Picture(picture),)), Message("assistant", (words,))), None, CAPTION, name)
+    """A picture and the words that describe it, as the answer to the picture alone.
+
+    Without the system sentence, which would cost every caption sixty positions; with the marks of human and AI,
+    so that what stage 1 learns stands where stage 2 looks for it (docs/journal.md, 2026-11-22).
+    """
+    return Conversation((Message("user", (Picture(picture),)), Message("assistant", (words,))), None, name=name)
 
 
 def _chat_parts(content: Any, where: str) -> Iterator[str | Picture]:

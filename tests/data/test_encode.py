@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from mplug_owl import Conversation, MplugOwlProcessor, Picture
-from mplug_owl.conversation import caption
+from mplug_owl.conversation import PLAIN, Conversation, Message, caption
 from mplug_owl.data.encode import Example, encode
 
 CAT, DOG = Path("cat.jpg"), Path("dog.jpg")
@@ -75,7 +75,7 @@ def test_pictures_can_be_left_out(processor: MplugOwlProcessor) -> None:
     assert example.pictures == ()
     assert processor.tokenizer.decode(example.ids[1:]) == "Human: one\nAI: 1</s>\nHuman: two\nAI: 2</s>"
     alone = encode(caption(CAT, "a cat"), processor, 1024, learn="everything", pictures=False)
-    assert learned_words(alone, processor) == "a cat</s>"
+    assert learned_words(alone, processor) == "AI: a cat</s>"
 
 
 def test_an_end_token_that_somebody_typed_is_plain_text(processor: MplugOwlProcessor) -> None:
@@ -86,7 +86,7 @@ def test_an_end_token_that_somebody_typed_is_plain_text(processor: MplugOwlProce
 def test_without_a_begin_token_the_first_word_is_not_learned(processor: MplugOwlProcessor) -> None:
     begin, processor.tokenizer.bos_token = processor.tokenizer.bos_token, None
     try:
-        example = encode(caption(CAT, "a cat"), processor, 1024, pictures=False)
+        example = encode(Conversation((Message("assistant", ("a cat",)),), None, PLAIN), processor, 1024)
     finally:
         processor.tokenizer.bos_token = begin
     assert learned_words(example, processor) == " cat</s>"

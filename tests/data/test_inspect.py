@@ -37,7 +37,7 @@ def test_it_tells_what_the_model_will_see(photos: Source, processor: MplugOwlPro
     text = printed(photos, processor, width=120, count=2)
     assert "captions  image and caption (or text)" in text
     assert "6 conversations, 4 of them read: 4 answers, 1 picture of 40x30" in text
-    assert "photos.jsonl, line 1   22 tokens, 16 learned" in text
+    assert "photos.jsonl, line 1   34 tokens, 16 learned" in text
     assert "     5  ▣ cat.png 40x30 → 5 positions" in text
     assert "⟦a c·a·t o·n 1 m·a·t·s</s>⟧" in text
     assert "photos.jsonl, line 3" in text
@@ -47,17 +47,17 @@ def test_it_tells_what_the_model_will_see(photos: Source, processor: MplugOwlPro
 
 
 def test_lengths(photos: Source, processor: MplugOwlProcessor) -> None:
-    lines = printed(photos, processor, max_tokens=23).splitlines()
+    lines = printed(photos, processor, max_tokens=35).splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
-    assert rows["length"] == ["22", "22", "24"]
+    assert rows["length"] == ["34", "34", "36"]
     assert rows["tokens,"][:4] == ["in", "4", "of", "6"]
-    assert any(line.startswith("1 longer than 23, 1 token lost") for line in lines)
-    assert [line.split()[0] for line in lines if "█" in line] == ["22", "23", "24"]
+    assert any(line.startswith("1 longer than 35, 1 token lost") for line in lines)
+    assert [line.split()[0] for line in lines if "█" in line] == ["34", "35", "36"]
 
 
 def test_without_a_model_words_are_counted(photos: Source) -> None:
     text = printed(photos, None)
-    assert "photos.jsonl, line 1   6 words, 5 learned" in text
+    assert "photos.jsonl, line 1   8 words, 5 learned" in text
     assert "▣ cat.png 40x30\n" in "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     assert "⟦a cat on 1 mats⟧" in text
     assert "·" not in text
@@ -65,9 +65,9 @@ def test_without_a_model_words_are_counted(photos: Source) -> None:
 
 def test_words_too_are_cut(processor: MplugOwlProcessor) -> None:
     talk = caption("cat.png", "one two  three four")
-    sample = look(talk, None, 3)
-    assert [stretch.cuts for stretch in sample.stretches] == [(), ("one", " two")]
-    assert (sample.length, sample.learned, sample.cut) == (3, 2, 2)
+    sample = look(talk, None, 5)
+    assert [stretch.cuts for stretch in sample.stretches] == [("Human: ",), (), ("\nAI: ",), ("one", " two")]
+    assert (sample.length, sample.learned, sample.cut) == (5, 2, 2)
 
 
 @pytest.mark.parametrize("width", [80, 120])

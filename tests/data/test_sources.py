@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mplug_owl import Conversation, Message, Picture
-from mplug_owl.conversation import CAPTION, SYSTEM_PROMPT
+from mplug_owl.conversation import OWL as OWL_STYLE
+from mplug_owl.conversation import SYSTEM_PROMPT
 from mplug_owl.data import sources
 from mplug_owl.data.sources import FORMATS, check, read
 from tests.tiny import picture
@@ -88,7 +89,7 @@ def test_captions(write: Write, tmp_path: Path) -> None:
     source = read(str(write("photos.jsonl", CAPTIONS)))
     assert source[0].messages == said(("user", Picture(tmp_path / "cat.png")), ("assistant", "a cat"))
     assert source[1].pictures == (Picture(tmp_path / "images" / "dog.png"),)
-    assert (source[1].style, source[1].system, source[1].name) == (CAPTION, None, "photos.jsonl, line 2")
+    assert (source[1].style, source[1].system, source[1].name) == (OWL_STYLE, None, "photos.jsonl, line 2")
 
 
 @pytest.mark.parametrize(("ending", "comma"), [("csv", ","), ("tsv", "\t")])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mplug_owl.conversation import CAPTION, IMAGE_MARK, SYSTEM_PROMPT, Conversation, Message, Picture, caption
+from mplug_owl.conversation import IMAGE_MARK, PLAIN, SYSTEM_PROMPT, Conversation, Message, Picture, caption
 from mplug_owl.data.records import describe, field
 
 
@@ -38,13 +38,15 @@ def captions(record: Any, place: Place) -> Conversation:
     """`image` and `caption` (or `text`): a picture and the words that describe it."""
     image = field(record, "image", str, place)
     words = field(record, "caption" if "caption" in record or "text" not in record else "text", str, place)
+    if not words.strip():
+        raise ValueError(f"{place}: {_NOTHING_TO_LEARN}")
     return caption(place.picture(image), words.strip(), str(place))
 
 
 def text(record: Any, place: Place) -> Conversation:
     """A document, for a language model alone: every word of it is learned."""
     words = record if isinstance(record, str) else field(record, "text", str, place)
-    return Conversation((Message("assistant", (words.strip(),)),), None, CAPTION, str(place))
+    return Conversation((Message("assistant", (words.strip(),)),), None, PLAIN, str(place))
 
 
 def owl(record: Any, place: Place) -> Conversation:
@@ -95,14 +97,12 @@ def checked(conversation: Conversation, place: Place) -> Conversation:
         if half := re.search("[\ud800-\udfff]", words):
             raise ValueError(f"{place}: half a character, \\u{ord(half[0]):04x}, in {words[:40]!a}")
     if not any(answer.strip() for answer in conversation.answers):
-        raise ValueError(f"{place}: {_NO_ANSWER[conversation.style is CAPTION]}")
+        raise ValueError(f"{place}: {_NOTHING_TO_LEARN if conversation.style is PLAIN else _NO_ANSWER}")
     return conversation
 
 
-_NO_ANSWER = {
-    True: "no words to learn; the text is empty",
-    False: "no answer to learn; expected at least one with words in it",
-}
+_NOTHING_TO_LEARN = "no words to learn; the text is empty"
+_NO_ANSWER = "no answer to learn; expected at least one with words in it"
 
 
 def _images(record: Any, name: Literal["image", "images"], place: Place) -> list[Path]:

@@ -62,6 +62,7 @@ def language() -> Recipe:
         batch=32,
         micro_batch=32,
         workers=0,
+        save_every=100,
     )
 
 
@@ -77,6 +78,7 @@ def pretrain() -> Recipe:
         batch=32,
         micro_batch=32,
         workers=0,
+        save_every=100,
     )
 
 
@@ -93,4 +95,5 @@ def instruct() -> Recipe:
         batch=32,
         micro_batch=32,
         workers=0,
+        save_every=100,
     )
