@@ -48,11 +48,14 @@ class Mixture:
         return [chosen[i] for i in order]
 
     def _used_before(self, number: int) -> np.ndarray:
-        """How many samples of each source the steps before this one take: always the most overdue source next."""
+        """How many samples of each source the steps before this one take: the whole part of its share, the rest to whichever
+        source is the most overdue.
+        """
+        whole = np.floor(self.shares * self.batch).astype(np.int64)
         while len(self._used) <= number:
-            used = self._used[-1].copy()
+            used = self._used[-1] + whole
             due = self.shares * (len(self._used) * self.batch)
-            for _ in range(self.batch):
+            for _ in range(self.batch - whole.sum()):
                 used[np.argmax(due - used)] += 1
             self._used.append(used)
         return self._used[number]

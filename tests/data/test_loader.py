@@ -1,0 +1,106 @@
+"""From sources to batches: what one forward pass takes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mplug_owl import MplugOwlProcessor
+from mplug_owl.data import loader
+from mplug_owl.data.loader import Batch, Encoding, Steps, batches
+from mplug_owl.data.mixture import Mixture
+from mplug_owl.data.scenes import scenes, write
+from mplug_owl.data.sources import Source, read
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    folder = tmp_path_factory.mktemp("scenes")
+    write(folder, 6, seed=1)
+    return [read(f"{name}") for name in (f"chat:{folder}/chats.jsonl", f"chat:{folder}/text.jsonl")]
+
+
+def steps(sources: list[Source], processor: MplugOwlProcessor, batch: int = 4, micro_batch: int = 2, **options) -> Steps:
+    mixture = Mixture([len(source) for source in sources], [None] * len(sources), batch, seed=0)
+    return Steps(sources, mixture, processor, Encoding(max_tokens=1024), micro_batch, **options)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    tensors, others = one.inputs, other.inputs
+    return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def test_a_step_is_as_many_passes_as_it_takes(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    assert [len(batch.names) for batch in steps(sources, processor, batch=6, micro_batch=4)[0]] == [4, 2]
+
+
+def test_pictures_and_text_alone_stand_side_by_side(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    (batch,) = steps(sources, processor, batch=9, micro_batch=9)[0]  # 6 with a picture to 12 without
+    assert batch.pixel_values.shape == (3, 3, 28, 28)
+    pictured = (batch.input_ids == processor.image_token_id).sum(1)
+    assert sorted(pictured.tolist()) == [0] * 6 + [processor.num_image_tokens] * 3
+    assert batch.tokens == int(batch.attention_mask.sum())
+
+
+def test_padding_stands_on_the_right_and_is_never_learned(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    (batch,) = steps(sources, processor, batch=9, micro_batch=9)[0]
+    lengths = batch.attention_mask.sum(1)
+    assert lengths.min() < lengths.max() == batch.input_ids.shape[1]
+    for row, length in enumerate(lengths):
+        assert batch.attention_mask[row, :length].all()
+        assert (batch.labels[row, length:] == -100).all()
+        learned = batch.labels[row] != -100
+        assert torch.equal(batch.labels[row][learned], batch.input_ids[row][learned])
+    assert batch.learned == int((batch.labels[:, 1:] != -100).sum()) > 0
+
+
+def test_text_alone_has_no_pixels(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    (batch,) = steps(sources[1:], processor, batch=2)[0]
+    assert batch.pixel_values is None
+    assert "pixel_values" not in batch.inputs
+
+
+def test_each_process_takes_its_share_and_none_twice(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    whole = [name for batch in steps(sources, processor, batch=8)[3] for name in batch.names]
+    shares = [
+        [name for batch in steps(sources, processor, batch=8, rank=rank, world=2)[3] for name in batch.names] for rank in (0, 1)
+    ]
+    assert sorted(shares[0] + shares[1]) == sorted(whole)
+    assert [len(share) for share in shares] == [4, 4]
+
+
+def test_batches_are_the_same_whoever_makes_them(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    made = {workers: list(batches(steps(sources, processor), 2, 5, workers)) for workers in (0, 2)}
+    assert [number for number, _ in made[0]] == [number for number, _ in made[2]] == [2, 3, 4]
+    for (_, ours), (_, theirs) in zip(made[0], made[2], strict=True):
+        assert all(same(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_a_picture_is_opened_once_while_it_is_remembered(
+    sources: list[Source], processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    open_image = loader.open_image
+    monkeypatch.setattr(loader, "open_image", lambda picture, *name: opened.append(picture) or open_image(picture, *name))
+    made = steps(sources[:1], processor, batch=6)
+    first, again = made[0], made[0]
+    assert all(same(one, other) for one, other in zip(first, again, strict=True))
+    assert len(opened) == len(set(opened)) == 6
+
+    monkeypatch.setattr(loader, "REMEMBERED_BYTES", 2 * 28 * 28 * 3)
+    forgetful = steps(sources[:1], processor, batch=6)
+    forgetful[0]
+    assert len(forgetful._squares) == 2
+
+
+def test_what_is_cut_is_counted(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    made = steps(sources[:1], processor)
+    made.encoding = Encoding(max_tokens=40)
+    assert all(batch.cut > 0 and batch.input_ids.shape[1] == 40 for batch in made[0])
+
+
+def test_the_pixels_are_the_scenes(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    (batch,) = steps(sources[:1], processor, batch=1, micro_batch=1)[0]
+    line = int(batch.names[0].rsplit(" ", 1)[1])
+    scene = list(scenes(6, seed=1))[line - 1]
+    assert torch.equal(batch.pixel_values, processor(images=scene.draw())["pixel_values"])

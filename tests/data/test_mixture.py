@@ -1,0 +1,73 @@
+"""Which samples make up a step: decided by its number alone, every record once an epoch, sources by their weights."""
+
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mplug_owl.data.mixture import Mixture
+
+sources = st.lists(st.tuples(st.integers(1, 50), st.floats(0.05, 20)), min_size=1, max_size=6)
+
+
+def test_any_step_can_be_made_at_any_time() -> None:
+    ahead = [Mixture([7, 5], [None, None], 4, seed=3).step(number) for number in range(20)]
+    mixture = Mixture([7, 5], [None, None], 4, seed=3)
+    assert [mixture.step(number) for number in reversed(range(20))] == ahead[::-1]
+    assert Mixture([7, 5], [None, None], 4, seed=4).step(0) != ahead[0]
+
+
+def test_every_record_comes_once_an_epoch_each_time_in_another_order() -> None:
+    mixture = Mixture([12], [None], 4, seed=0)
+    epochs = [
+        [sample.index for number in range(3 * epoch, 3 * epoch + 3) for sample in mixture.step(number)] for epoch in (0, 1)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
+    assert epochs[0] != epochs[1]
+
+
+def test_an_epoch_may_end_within_a_step() -> None:
+    mixture = Mixture([5], [None], 3, seed=0)
+    seen = Counter((sample.epoch, sample.index) for number in range(5) for sample in mixture.step(number))
+    assert seen == Counter((epoch, index) for epoch in range(3) for index in range(5))
+
+
+def test_sizes_weigh_where_nothing_else_is_said() -> None:
+    mixture = Mixture([30, 10], [None, None], 4, seed=0)
+    for number in range(10):
+        assert Counter(sample.source for sample in mixture.step(number)) == {0: 3, 1: 1}
+
+
+@given(sources, st.integers(1, 9), st.integers(1, 40))
+def test_no_source_is_ever_a_whole_sample_off_its_share(sources: list, batch: int, steps: int) -> None:
+    sizes, weights = zip(*sources, strict=True)
+    mixture, used = Mixture(sizes, weights, batch, seed=0), Counter()
+    for number in range(steps):
+        chosen = mixture.step(number)
+        assert len(chosen) == batch
+        used.update(sample.source for sample in chosen)
+        for source, weight in enumerate(weights):
+            assert abs(used[source] - weight / sum(weights) * batch * (number + 1)) < 1 + 1e-6
+
+
+def test_a_late_step_of_a_large_run_is_found_at_once() -> None:
+    """A run that resumes at step 40,000 with 4,096 samples a step should not wait for minutes."""
+    mixture = Mixture([1_000_000, 500_000, 3_000], [None, 2e5, 5e4], 4096, seed=0)
+    began = time.perf_counter()
+    assert len(mixture.step(40_000)) == 4096
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "told"),
+    [
+        ([], [], "each needs one at least"),
+        ([3, 0], [None, None], r"sources of \[3, 0\] samples"),
+        ([3, 4], [1.0, 0.0], r"weights \[1.0, 0.0\]: each must be above 0"),
+    ],
+)
+def test_what_cannot_be_mixed_is_told(sizes: list, weights: list, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Mixture(sizes, weights, 4, 0)
