@@ -100,13 +100,21 @@ def stream(owl: Owl, conversation: Conversation, decoding: Decoding | None = Non
 def _settings(owl: Owl, decoding: Decoding) -> dict[str, Any]:
     tokenizer, draws = owl.processor.tokenizer, decoding.temperature > 0
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    # A fresh generation config: what a checkpoint's file says of lengths and sampling belongs to other programs.
+    # Said in full: what is left out, transformers takes from the checkpoint's own file, which is meant for other programs.
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=0,
+        min_length=0,
+        num_beams=1,
+        num_return_sequences=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         do_sample=draws,
+        temperature=decoding.temperature if draws else 1.0,
+        top_p=decoding.top_p if draws else 1.0,
+        top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
-        **({"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if draws else {}),
     )
     return {"generation_config": config}

@@ -20,7 +20,8 @@ def talk(model: str, question: str | None, images: Sequence[Path], max_new_token
     if question is not None:
         _answer(chat, question, images, console)
         return
-    console.print(f"[bold]{model}[/]  [dim]{HELP}[/]")
+    _tell(console, model, "bold")
+    _tell(console, HELP, "dim")
     waiting: list[Path] = []
     for image in images:
         _add(waiting, image, console)
@@ -36,26 +37,29 @@ def talk(model: str, question: str | None, images: Sequence[Path], max_new_token
         if command == "/new":
             chat.forget()
             waiting.clear()
-            console.print("[dim]a new conversation[/]")
+            _tell(console, "a new conversation", "dim")
         elif command == "/image":
-            _add(waiting, Path(rest.strip()).expanduser(), console)
+            if rest.strip():
+                _add(waiting, Path(rest.strip()).expanduser(), console)
+            else:
+                _tell(console, "/image needs a file: /image FILE", "yellow")
         elif command == "/history":
             _history(chat, console)
         elif command.startswith("/"):
-            console.print(f"[yellow]no command {command}; {HELP}[/]")
+            _tell(console, f"no command {command}; {HELP}", "yellow")
         elif line:
             try:
                 _answer(chat, line, waiting, console)
                 waiting.clear()
             except ValueError as error:
-                console.print(f"[red]{error}[/]")
+                _tell(console, str(error), "red")
 
 
 def _answer(chat: Chat, question: str, images: Sequence[Path], console: Console) -> None:
     if console.is_terminal:
         console.print("[bold yellow]owl[/] › ", end="")
     for word in chat.stream(question, images):
-        console.print(word, end="", markup=False)
+        console.print(word, end="", markup=False, emoji=False)
     console.print()
 
 
@@ -63,16 +67,21 @@ def _add(waiting: list[Path], image: Path, console: Console) -> None:
     try:
         width, height = open_image(image).size
     except ValueError as error:
-        console.print(f"[red]{error}[/]")
+        _tell(console, str(error), "red")
         return
     waiting.append(image)
-    console.print(f"[dim]{image.name}, {width} x {height}, goes with your next question[/]")
+    _tell(console, f"{image.name}, {width} x {height}, goes with your next question", "dim")
 
 
 def _history(chat: Chat, console: Console) -> None:
     if not chat.conversation.messages:
-        console.print("[dim]nothing was said yet[/]")
+        _tell(console, "nothing was said yet", "dim")
     for message in chat.conversation.messages:
         pictures = sum(not isinstance(part, str) for part in message.parts)
         name = "you" if message.role == "user" else "owl"
-        console.print(f"{name} › {'▣ ' * pictures}{message.text}", style="dim", markup=False)
+        _tell(console, f"{name} › {'▣ ' * pictures}{message.text}", "dim")
+
+
+def _tell(console: Console, words: str, style: str) -> None:
+    """Words as they are: a name or a question may hold [brackets], which rich would read as colours."""
+    console.print(words, style=style, markup=False, emoji=False)

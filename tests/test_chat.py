@@ -1,0 +1,147 @@
+"""Talking with an owl that knows eight scenes by heart."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from mplug_owl import Conversation, Picture
+from mplug_owl.chat import Chat, Decoding, answer, stream
+from mplug_owl.data.scenes import Scene, scenes
+from mplug_owl.model.build import Owl
+from tests.school import SCENES, SEED, taught
+
+SHOWN = list(scenes(SCENES, SEED))
+
+
+@pytest.fixture(scope="module")
+def owl() -> Owl:
+    return taught()
+
+
+def asked(scene: Scene, turns: int = 1) -> Conversation:
+    """The conversation up to a question, earlier answers right."""
+    talk = Conversation(()).said("user", Picture(scene.draw()), scene.questions()[0][0])
+    for (_, right), (question, _) in zip(scene.questions()[: turns - 1], scene.questions()[1:turns], strict=True):
+        talk = talk.said("assistant", right).said("user", question)
+    return talk
+
+
+def test_three_lines_are_a_chat(owl: Owl) -> None:
+    chat, scene = Chat(owl), SHOWN[0]
+    (question, right), *_ = scene.questions()
+    assert chat.ask(question, images=[scene.draw()]) == right
+
+
+def test_it_remembers_what_was_said_and_shown(owl: Owl) -> None:
+    chat, scene = Chat(owl), SHOWN[0]
+    picture = scene.draw()
+    for turn, (question, right) in enumerate(scene.questions()):
+        assert chat.ask(question, [picture] if turn == 0 else []) == right
+    assert [message.role for message in chat.conversation.messages] == ["user", "assistant"] * 3
+    assert chat.conversation.answers == tuple(right for _, right in scene.questions())
+    assert len(chat.conversation.pictures) == 1
+    chat.forget()
+    assert chat.conversation == Conversation(())
+
+
+def test_it_looks(owl: Owl) -> None:
+    """The same question about two pictures has two answers."""
+    first, *others = [scene for scene in SHOWN if scene.questions()[0][0] == "What shape is it?"]
+    other = next(scene for scene in others if scene.shape != first.shape)
+    said = [Chat(owl).ask("What shape is it?", [scene.draw()]) for scene in (first, other)]
+    assert said == [f"It is a {first.shape}.", f"It is a {other.shape}."]
+
+
+def test_words_come_one_by_one_and_are_the_whole_answer(owl: Owl) -> None:
+    words = list(stream(owl, asked(SHOWN[1])))
+    assert len(words) > 2
+    assert "".join(words) == answer(owl, [asked(SHOWN[1])])[0] == SHOWN[1].questions()[0][1]
+
+
+def test_it_ends_where_the_answer_ends_or_where_it_must(owl: Owl) -> None:
+    whole = answer(owl, [asked(SHOWN[0])], Decoding(max_new_tokens=200))[0]
+    assert whole == SHOWN[0].questions()[0][1]
+    (short,) = answer(owl, [asked(SHOWN[0])], Decoding(max_new_tokens=2))
+    assert short
+    assert whole.startswith(short)
+    assert len(short) < len(whole)
+
+
+def test_a_batch_says_what_each_would_alone(owl: Owl) -> None:
+    """Text alone, one picture, several turns and several pictures, padded to one length."""
+    two = Conversation(()).said("user", Picture(SHOWN[0].draw()), Picture(SHOWN[1].draw()), "What shape is it?")
+    text = Conversation(()).said("user", "What shape is it?")
+    apart = Conversation((), system=None).said("user", "One", Picture(SHOWN[2].draw()), "two", Picture(SHOWN[2].draw()))
+    talks = [text, asked(SHOWN[0]), two, asked(SHOWN[3], turns=3), apart, asked(SHOWN[4], turns=2)]
+    alone = [answer(owl, [talk])[0] for talk in talks]
+    assert answer(owl, talks) == alone
+    assert answer(owl, talks, batch=4) == alone
+    assert all(alone)
+
+
+def test_no_conversations_have_no_answers(owl: Owl) -> None:
+    assert answer(owl, []) == []
+
+
+def test_a_picture_may_be_a_path_or_bytes(owl: Owl, tmp_path: Path) -> None:
+    scene = SHOWN[0]
+    scene.draw().save(file := tmp_path / "scene.png")
+    question, right = scene.questions()[0]
+    assert [Chat(owl).ask(question, [image]) for image in (file, str(file), file.read_bytes())] == [right] * 3
+
+
+def test_a_bad_picture_leaves_the_history_as_it_was(owl: Owl, tmp_path: Path) -> None:
+    chat = Chat(owl)
+    chat.ask(SHOWN[0].questions()[0][0], [SHOWN[0].draw()])
+    before = chat.conversation
+    (tmp_path / "notes.txt").write_text("no picture")
+    for bad in (tmp_path / "absent.png", tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match=bad.name):
+            chat.ask("And this?", [bad])
+        assert chat.conversation == before
+
+
+def test_what_fails_inside_reaches_the_caller(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    chat = Chat(owl)
+    monkeypatch.setattr(type(owl.model), "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        chat.ask("What is it?")
+    assert chat.conversation == Conversation(())
+
+
+def test_an_answer_that_nobody_waits_for_is_not_history(owl: Owl) -> None:
+    chat = Chat(owl)
+    words = chat.stream(SHOWN[0].questions()[0][0], [SHOWN[0].draw()])
+    next(words)
+    words.close()
+    assert chat.conversation == Conversation(())
+
+
+def test_words_can_be_drawn(owl: Owl) -> None:
+    decoding = Decoding(max_new_tokens=12, temperature=3.0, top_p=1.0)
+    said = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        said.add(answer(owl, [asked(SHOWN[0])], decoding)[0])
+    assert len(said) > 1
+    torch.manual_seed(3)
+    assert answer(owl, [asked(SHOWN[0])], decoding)[0] in said
+
+
+def test_what_a_checkpoint_says_of_generation_is_not_asked(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = GenerationConfig(
+        max_length=3, do_sample=True, temperature=9.0, repetition_penalty=9.0, num_beams=2, min_new_tokens=99
+    )
+    monkeypatch.setattr(owl.model, "generation_config", odd)
+    assert answer(owl, [asked(SHOWN[0])]) == [SHOWN[0].questions()[0][1]]
+
+
+@pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_a_decoding_that_cannot_be_is_told(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1"):
+        Decoding(**wrong)

@@ -1,0 +1,100 @@
+"""A conversation in the terminal, typed by a script."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mplug_owl import terminal
+from mplug_owl.data.scenes import scenes
+from tests.school import SCENES, SEED, taught
+
+SCENE = next(scenes(SCENES, SEED))
+(QUESTION, RIGHT), (SECOND, SECOND_RIGHT), *_ = SCENE.questions()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    SCENE.draw().save(file := tmp_path / "a scene.png")
+    return file
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Type lines, then end the input; what the terminal showed comes back as lines."""
+    monkeypatch.setattr(terminal, "load", lambda model: taught())
+
+    def session(*lines: str, images: list[Path] | None = None) -> list[str]:
+        waiting = iter(lines)
+
+        def read(console: Console, prompt: str) -> str:
+            try:
+                return next(waiting)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr(Console, "input", read)
+        terminal.talk("an owl", None, images or [], 64, 0.0)
+        return [line for line in capsys.readouterr().out.splitlines()[2:] if line]
+
+    return session
+
+
+def test_a_question_on_the_command_line_gets_one_answer(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "load", lambda model: taught())
+    terminal.talk("an owl", QUESTION, [picture], 64, 0.0)
+    assert capsys.readouterr().out == RIGHT + "\n"
+
+
+def test_a_picture_goes_with_the_next_question_and_stays_in_sight(typed, picture: Path) -> None:
+    shown = typed(f"/image {picture}", QUESTION, SECOND, "/history", "/quit", "never read")
+    assert shown == [
+        "a scene.png, 112 x 112, goes with your next question",
+        RIGHT,
+        SECOND_RIGHT,
+        f"you › ▣ {QUESTION}",
+        f"owl › {RIGHT}",
+        f"you › {SECOND}",
+        f"owl › {SECOND_RIGHT}",
+    ]
+
+
+def test_pictures_of_the_command_line_wait_for_the_first_question(typed, picture: Path) -> None:
+    assert typed(QUESTION, images=[picture])[:2] == ["a scene.png, 112 x 112, goes with your next question", RIGHT]
+
+
+def test_a_new_conversation_knows_nothing_of_the_old(typed, picture: Path) -> None:
+    shown = typed(f"/image {picture}", QUESTION, f"/image {picture}", "/new", "/history")
+    assert shown[-2:] == ["a new conversation", "nothing was said yet"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("/imgae x.png", "no command /imgae; /image FILE adds a picture"),
+        ("/[/bold]", "no command /[/bold]; "),
+        ("/image absent.png", "absent.png: no such file"),
+        ("/image", "/image needs a file"),
+        ("/image [/bold].png", "[/bold].png: no such file"),
+        ("/image {notes}", "notes.txt: "),
+    ],
+)
+def test_a_slip_is_told_and_the_conversation_goes_on(typed, picture: Path, tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    shown = typed(line.format(notes=tmp_path / "notes.txt"), f"/image {picture}", QUESTION)
+    assert told in shown[0]
+    assert shown[-1] == RIGHT
+
+
+def test_an_empty_line_is_no_question(typed) -> None:
+    assert typed("", "   ", "/history") == ["nothing was said yet"]
+
+
+def test_a_file_that_went_away_is_told_and_nothing_is_said(typed, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = terminal._add
+    monkeypatch.setattr(terminal, "_add", lambda waiting, image, console: (add(waiting, image, console), image.unlink()))
+    shown = typed(f"/image {picture}", QUESTION, "/history")
+    assert "a scene.png: no such file" in shown[1]
+    assert shown[2:] == ["nothing was said yet"]
