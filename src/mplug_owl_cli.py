@@ -152,7 +152,7 @@ def main() -> NoReturn:
     """Run a verb. What a user can mend is one clear line; OWL_DEBUG=1 shows where it came from."""
     _be_quiet()
     try:
-        app()
+        app(prog_name="owl")
     except (ValueError, OSError) as error:
         if os.environ.get("OWL_DEBUG"):
             raise

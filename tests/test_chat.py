@@ -28,10 +28,11 @@ def asked(scene: Scene, turns: int = 1) -> Conversation:
     return talk
 
 
-def test_three_lines_are_a_chat(owl: Owl) -> None:
+def test_three_lines_are_a_chat(owl: Owl, caplog: pytest.LogCaptureFixture) -> None:
     chat, scene = Chat(owl), SHOWN[0]
     (question, right), *_ = scene.questions()
     assert chat.ask(question, images=[scene.draw()]) == right
+    assert not caplog.records  # transformers complains about nothing
 
 
 def test_it_remembers_what_was_said_and_shown(owl: Owl) -> None:

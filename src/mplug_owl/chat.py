@@ -104,7 +104,6 @@ def _settings(owl: Owl, decoding: Decoding) -> dict[str, Any]:
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
         min_new_tokens=0,
-        min_length=0,
         num_beams=1,
         num_return_sequences=1,
         repetition_penalty=1.0,

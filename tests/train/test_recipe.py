@@ -29,7 +29,12 @@ def test_a_setting_becomes_what_the_field_holds(setting: str, read) -> None:
     assert read(override(lesson(), [setting]))
 
 
-def test_settings_come_one_after_the_other_and_leave_the_recipe_as_it_was() -> None:
+def test_settings_that_need_each_other_may_come_in_any_order() -> None:
+    recipe = override(lesson(batch=32, micro_batch=32), ["batch=4", "micro_batch=2"])
+    assert (recipe.batch, recipe.micro_batch) == (4, 2)
+
+
+def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> None:
     before = lesson()
     assert override(before, ["steps=7", "steps=8", "batch=2"]) == replace(before, steps=8, batch=2)
     assert before == lesson()

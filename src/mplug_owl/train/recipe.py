@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -91,17 +91,21 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
     Raises ValueError that lists the valid fields, or says what type was expected.
     """
+    settings, changes = list(settings), dict[str, Any]()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: expected FIELD=VALUE, for example optimizer.lr=1e-4")
         try:
-            recipe = _replaced(recipe, path.strip().split("."), text.strip())
+            _put(changes, type(recipe), path.strip().split("."), text.strip())
         except ValidationError as error:
             raise ValueError(f"--set {setting}: {error.errors()[0]['msg']}; got {text.strip()!r}") from None
         except ValueError as error:
             raise ValueError(f"--set {setting}: {error}") from None
-    return recipe
+    try:  # all at once: batch and micro_batch must fit each other when both have changed, not before
+        return _replaced(recipe, changes)
+    except ValueError as error:
+        raise ValueError(f"--set {' --set '.join(settings)}: {error}") from None
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
@@ -111,18 +115,30 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def _replaced(value: Any, path: list[str], text: str) -> Any:
+def _put(changes: dict[str, Any], kind: type, path: list[str], text: str) -> None:
+    """Put a setting's value, read as its field's type, where it belongs among the changes."""
     name, rest = path[0], path[1:]
-    hints = get_type_hints(type(value))
+    hints = get_type_hints(kind)
     if name not in hints:
-        raise ValueError(f"{type(value).__name__} has no field {name!r}; it has {', '.join(f.name for f in fields(value))}")
+        raise ValueError(f"{kind.__name__} has no field {name!r}; it has {', '.join(hints)}")
+    if rest and not is_dataclass(hints[name]):
+        raise ValueError(f"{name} is a plain value and has no field {rest[0]!r}")
     if rest:
-        if not is_dataclass(inner := getattr(value, name)):
-            raise ValueError(f"{name} is a plain value and has no field {rest[0]!r}")
-        return dataclasses.replace(value, **{name: _replaced(inner, rest, text)})
-    if is_dataclass(hints[name]):
-        raise ValueError(f"{name} has parts; set one of {', '.join(f'{name}.{f.name}' for f in fields(hints[name]))}")
-    return dataclasses.replace(value, **{name: _parsed(hints[name], text)})
+        _put(changes.setdefault(name, {}), hints[name], rest, text)
+    elif is_dataclass(hints[name]):
+        raise ValueError(
+            f"{name} has parts; set one of {', '.join(f'{name}.{inner}' for inner in get_type_hints(hints[name]))}"
+        )
+    else:
+        changes[name] = _parsed(hints[name], text)
+
+
+def _replaced(value: Any, changes: dict[str, Any]) -> Any:
+    inner = {
+        name: _replaced(getattr(value, name), change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return dataclasses.replace(value, **inner)
 
 
 def _parsed(hint: Any, text: str) -> Any:

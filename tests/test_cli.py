@@ -1,0 +1,241 @@
+"""The command `owl`: every verb, what it says of mistakes, and a whole story typed line by line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import mplug_owl_cli
+from mplug_owl.data.scenes import write
+from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
+
+VERBS = ("demo", "chat", "train", "plan", "inspect", "convert", "recipes")
+
+
+@pytest.fixture
+def owl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Type a command in an empty folder: its exit code, what it printed, what it said on the error channel."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["owl", *words])
+        with pytest.raises(SystemExit) as left:
+            mplug_owl_cli.main()
+        shown = capfd.readouterr()
+        return int(left.value.code or 0), shown.out, shown.err
+
+    return typed
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    write(tmp_path / "data", 8, seed=2)
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "small"
+    model = tiny_owl(tiny_config())
+    model.save_pretrained(folder)
+    tiny_processor(model).save_pretrained(folder)
+    return folder
+
+
+# Help
+
+
+def test_help_comes_at_once_and_without_torch() -> None:
+    program = (
+        "import sys, time; began = time.perf_counter(); import mplug_owl_cli; sys.argv = ['owl', '--help']\n"
+        "try:\n    mplug_owl_cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "print('SECONDS', time.perf_counter() - began, 'torch' in sys.modules, 'mplug_owl' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert all(f" {verb} " in shown for verb in VERBS)
+    *_, (seconds, torch, package) = [line.split()[1:] for line in shown.splitlines() if line.startswith("SECONDS")]
+    assert float(seconds) < 1
+    assert (torch, package) == ("False", "False")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(owl, verb: str) -> None:
+    code, out, _ = owl(verb, "--help")
+    assert code == 0
+    assert f"Usage: owl {verb}" in out
+
+
+def test_these_are_all_the_verbs() -> None:
+    assert {command.callback.__name__ for command in mplug_owl_cli.app.registered_commands} == set(VERBS)
+
+
+def test_recipes_are_listed(owl) -> None:
+    code, out, _ = owl("recipes")
+    assert code == 0
+    assert "paper.pretrain " in out
+    assert "tiny.instruct " in out
+
+
+# Mistakes: one clear line, code 2, no traceback
+
+
+LINES = {
+    "broken.jsonl": '{"messages": [{"role": "assistant", "content": "Hello."}]}\n\n{"messages": \n',
+    "listed.json": '[\n {"image": "a.png", "caption": "a"},\n {"image" "b.png"}\n]',
+    "silent.jsonl": '{"messages": [{"role": "user", "content": "Hello?"}]}\n',
+    "crowded.jsonl": '{"text": "Human: <image><image>\\nAI: two", "image": ["a.png"]}\n',
+    "lost.jsonl": '{"image": "absent.png", "caption": "a"}\n',
+    "odd.jsonl": '{"image": "notes.png", "caption": "a"}\n',
+    "empty.jsonl": "",
+}
+MISTAKES = {
+    "unknown recipe": (["train", "tiny.pretrian"], "no recipe 'tiny.pretrian'; there are tiny.language, "),
+    "unknown field": (["train", "tiny.pretrain", "--set", "stepz=3"], "Recipe has no field 'stepz'; it has name, modules"),
+    "wrong type": (["train", "tiny.pretrain", "--set", "steps=few"], "--set steps=few: Input should be a valid integer"),
+    "no data": (["train", "tiny.pretrain"], "no data: give --data FORMAT:PATH[@WEIGHT]"),
+    "no file": (["train", "tiny.pretrain", "--data", "captions:none.jsonl"], "none.jsonl: no such file"),
+    "no format": (["train", "tiny.pretrain", "--data", "capshuns:broken.jsonl"], "no format is called 'capshuns'"),
+    "an empty file": (["train", "tiny.pretrain", "--data", "captions:empty.jsonl"], "the file is empty (0 bytes)"),
+    "one weight of two": (
+        ["train", "tiny.pretrain", "--data", "chat:silent.jsonl@2", "--data", "chat:silent.jsonl"],
+        "chat:silent.jsonl: has no @WEIGHT but others have",
+    ),
+    "no JSON lines": (["train", "tiny.pretrain", "--data", "chat:broken.jsonl"], "broken.jsonl, line 3: not JSON"),
+    "no JSON list": (["inspect", "captions:listed.json"], "listed.json, line 3: not JSON"),
+    "no answer": (["train", "tiny.pretrain", "--data", "chat:silent.jsonl"], "silent.jsonl, line 1: no answer to learn"),
+    "too few pictures": (["train", "tiny.pretrain", "--data", "owl:crowded.jsonl"], "2 <image> in the text but 1 images"),
+    "no picture there": (
+        ["train", "tiny.pretrain", "--data", "captions:lost.jsonl"],
+        "lost.jsonl, line 1: no picture absent.png",
+    ),
+    "not a picture": (["train", "tiny.pretrain", "--data", "captions:odd.jsonl"], "notes.png"),
+    "no model": (["chat", "runs/none/here", "Hello?"], "runs/none/here: no such folder; expected an owl's folder"),
+    "an empty run": (["chat", "empty_run", "Hello?"], "empty_run: no config.json in it or in empty_run/model"),
+    "another model": (["chat", "other", "Hello?"], "config.json says model_type 'llama'; expected 'mplug-owl'"),
+    "a start that is none": (
+        ["train", "tiny.pretrain", "--data", "captions:fine.jsonl", "--from", "runs/none/here"],
+        "runs/none/here",
+    ),
+    "a plan for none": (["plan", "paper.pretrian"], "no recipe 'paper.pretrian'"),
+    "nothing to convert": (["convert", "empty_run", "out"], "empty_run: no config.json"),
+    "another to convert": (["convert", "other", "out"], "config.json says model_type 'llama'"),
+    "nothing to inspect": (["inspect", "none.jsonl"], "none.jsonl: no such file"),
+    "a used folder": (["demo", "--out", "other"], "other: holds something else than a demo"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line(owl, tmp_path: Path, mistake: str) -> None:
+    for name, text in LINES.items():
+        (tmp_path / name).write_text(text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "fine.jsonl").write_text('{"image": "a.png", "caption": "a"}\n')
+    (tmp_path / "empty_run").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
+    words, told = MISTAKES[mistake]
+    code, out, err = owl(*words)
+    assert code == 2
+    assert out == ""
+    assert told in err
+    assert "Traceback" not in err
+    assert err.startswith("owl: ")
+    assert len(err.strip().splitlines()) <= 2  # the second names the broken record, where records were checked
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["fly"], ["train"], ["chat"], ["plan", "tiny.pretrain", "--gpus", "0"], ["inspect", "--cuont", "1"]]
+)
+def test_a_wrong_command_shows_how_it_is_used(owl, words: list[str]) -> None:
+    code, _, err = owl(*words)
+    assert code == 2
+    assert "Usage: owl" in err
+
+
+def test_a_picture_that_is_none(owl, small_model: Path) -> None:
+    code, out, err = owl("chat", str(small_model), "--image", "absent.png", "What is it?")
+    assert (code, out) == (2, "")
+    assert err == "owl: absent.png: no such file\n"
+
+
+def test_a_model_with_damaged_weights(owl, small_model: Path, tmp_path: Path) -> None:
+    for file in small_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 2000 if file.suffix == ".safetensors" else None])
+    code, _, err = owl("chat", str(tmp_path), "Hello?")
+    assert code == 2
+    assert "cut short or damaged" in err
+    assert "Traceback" not in err
+
+
+def test_a_developer_can_see_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWL_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["owl", "plan", "none"])
+    with pytest.raises(ValueError, match="no recipe 'none'"):
+        mplug_owl_cli.main()
+
+
+# A story
+
+
+def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
+    """Stage 0, 1 and 2 in three steps each, a question about a picture, and a look behind each door."""
+    short = ["--set", "steps=3", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
+    stages = {
+        "tiny.language": ["--data", f"text:{world}/words.jsonl@1", "--data", f"chat:{world}/text.jsonl@3"],
+        "tiny.pretrain": ["--data", f"captions:{world}/captions.jsonl", "--from", "runs/tiny.language"],
+        "tiny.instruct": ["--data", f"chat:{world}/chats.jsonl", "--from", "runs/tiny.pretrain", "--out", "runs/done"],
+    }
+    (world / "words.jsonl").write_text('{"text": "A world of shapes."}\n')
+    for recipe, words in stages.items():
+        code, out, err = owl("train", recipe, *words, *short)
+        assert code == 0, err
+        assert out.strip() == str(Path("runs/done" if recipe == "tiny.instruct" else f"runs/{recipe}") / "model")
+        assert "step 3/3  loss" in err.replace("\n", " ")
+    assert json.loads(Path("runs/done/recipe.json").read_text())["learners"]["language"] == "lora"
+
+    code, _, err = owl("train", "tiny.instruct", *stages["tiny.instruct"], *short)
+    assert code == 2
+    assert "runs/done: holds a run already; choose another --out, or go on with it by --resume" in err
+
+    image = str(world / "images" / "00001.png")
+    code, out, err = owl("chat", "runs/done", "--image", image, "--max-new-tokens", "8", "What shape is it?")
+    assert (code, err) == (0, "")
+    assert out.strip()
+
+    code, out, _ = owl("inspect", f"chat:{world}/chats.jsonl", "--model", "runs/done", "--count", "1")
+    assert code == 0
+    assert "▣ 00000.png" in out
+    assert "no problems" in out
+
+    code, out, _ = owl("plan", "tiny.instruct", *stages["tiny.instruct"][:4], *short)
+    assert code == 0
+    assert "measured on the data" in out
+    assert "f_L language" in out
+
+    code, out, _ = owl("convert", "runs/done/model", "original", "--original")
+    assert (code, out) == (0, "original\n")
+    code, said, err = owl("chat", "original", "--image", image, "--max-new-tokens", "8", "What shape is it?")
+    assert (code, err) == (0, "")
+    assert said.strip()
+
+
+def test_inspecting_without_a_model_shows_words(owl, world: Path) -> None:
+    code, out, _ = owl("inspect", f"{world}/captions.jsonl", "--count", "2")
+    assert code == 0
+    assert out.count("▣ 0000") == 2
+    assert "words are counted" in out
+
+
+def test_talking_about_a_real_picture_file(owl, small_model: Path, tmp_path: Path) -> None:
+    picture(3).convert("CMYK").save(tmp_path / "photo.jpg")
+    code, out, err = owl("chat", str(small_model), "--image", "photo.jpg", "--max-new-tokens", "4", "What is it?")
+    assert (code, err) == (0, "")
+    assert out.strip()
