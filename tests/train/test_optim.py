@@ -1,14 +1,16 @@
-"""The learning rate as a function of the step, and what decays."""
+"""The learning rate as a function of the step, each module's own, and what decays."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from mplug_owl.recipes import paper
 from mplug_owl.train.optim import adamw, learning_rate
-from mplug_owl.train.recipe import AdamW
+from mplug_owl.train.recipe import AdamW, Rates
+from mplug_owl.train.trainable import prepare
+from tests.school import lesson
 from tests.tiny import tiny_config, tiny_owl
 
 SETTINGS = AdamW(lr=1.0, warmup_steps=10, weight_decay=0.1, betas=(0.9, 0.98), min_lr=0.2)
@@ -56,13 +58,35 @@ def test_only_matrices_decay() -> None:
 
 
 def test_a_step_takes_the_settings() -> None:
-    module = nn.Linear(2, 2)
-    optimizer = adamw(module, SETTINGS)
+    owl = tiny_owl(tiny_config(connector="linear"))
+    owl.requires_grad_(False)
+    module = owl.model.abstractor.project.requires_grad_(True)
+    optimizer = adamw(owl, SETTINGS)
     with torch.no_grad():
         module.weight.fill_(1.0)
         module.bias.fill_(1.0)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    torch.testing.assert_close(module.weight, torch.full((2, 2), 0.9))  # 1 - lr * weight_decay, the gradient being zero
-    assert torch.equal(module.bias, torch.ones(2))
+    torch.testing.assert_close(module.weight, torch.full_like(module.weight, 0.9))  # 1 - lr * decay, the gradient being zero
+    assert torch.equal(module.bias, torch.ones_like(module.bias))
+
+
+def test_a_module_may_learn_at_a_rate_of_its_own() -> None:
+    owl = tiny_owl(tiny_config())
+    prepare(owl, lesson("full", "full", "lora"))
+    groups = adamw(owl, replace(SETTINGS, rates=Rates(vision=0.1, language=3.0))).param_groups
+    scales = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
+    learning = {name: parameter for name, parameter in owl.named_parameters() if parameter.requires_grad}
+    assert len(scales) == len(learning)
+    for name, parameter in learning.items():
+        expected = 0.1 if "vision_tower" in name else 1.0 if "abstractor" in name else 3.0
+        assert scales[id(parameter)] == pytest.approx(expected), name
+    assert {(group["scale"], group["weight_decay"]) for group in groups} == {
+        (0.1, 0.1), (0.1, 0.0), (1.0, 0.1), (1.0, 0.0), (3.0, 0.1)
+    }  # fmt: skip
+
+
+def test_without_rates_there_are_two_groups_as_ever() -> None:
+    owl = tiny_owl(tiny_config())
+    assert [(group["scale"], group["lr"]) for group in adamw(owl, SETTINGS).param_groups] == [(1.0, 1.0), (1.0, 1.0)]

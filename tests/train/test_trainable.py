@@ -1,5 +1,6 @@
 """Who learns: the table, at the paper's sizes and on models that step."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,11 @@ import torch
 
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.recipe import AdamW, Rates, Recipe
 from mplug_owl.train.run import start
 from mplug_owl.train.trainable import lora_modules, parts_of, prepare, table
 from tests.school import lesson, lessons, quietly, weights
-from tests.tiny import LANGUAGES, picture, tiny_config, tiny_owl, tiny_processor
+from tests.tiny import CONNECTORS, LANGUAGES, VISIONS, picture, tiny_config, tiny_owl, tiny_processor
 
 
 def rows(recipe: Recipe) -> dict[str, tuple[str, int, int]]:
@@ -60,6 +61,8 @@ STAGES = [
     ("frozen", "full", "lora"),
     ("lora", "frozen", "frozen"),
     ("lora", "lora", "lora"),
+    ("last", "full", "full"),
+    ("frozen", "last", "frozen"),
 ]
 
 
@@ -79,6 +82,8 @@ def test_what_is_frozen_stays_to_the_bit_and_what_learns_moves(freedoms: tuple[s
                 assert not moved & names
             case "full":
                 assert names - moved == set()
+            case "last":
+                assert moved & names == {path for path in names if re.search(r"vision_tower\.layers\.0\.|\.visual_fc\.", path)}
             case "lora":
                 projections = ("q_proj", "v_proj", "query", "value", "query_key_value")
                 assert moved & names == {path for path in names if path.split(".")[-2] in projections and "weight" in path}
@@ -101,6 +106,31 @@ def test_lora_finds_the_attention_of_every_family(language: str) -> None:
     learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
     assert learning == {name for name, parameter in learner.named_parameters() if ".lora_" in name}
     assert learning
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+@pytest.mark.parametrize("connector", CONNECTORS)
+def test_the_last_layer_of_every_kind(vision: str, connector: str) -> None:
+    """A stack's last layer, and a connector's projection: its output has the language model's width."""
+    owl = tiny_owl(tiny_config(vision, connector))
+    prepare(owl, lesson("last", "last", "frozen"))
+    learning = {name for name, parameter in owl.named_parameters() if parameter.requires_grad}
+    seeing = {name for name in learning if "vision_tower" in name}
+    assert seeing
+    assert all(re.search(r"\.layers?\.1\.", name) for name in seeing)
+    assert {name.split(".")[2] for name in learning - seeing} <= {"visual_fc", "project"}
+
+
+def test_a_rate_of_its_own_moves_a_module_further(tmp_path: Path) -> None:
+    """AdamW's first step is as long as its rate, so the rates are read off the weights."""
+    settings = AdamW(lr=1e-3, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-12, rates=Rates(vision=1e-4))
+    recipe, sources = lesson(steps=1, optimizer=settings), lessons(tmp_path / "data")
+    owl = start(recipe, sources)
+    before = weights(owl.model)
+    quietly(recipe, owl, sources, tmp_path / "run")
+    for name, rate in (("vision_tower.layers.0.mlp.fc1", 1e-4), ("abstractor.visual_fc", 1e-3), ("language_model.norm", 1e-3)):
+        path = f"model.{name}.weight"
+        assert (weights(owl.model)[path] - before[path]).abs().median().item() == pytest.approx(rate, rel=0.01)
 
 
 def test_nothing_learns() -> None:

@@ -64,7 +64,7 @@ def train(
         began(table(owl.model, recipe.learners))
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
-    optimizer = adamw(learner, recipe.optimizer)
+    optimizer = adamw(owl.model, recipe.optimizer)
     start = _start(out, recipe, learner, optimizer, resume, note)
     log = metrics.Metrics(out / "metrics.jsonl", start) if main else None
     model, optimizer = accelerator.prepare(learner, optimizer)
@@ -75,7 +75,7 @@ def train(
         window.data_arrived()
         rate = learning_rate(recipe.optimizer, number, recipe.steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
 
         # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
         learned = torch.tensor(sum(batch.learned for batch in micro_batches), device=accelerator.device)
@@ -165,7 +165,7 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe) -> Path:
     """Write the adapter apart, the whole model with it merged, and the curve."""
     model = owl.model
     if isinstance(learner, PeftModel):
-        if "full" not in vars(recipe.learners).values():  # else it would be half of what was learned
+        if set(vars(recipe.learners).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
             learner.save_pretrained(out / "adapter")
         model = learner.merge_and_unload()
     if recipe.frozen_bf16:

@@ -1,24 +1,35 @@
-"""The optimiser: AdamW over what learns, and the learning rate as a function of the step."""
+"""The optimiser: AdamW over what learns, each module at its own rate, and the learning rate as a function of the step."""
 
 import math
 
 import torch
 from torch import nn
 
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.train.recipe import AdamW
+from mplug_owl.train.trainable import parts_of
 
 
-def adamw(model: nn.Module, settings: AdamW) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; weight decay on matrices alone, never on norms, biases and end vectors."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in learned if parameter.squeeze().ndim >= 2]
-    vectors = [parameter for parameter in learned if parameter.squeeze().ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+def adamw(owl: MplugOwlForConditionalGeneration, settings: AdamW) -> torch.optim.AdamW:
+    """AdamW over the parameters that learn; weight decay on matrices alone, never on norms, biases and end vectors.
+
+    Each group carries its `scale`, its module's rate over the common one, for whoever sets the rate of a step.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, modules in parts_of(owl).items():
+        rate = getattr(settings.rates, name)
+        scale = 1.0 if rate is None else rate / settings.lr
+        for parameter in nn.ModuleList(modules).parameters():
+            if parameter.requires_grad:
+                decay = settings.weight_decay if parameter.squeeze().ndim >= 2 else 0.0
+                groups.setdefault((scale, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps
+        [
+            {"params": parameters, "weight_decay": decay, "scale": scale, "lr": settings.lr * scale}
+            for (scale, decay), parameters in groups.items()
+        ],
+        betas=settings.betas,
+        eps=settings.eps,
     )
 
 

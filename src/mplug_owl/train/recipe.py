@@ -11,12 +11,16 @@ from pydantic import TypeAdapter, ValidationError
 from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules
 
-Freedom = Literal["frozen", "lora", "full"]
+Freedom = Literal["frozen", "lora", "last", "full"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
 @dataclass(frozen=True)
 class Learners:
-    """Who learns: each of the three modules is frozen, learns through LoRA, or learns in full."""
+    """Who learns: each of the three modules is frozen, learns through LoRA, in its last layer alone, or in full.
+
+    The last layer of a connector is its projection into the language model's width.
+    """
 
     vision: Freedom
     abstractor: Freedom
@@ -33,8 +37,20 @@ class LoRA:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """A module's own peak learning rate, None for the common one. Warm-up and cosine are the same for all."""
+
+    vision: float | None = None
+    abstractor: float | None = None
+    language: float | None = None
+
+
+@dataclass(frozen=True)
 class AdamW:
-    """AdamW with linear warm-up to `lr`, then a cosine down to `min_lr` at the last step; gradients clipped to norm `clip`."""
+    """AdamW with linear warm-up to `lr`, then a cosine down to `min_lr` at the last step; gradients clipped to norm `clip`.
+
+    `rates` are for modules that learn faster or slower than `lr`; theirs end at the same share of their peak.
+    """
 
     lr: float
     warmup_steps: int
@@ -43,6 +59,7 @@ class AdamW:
     eps: float = 1e-6
     min_lr: float = 0.0
     clip: float | None = 1.0
+    rates: Rates = Rates()
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,8 @@ class Recipe:
 
     `batch` samples make a step, over all processes together; `micro_batch` of them go through the model at once, the rest is
     accumulated. `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None
-    for `modules`. `frozen_bf16` stores what does not learn in half the memory.
+    for `modules`. `frozen_bf16` stores what does not learn in half the memory. `trackers` get every line of metrics as well as
+    metrics.jsonl; `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
     """
 
     name: str
@@ -73,6 +91,8 @@ class Recipe:
     log_every: int = 10
     save_every: int | None = None
     keep_checkpoints: int = 2
+    trackers: tuple[Tracker, ...] = ()
+    tflops: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "micro_batch", "log_every", "keep_checkpoints"):
@@ -82,6 +102,12 @@ class Recipe:
             raise ValueError(f"save_every is {self.save_every}; it must be 1 or more, or none")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        rates = {"lr": self.optimizer.lr, **{f"rates.{name}": rate for name, rate in vars(self.optimizer.rates).items()}}
+        for name, rate in rates.items():
+            if rate is not None and rate <= 0:
+                raise ValueError(
+                    f"optimizer.{name} is {rate}; it must be above 0, and what shall not learn is frozen by learners"
+                )
         if self.encoding.max_tokens < 2:
             raise ValueError(f"encoding.max_tokens is {self.encoding.max_tokens}; it must be 2 or more")
 

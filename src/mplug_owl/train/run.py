@@ -77,7 +77,7 @@ def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
 
 def who_learns(parts: Sequence[Part], title: str) -> Table:
     """The table of the three modules: frozen or learning, and how many parameters."""
-    faces = {"frozen": "❄  frozen", "lora": "🔥 LoRA", "full": "🔥 full"}
+    faces = {"frozen": "❄  frozen", "lora": "🔥 LoRA", "last": "🔥 last", "full": "🔥 full"}
     columns = Table(title=title, title_justify="left")
     for name in ("module", "learns", "parameters", "learned"):
         columns.add_column(name, justify="left" if name in ("module", "learns") else "right")

@@ -51,13 +51,24 @@ def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlFo
     if names := lora_modules(owl, learners):
         model = _adapted(owl, recipe.lora, names)
     for name, modules in parts_of(owl).items():
+        freedom = getattr(learners, name)
+        last = {id(parameter) for parameter in last_layer(name, modules[0]).parameters()} if freedom == "last" else set()
         for parameter_name, parameter in _named(modules):
-            freedom = getattr(learners, name)
             adapter = ".lora_" in parameter_name
-            parameter.requires_grad_(freedom == "full" or (freedom == "lora" and adapter))
+            parameter.requires_grad_(freedom == "full" or (freedom == "lora" and adapter) or id(parameter) in last)
             if recipe.frozen_bf16 and not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
     return model
+
+
+def last_layer(name: str, module: nn.Module) -> nn.Module:
+    """What learns of a module whose last layer alone does: a connector's projection, or the last of a stack of layers."""
+    for projection in ("visual_fc", "project"):
+        if isinstance(found := getattr(module, projection, None), nn.Module):
+            return found
+    if stacks := [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part)]:
+        return max(stacks, key=len)[-1]
+    raise ValueError(f"learners.{name}=last: no projection and no stack of layers in it; use full")
 
 
 def set_mode(owl: MplugOwlForConditionalGeneration, learners: Learners) -> None:
