@@ -47,7 +47,10 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
         def began(parts: Sequence[Part]) -> None:
             console.print(who_learns(parts, f"{recipe.name}: who learns"))
 
-        return train(recipe, owl, sources, out, weights, resume, began, report, note=console.print)
+        def note(words: str) -> None:
+            console.print(words, markup=False)  # a folder's name may hold [brackets]
+
+        return train(recipe, owl, sources, out, weights, resume, began, report, note)
 
 
 def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
@@ -98,8 +101,10 @@ def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source
         cut = sum(example.cut > 0 for example in examples)
         if empty or cut:
             console.print(
-                f"[yellow]{source.name}: of the first {len(examples)}, {cut} are cut at {how.max_tokens} tokens and "
-                f"{empty} have nothing left to learn; see owl inspect, or raise encoding.max_tokens[/]"
+                f"{source.name}: of the first {len(examples)}, {cut} are cut at {how.max_tokens} tokens and "
+                f"{empty} have nothing left to learn; see owl inspect, or raise encoding.max_tokens",
+                style="yellow",
+                markup=False,
             )
 
 

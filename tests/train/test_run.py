@@ -1,0 +1,88 @@
+"""One run from recipe to finished folder: data checked first, who learns shown, what is cut told."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mplug_owl.data.loader import Encoding
+from mplug_owl.data.scenes import write
+from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.run import open_data, run, start
+from tests.school import lesson, lessons, weights
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=100, highlight=False)
+
+
+def said(console: Console) -> str:
+    return re.sub(r"\s+", " ", console.file.getvalue())
+
+
+def recipe(data: Path, **fields) -> Recipe:
+    write(data, 4, seed=1)
+    return lesson(steps=2, data=(f"chat:{data}/chats.jsonl",), **fields)
+
+
+def test_it_tells_who_learns_and_how_it_goes(tmp_path: Path, console: Console) -> None:
+    finished = run(recipe(tmp_path / "data"), tmp_path / "run", console=console)
+    assert finished == tmp_path / "run" / "model"
+    told = said(console)
+    assert "lesson: who learns" in told
+    assert told.index("f_V vision") < told.index("step 1/2 loss") < told.index("step 2/2 loss")
+
+
+def test_what_is_cut_is_told_before_it_starts(tmp_path: Path, console: Console) -> None:
+    run(recipe(tmp_path / "data [v2]", encoding=Encoding(max_tokens=30)), tmp_path / "run", console=console)
+    told = said(console)
+    assert "data [v2]/chats.jsonl: of the first 4, 4 are cut at 30 tokens and 4 have nothing left to learn" in told
+    assert told.index("nothing left to learn") < told.index("step 1/2")
+
+
+def test_every_record_is_checked_before_the_first_step(tmp_path: Path, console: Console) -> None:
+    made = recipe(tmp_path / "data")
+    for number in (1, 3):
+        (tmp_path / "data" / "images" / f"0000{number}.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"^2 broken records in the data:\n  chats\.jsonl, line 2.*\n  chats\.jsonl, line 4"):
+        run(made, tmp_path / "run", console=console)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ten_broken_records_are_enough_to_read(tmp_path: Path, console: Console) -> None:
+    (tmp_path / "broken.jsonl").write_text("{}\n" * 25)
+    with pytest.raises(ValueError, match=r"^25 broken records in the data:") as caught:
+        run(lesson(data=(f"chat:{tmp_path}/broken.jsonl",)), tmp_path / "run", console=console)
+    assert len(str(caught.value).splitlines()) == 11
+
+
+def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, console: Console) -> None:
+    made = recipe(tmp_path / "data", save_every=1)
+    run(made, tmp_path / "run", console=console)
+    run(made, tmp_path / "run", resume=True, console=console)
+    assert "run: going on behind step 1" in said(console)
+
+
+def test_weights_of_sources(tmp_path: Path) -> None:
+    write(tmp_path, 2, seed=1)
+    chats, text = f"chat:{tmp_path}/chats.jsonl", f"chat:{tmp_path}/text.jsonl"
+    assert open_data([chats, text])[1] == [None, None]
+    assert open_data([f"{chats}@3", f"{text}@.5"])[1] == [3.0, 0.5]
+    sources, _ = open_data([f"{chats}@3"])
+    assert sources[0].name == chats
+
+
+def test_an_at_sign_may_be_part_of_a_name(tmp_path: Path) -> None:
+    write(tmp_path / "at@home", 2, seed=1)
+    sources, shares = open_data([f"chat:{tmp_path}/at@home/chats.jsonl"])
+    assert (len(sources[0]), shares) == (2, [None])
+
+
+def test_the_same_seed_makes_the_same_owl(tmp_path: Path) -> None:
+    sources = lessons(tmp_path)
+    one, other, third = (weights(start(lesson(seed=seed), sources).model) for seed in (1, 1, 2))
+    assert all(one[name].equal(other[name]) for name in one)
+    assert not all(one[name].equal(third[name]) for name in one)
