@@ -1,12 +1,18 @@
 """Recipes are found by name, by module or by file; the paper's hold the paper's numbers."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from mplug_owl.model.build import Modules
-from mplug_owl.recipes import find, names, paper, tiny
+from mplug_owl.model.build import Modules, count
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny
 from mplug_owl.train.recipe import LoRA, Recipe, as_json
+from mplug_owl.train.trainable import lora_modules
 
 MINE = """
 from dataclasses import replace
@@ -20,16 +26,8 @@ def words():
 """
 
 
-def test_these_are_all() -> None:
-    assert list(names()) == [
-        "tiny.language",
-        "tiny.pretrain",
-        "tiny.instruct",
-        "paper.pretrain",
-        "paper.pretrain_appendix",
-        "paper.instruct",
-        "paper.instruct_with_abstractor",
-    ]
+def test_each_has_a_line_about_itself() -> None:
+    assert {"tiny.language", "tiny.pretrain", "tiny.instruct", "paper.pretrain", "paper.instruct"} <= names().keys()
     assert all(len(line) < 120 and line.endswith(".") for line in names().values())
 
 
@@ -50,7 +48,8 @@ def test_one_of_ones_own_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_one_of_ones_own_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "owlish").mkdir()
     (tmp_path / "owlish" / "stages.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     assert find("owlish.stages:run").name == "mine"
 
 
@@ -58,6 +57,7 @@ def test_one_of_ones_own_by_its_module(tmp_path: Path, monkeypatch: pytest.Monke
     ("name", "told"),
     [
         ("paper.pretrian", r"no recipe 'paper\.pretrian'; there are tiny\.language, .*, my\.module:run and \./mine\.py:run"),
+        ("paradigms.llava", r"paradigms\.llava has several stages; name one of paradigms\.llava_pretrain, paradigms\.llava_"),
         ("no.such.module:run", r"no module 'no\.such\.module'"),
         ("./absent.py:run", "no such file"),
         ("{mine}:ran", "has no function 'ran'"),
@@ -68,6 +68,22 @@ def test_what_is_not_found_is_told(name: str, told: str, tmp_path: Path) -> None
     (tmp_path / "mine.py").write_text(MINE)
     with pytest.raises(ValueError, match=told):
         find(name.format(mine=tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "several"),
+    [
+        ("paper.pretrain", ["paper.pretrain"]),  # a recipe is itself, though paper.pretrain_appendix begins so too
+        ("paper.multilingual", ["paper.multilingual_pretrain", "paper.multilingual_instruct"]),
+        ("paradigms.kosmos1", ["paradigms.kosmos1_pretrain", "paradigms.kosmos1_instruct"]),
+        ("paradigms.blip2", ["paradigms.blip2"]),
+        ("tiny", ["tiny.language", "tiny.pretrain", "tiny.instruct"]),
+        ("./mine.py:run", ["./mine.py:run"]),
+        ("unknown", ["unknown"]),
+    ],
+)
+def test_a_name_may_stand_for_all_its_stages(name: str, several: list[str]) -> None:
+    assert stages(name) == several
 
 
 def learners(recipe: Recipe) -> str:
@@ -113,3 +129,69 @@ def test_the_tiny_stages_share_one_owl_of_a_few_million() -> None:
     stages = [tiny.language(), tiny.pretrain(), tiny.instruct()]
     assert [learners(stage) for stage in stages] == ["frozen-frozen-full", "full-full-frozen", "frozen-frozen-lora"]
     assert {stage.modules for stage in stages} == {tiny.OWL_TINY}
+
+
+def test_the_multilingual_owl_is_the_papers_on_another_language_model() -> None:
+    for stage, like in ((paper.multilingual_pretrain(), paper.pretrain()), (paper.multilingual_instruct(), paper.instruct())):
+        assert replace(stage, name=like.name, modules=like.modules) == like
+    with torch.device("meta"):
+        owl = MplugOwlForConditionalGeneration(paper.owl_bloomz_7b())
+    assert count(nn.ModuleList([owl.model.language_model, owl.model.embedding_norm])) == 7_069_016_064  # bigscience/bloomz-7b1
+    assert owl.lm_head.weight is owl.get_input_embeddings().weight
+    adapted = lora_modules(owl, paper.multilingual_instruct().learners)
+    assert adapted == [f"model.language_model.h.{i}.self_attention.query_key_value" for i in range(30)]
+
+
+# PAPER.md's table of end-to-end paradigms: vision, connector and language in each stage.
+PARADIGMS = {
+    "paradigms.blip2": "qformer: frozen-full-frozen",
+    "paradigms.minigpt4_pretrain": "qformer: frozen-last-frozen",
+    "paradigms.minigpt4_instruct": "qformer: frozen-last-frozen",
+    "paradigms.llava_pretrain": "linear: frozen-full-frozen",
+    "paradigms.llava_instruct": "linear: frozen-full-full",
+    "paradigms.kosmos1_pretrain": "resampler: last-full-full",
+    "paradigms.kosmos1_instruct": "resampler: last-full-full",
+    "paper.pretrain": "abstractor: full-full-frozen",
+    "paper.instruct": "abstractor: frozen-frozen-lora",
+}
+
+
+@pytest.mark.parametrize("name", PARADIGMS)
+def test_paradigms_differ_in_who_learns_and_in_the_connector(name: str) -> None:
+    recipe = find(name)
+    config = recipe.modules.config()
+    assert f"{config.visual_abstractor_config.connector}: {learners(recipe)}" == PARADIGMS[name]
+    assert config.vision_config.to_dict() == paper.owl_7b().vision_config.to_dict()
+    if "kosmos1" not in name:
+        assert config.text_config.to_dict() == paper.owl_7b().text_config.to_dict()
+
+
+def test_every_paradigm_is_one() -> None:
+    assert {name for name in names() if name.startswith("paradigms.")} == {name for name in PARADIGMS if "paradigms" in name}
+
+
+def test_what_was_frozen_before_it_learned_goes_on_from_a_run_where_it_did() -> None:
+    assert paradigms.minigpt4_pretrain().start == f"runs/{paradigms.blip2().name}"
+    assert paradigms.minigpt4_instruct().start == f"runs/{paradigms.minigpt4_pretrain().name}"
+    assert paradigms.kosmos1_instruct().start == f"runs/{paradigms.kosmos1_pretrain().name}"
+
+
+def test_sizes_of_the_other_paradigms() -> None:
+    made = {}
+    for sizes in (paradigms.qformer_owl, paradigms.linear_owl, paradigms.kosmos1_owl):
+        with torch.device("meta"):
+            owl = MplugOwlForConditionalGeneration(sizes())
+        made[sizes.__name__] = (count(owl.model.abstractor), owl.num_image_tokens, count(owl.model.language_model))
+    assert made["qformer_owl"][1] == 32
+    assert made["linear_owl"][:2] == (1024 * 4096 + 4096, 257)
+    assert made["kosmos1_owl"][1] == 64
+    assert made["kosmos1_owl"][2] == pytest.approx(1.3e9, rel=0.04)  # "about 1.3B parameters"
+
+
+def test_epochs_and_tokens_are_what_the_papers_say() -> None:
+    llava, tuned, kosmos = paradigms.llava_pretrain(), paradigms.llava_instruct(), paradigms.kosmos1_pretrain()
+    assert llava.steps * llava.batch == pytest.approx(595_000, rel=1e-3)
+    assert tuned.steps * tuned.batch == pytest.approx(3 * 158_000, rel=1e-3)
+    for recipe in (llava, tuned):
+        assert recipe.optimizer.warmup_steps == pytest.approx(0.03 * recipe.steps, abs=1)
+    assert kosmos.batch * kosmos.encoding.max_tokens == pytest.approx(1.2e6, rel=0.02)

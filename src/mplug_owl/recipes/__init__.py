@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,8 @@ def _is_recipe(function: object) -> bool:
 
 def _module(where: str) -> ModuleType:
     if not where.endswith(".py"):
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # the folder one works in, as for python -m; the command owl starts without it
         try:
             return importlib.import_module(where)
         except ModuleNotFoundError as error:
