@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from mplug_owl.recipes import paper, tiny
+from mplug_owl.recipes import paper, paradigms, tiny
 from mplug_owl.train.recipe import Recipe
 
-BOOKS: tuple[ModuleType, ...] = (tiny, paper)
+BOOKS: tuple[ModuleType, ...] = (tiny, paper, paradigms)
 
 
 def names() -> dict[str, str]:
@@ -25,11 +25,21 @@ def names() -> dict[str, str]:
     return found
 
 
+def stages(name: str) -> list[str]:
+    """The recipes that a name stands for: itself, or all stages that begin with it, as paradigms.llava or tiny do."""
+    known = names()
+    if name in known:
+        return [name]
+    return [stage for stage in known if stage.startswith((f"{name}_", f"{name}."))] or [name]
+
+
 def find(name: str) -> Recipe:
     """The recipe of this name. Raises ValueError that lists the valid ones."""
     if name in names():
         book, function = name.split(".")
         return getattr(importlib.import_module(f"mplug_owl.recipes.{book}"), function)()
+    if len(several := stages(name)) > 1:
+        raise ValueError(f"{name} has several stages; name one of {', '.join(several)}")
     if ":" not in name:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
     where, _, function = name.rpartition(":")

@@ -62,3 +62,35 @@ def instruct_with_abstractor() -> Recipe:
     """Stage 2 as abstract and introduction tell it: the abstractor learns too. The section and every script freeze it."""
     learners = replace(instruct().learners, abstractor="full")
     return replace(instruct(), name="paper.instruct_with_abstractor", learners=learners)
+
+
+def owl_bloomz_7b() -> MplugOwlConfig:
+    """The multilingual release: BLOOMZ-7B1 for f_L, whose norm of the embeddings is for words alone. 7.454 B parameters."""
+    return MplugOwlConfig(
+        text_config={
+            "model_type": "bloom",
+            "vocab_size": 250_880,
+            "hidden_size": 4096,
+            "n_layer": 30,
+            "n_head": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 3,
+        }
+    )
+
+
+OWL_BLOOMZ_7B = Modules(owl_bloomz_7b, vision="openai/clip-vit-large-patch14", language="bigscience/bloomz-7b1")
+
+
+def multilingual_pretrain() -> Recipe:
+    """Stage 1 on BLOOMZ-7B. Released without a word on its training: the paper's numbers for LLaMA are our choice."""
+    return replace(pretrain(), name="paper.multilingual_pretrain", modules=OWL_BLOOMZ_7B)
+
+
+def multilingual_instruct() -> Recipe:
+    """Stage 2 on BLOOMZ-7B: LoRA on query_key_value, as an author says. Rank and rates are LLaMA's, which is our choice.
+
+    The author: github.com/X-PLUG/mPLUG-Owl, issues 84 and 131.
+    """
+    return replace(instruct(), name="paper.multilingual_instruct", modules=OWL_BLOOMZ_7B)

@@ -1,0 +1,174 @@
+"""The other end-to-end paradigms that the paper compares itself with, beside it: who learns, through which connector, how fast.
+
+All see by ViT-L/14 and, but for Kosmos-1, speak by LLaMA-7B, as mPLUG-Owl does, so that a comparison is one of paradigms and
+not of parts. A number with a source is that paper's or its released code's; whatever a recipe does not mention is mPLUG-Owl's.
+"""
+
+from dataclasses import replace
+
+from mplug_owl.data.loader import Encoding
+from mplug_owl.model.build import Modules
+from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.recipes import paper
+from mplug_owl.train.recipe import AdamW, Learners, Recipe
+
+
+def qformer_owl() -> MplugOwlConfig:
+    """BLIP-2's Q-Former: BERT-base with 32 queries, looking at the picture in every second layer (its section 3.1)."""
+    config = paper.owl_7b().to_dict()
+    bert = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    return MplugOwlConfig(
+        vision_config=config["vision_config"],
+        text_config=config["text_config"],
+        visual_abstractor_config={"connector": "qformer", **bert},
+        num_query_tokens=32,
+    )
+
+
+def linear_owl() -> MplugOwlConfig:
+    """LLaVA's linear: every vision token is a language position, 257 of them; LLaVA leaves the class token out."""
+    config = paper.owl_7b().to_dict()
+    return MplugOwlConfig(
+        vision_config=config["vision_config"],
+        text_config=config["text_config"],
+        visual_abstractor_config={"connector": "linear"},
+    )
+
+
+def kosmos1_owl() -> MplugOwlConfig:
+    """Kosmos-1's language model of 1.3 B (its sizes; a GPT-NeoX for want of Magneto and xPos) and a resampler.
+
+    The resampler's sizes, which the paper does not give, are the abstractor's.
+    """
+    return MplugOwlConfig(
+        visual_abstractor_config={"connector": "resampler"},
+        text_config={
+            "model_type": "gpt_neox",
+            "vocab_size": 64_007,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "rotary_pct": 1.0,
+            "use_parallel_residual": False,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+    )
+
+
+QFORMER = replace(paper.OWL_7B, config=qformer_owl)
+LINEAR = replace(paper.OWL_7B, config=linear_owl)
+KOSMOS1 = Modules(kosmos1_owl, vision="openai/clip-vit-large-patch14", vocabulary=64_007)
+
+
+def blip2() -> Recipe:
+    """BLIP-2, second step (arXiv 2301.12597, section 3.4): the Q-Former learns between two frozen models.
+
+    Its first step, which teaches the Q-Former with the picture alone by contrast, matching and captioning, is not done here;
+    nor is its start from BERT's weights.
+    """
+    return replace(
+        paper.pretrain(),
+        name="paradigms.blip2",
+        modules=QFORMER,
+        learners=Learners(vision="frozen", abstractor="full", language="frozen"),
+        optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.05, betas=(0.9, 0.98), min_lr=5e-5),  # section 3.4
+        steps=80_000,  # section 3.4
+        batch=1920,  # section 3.4, for OPT
+    )
+
+
+def llava_pretrain() -> Recipe:
+    """LLaVA, stage 1 (arXiv 2304.08485): one linear layer learns from 595 thousand captions."""
+    return replace(
+        paper.pretrain(),
+        name="paradigms.llava_pretrain",
+        modules=LINEAR,
+        learners=Learners(vision="frozen", abstractor="full", language="frozen"),
+        # Rates, batches, epochs, no decay and 3 % of warm-up are its own. It says Adam, so Adam's usual averages.
+        optimizer=AdamW(lr=2e-3, warmup_steps=139, weight_decay=0.0, betas=(0.9, 0.999)),
+        steps=4648,  # one epoch of 595 K
+        batch=128,
+        micro_batch=16,
+    )
+
+
+def llava_instruct() -> Recipe:
+    """LLaVA, stage 2: the linear layer learns with the whole language model."""
+    return replace(
+        paper.instruct(),
+        name="paradigms.llava_instruct",
+        modules=LINEAR,
+        learners=Learners(vision="frozen", abstractor="full", language="full"),
+        encoding=Encoding(max_tokens=2048),  # released code
+        optimizer=AdamW(lr=2e-5, warmup_steps=444, weight_decay=0.0, betas=(0.9, 0.999)),
+        steps=14_812,  # three epochs of 158 K
+        batch=32,
+        micro_batch=4,
+        gradient_checkpointing=True,  # its own
+    )
+
+
+def minigpt4_pretrain() -> Recipe:
+    """MiniGPT-4, stage 1 (arXiv 2304.10592): the Q-Former of BLIP-2 stays as it is, the linear layer behind it learns.
+
+    It goes on from a run of paradigms.blip2.
+    """
+    return replace(
+        paper.pretrain(),
+        name="paradigms.minigpt4_pretrain",
+        modules=QFORMER,
+        start="runs/paradigms.blip2",  # a frozen Q-Former has to have learned before
+        learners=Learners(vision="frozen", abstractor="last", language="frozen"),
+        optimizer=AdamW(lr=1e-4, warmup_steps=5000, weight_decay=0.05, betas=(0.9, 0.999), min_lr=8e-5),  # released code
+        steps=20_000,  # section 3.1
+        batch=256,  # section 3.1
+    )
+
+
+def minigpt4_instruct() -> Recipe:
+    """MiniGPT-4, stage 2: the same linear layer learns from 3,500 long, curated descriptions."""
+    return replace(
+        minigpt4_pretrain(),
+        name="paradigms.minigpt4_instruct",
+        start="runs/paradigms.minigpt4_pretrain",
+        encoding=paper.instruct().encoding,
+        # Released code, which goes on for 1,000 steps where the paper says 400.
+        optimizer=AdamW(lr=3e-5, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.999), min_lr=1e-5),
+        steps=400,  # section 3.3
+        batch=12,  # section 3.3
+        micro_batch=12,
+        save_every=200,
+    )
+
+
+def kosmos1_pretrain() -> Recipe:
+    """Kosmos-1 (arXiv 2302.14045): a language model learns from scratch, with it a resampler and CLIP's last layer."""
+    return replace(
+        paper.pretrain(),
+        name="paradigms.kosmos1_pretrain",
+        modules=KOSMOS1,
+        learners=Learners(vision="last", abstractor="full", language="full"),
+        encoding=Encoding(max_tokens=2048, learn="everything"),
+        # Its training setup, where the rate goes down in a line; ours goes down a cosine.
+        optimizer=AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98)),
+        steps=300_000,  # its training setup: 360 B tokens
+        batch=592,  # of 2,048 tokens each: its 1.2 M tokens a step
+        micro_batch=8,
+    )
+
+
+def kosmos1_instruct() -> Recipe:
+    """Kosmos-1, tuning: the same modules learn from instructions in text alone. The numbers are mPLUG-Owl's second stage's."""
+    return replace(
+        paper.instruct(),
+        name="paradigms.kosmos1_instruct",
+        modules=KOSMOS1,
+        start="runs/paradigms.kosmos1_pretrain",  # a language model made from scratch has to have learned before
+        learners=kosmos1_pretrain().learners,
+        encoding=replace(paper.instruct().encoding, pictures=False),
+    )
