@@ -20,6 +20,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+# The exit code of a run that stopped behind a checkpoint because it was asked to: EX_TEMPFAIL, try again with --resume.
+STOPPED = 75
+
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's or run's folder, an adapter, or a hub id.")]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe's name (see owl recipes), my.module:run or ./mine.py:run.")
@@ -158,6 +161,11 @@ def main() -> NoReturn:
             raise
         print(f"owl: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if type(error).__name__ != "Stopped":  # by its name: importing it would import torch for every verb
+            raise
+        print(f"owl: {error}", file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -7,7 +7,7 @@ import torch
 
 from mplug_owl import MplugOwlProcessor
 from mplug_owl.data import loader
-from mplug_owl.data.loader import Batch, Encoding, Steps, batches
+from mplug_owl.data.loader import Batch, Encoding, Steps, prefetched
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.scenes import scenes, write
 from mplug_owl.data.sources import Source, read
@@ -31,11 +31,11 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def test_a_step_is_as_many_passes_as_it_takes(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    assert [len(batch.names) for batch in steps(sources, processor, batch=6, micro_batch=4)[0]] == [4, 2]
+    assert [len(batch.names) for batch in steps(sources, processor, batch=6, micro_batch=4)[0].batches] == [4, 2]
 
 
 def test_pictures_and_text_alone_stand_side_by_side(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    (batch,) = steps(sources, processor, batch=9, micro_batch=9)[0]  # 6 with a picture to 12 without
+    (batch,) = steps(sources, processor, batch=9, micro_batch=9)[0].batches  # 6 with a picture to 12 without
     assert batch.pixel_values.shape == (3, 3, 28, 28)
     pictured = (batch.input_ids == processor.image_token_id).sum(1)
     assert sorted(pictured.tolist()) == [0] * 6 + [processor.num_image_tokens] * 3
@@ -43,7 +43,7 @@ def test_pictures_and_text_alone_stand_side_by_side(sources: list[Source], proce
 
 
 def test_padding_stands_on_the_right_and_is_never_learned(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    (batch,) = steps(sources, processor, batch=9, micro_batch=9)[0]
+    (batch,) = steps(sources, processor, batch=9, micro_batch=9)[0].batches
     lengths = batch.attention_mask.sum(1)
     assert lengths.min() < lengths.max() == batch.input_ids.shape[1]
     for row, length in enumerate(lengths):
@@ -55,25 +55,26 @@ def test_padding_stands_on_the_right_and_is_never_learned(sources: list[Source],
 
 
 def test_text_alone_has_no_pixels(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    (batch,) = steps(sources[1:], processor, batch=2)[0]
+    (batch,) = steps(sources[1:], processor, batch=2)[0].batches
     assert batch.pixel_values is None
     assert "pixel_values" not in batch.inputs
 
 
 def test_each_process_takes_its_share_and_none_twice(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    whole = [name for batch in steps(sources, processor, batch=8)[3] for name in batch.names]
+    whole = [name for batch in steps(sources, processor, batch=8)[3].batches for name in batch.names]
     shares = [
-        [name for batch in steps(sources, processor, batch=8, rank=rank, world=2)[3] for name in batch.names] for rank in (0, 1)
+        [name for batch in steps(sources, processor, batch=8, rank=rank, world=2)[3].batches for name in batch.names]
+        for rank in (0, 1)
     ]
     assert sorted(shares[0] + shares[1]) == sorted(whole)
     assert [len(share) for share in shares] == [4, 4]
 
 
 def test_batches_are_the_same_whoever_makes_them(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    made = {workers: list(batches(steps(sources, processor), 2, 5, workers)) for workers in (0, 2)}
+    made = {workers: list(prefetched(steps(sources, processor), 2, 5, workers)) for workers in (0, 2)}
     assert [number for number, _ in made[0]] == [number for number, _ in made[2]] == [2, 3, 4]
     for (_, ours), (_, theirs) in zip(made[0], made[2], strict=True):
-        assert all(same(one, other) for one, other in zip(ours, theirs, strict=True))
+        assert all(same(one, other) for one, other in zip(ours.batches, theirs.batches, strict=True))
 
 
 def test_a_picture_is_opened_once_while_it_is_remembered(
@@ -83,7 +84,7 @@ def test_a_picture_is_opened_once_while_it_is_remembered(
     open_image = loader.open_image
     monkeypatch.setattr(loader, "open_image", lambda picture, *name: opened.append(picture) or open_image(picture, *name))
     made = steps(sources[:1], processor, batch=6)
-    first, again = made[0], made[0]
+    first, again = made[0].batches, made[0].batches
     assert all(same(one, other) for one, other in zip(first, again, strict=True))
     assert len(opened) == len(set(opened)) == 6
 
@@ -96,11 +97,46 @@ def test_a_picture_is_opened_once_while_it_is_remembered(
 def test_what_is_cut_is_counted(sources: list[Source], processor: MplugOwlProcessor) -> None:
     made = steps(sources[:1], processor)
     made.encoding = Encoding(max_tokens=40)
-    assert all(batch.cut > 0 and batch.input_ids.shape[1] == 40 for batch in made[0])
+    assert all(batch.cut > 0 and batch.input_ids.shape[1] == 40 for batch in made[0].batches)
 
 
 def test_the_pixels_are_the_scenes(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    (batch,) = steps(sources[:1], processor, batch=1, micro_batch=1)[0]
+    (batch,) = steps(sources[:1], processor, batch=1, micro_batch=1)[0].batches
     line = int(batch.names[0].rsplit(" ", 1)[1])
     scene = list(scenes(6, seed=1))[line - 1]
     assert torch.equal(batch.pixel_values, processor(images=scene.draw())["pixel_values"])
+
+
+def test_packed_rows_hold_the_same_tokens_without_padding(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    padded, packed = steps(sources, processor, batch=9, micro_batch=9), steps(sources, processor, batch=9)
+    packed.encoding = Encoding(max_tokens=1024, pack=1024)
+    (one,), rows = padded[0].batches, packed[0].batches
+    assert sorted(name for row in rows for name in row.names) == sorted(one.names)
+    assert sum(row.tokens for row in rows) == sum(row.input_ids.numel() for row in rows) == one.tokens
+    assert sum(row.learned for row in rows) == one.learned
+    assert all(row.attention_mask is None and row.input_ids.shape[1] <= 1024 for row in rows)
+    assert sum(int((row.position_ids == 0).sum()) for row in rows) == 9
+
+
+def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(
+    sources: list[Source], processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [name for batch in steps(sources[:1], processor, batch=6)[0].batches for name in batch.names]
+    read_one = type(sources[0]).__getitem__
+
+    def broken(self: Source, index: int) -> object:
+        if index in (1, 4):
+            raise ValueError(f"record {index} is broken")
+        return read_one(self, index)
+
+    monkeypatch.setattr(type(sources[0]), "__getitem__", broken)
+    data = steps(sources[:1], processor, batch=6)[0]
+    left = [name for batch in data.batches for name in batch.names]
+    assert sorted(aside.index for aside in data.aside) == [1, 4]
+    assert {aside.reason for aside in data.aside} == {"record 1 is broken", "record 4 is broken"}
+    assert left == [name for name in whole if not name.endswith((" 2", " 5"))]
+
+
+def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    data = steps(sources, processor, batch=1, rank=1, world=2)[0]
+    assert [(batch.learned, batch.names) for batch in data.batches] == [(0, ("nothing",))]

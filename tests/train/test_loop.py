@@ -1,7 +1,9 @@
 """The training loop: it learns, adds up right, and goes on after a kill as if nothing had happened."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +14,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.loader import Aside, Encoding
 from mplug_owl.data.scenes import scenes
 from mplug_owl.model.build import Modules, Owl, load
-from mplug_owl.train import metrics
+from mplug_owl.train import loop, metrics
+from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe
 from mplug_owl.train.run import start
+from mplug_owl.train.stop import Stopped
 from tests.school import SCENES, SEED, lesson, lessons, quietly, small_with_dropout, taught, weights
 
 STEADY = AdamW(lr=1e-2, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), clip=None)
@@ -149,13 +153,70 @@ def test_a_frozen_layer_is_computed_again_where_gradients_pass(data: Path, tmp_p
     assert len(passes) == 2 * recipe.steps * recipe.batch // recipe.micro_batch
 
 
-def test_a_loss_that_is_no_number_is_named_with_its_step_and_samples(data: Path, tmp_path: Path) -> None:
-    recipe, sources = lesson(optimizer=replace(STEADY, lr=1e30)), lessons(data)
-    with pytest.raises(
-        ValueError, match=r"step 2: the loss is (nan|inf) and its gradient .*; samples chats\.jsonl, line \d, chats"
-    ):
+def test_losses_that_are_no_number_are_left_out_and_named_until_patience_ends(data: Path, tmp_path: Path) -> None:
+    recipe, sources = lesson(optimizer=replace(STEADY, lr=1e30), steps=9, patience=2), lessons(data)
+    with pytest.raises(ValueError, match=r"step 4: the loss is nan .*, the 3th step in a row .*: chats\.jsonl, line \d, chats"):
         quietly(recipe, start(recipe, sources), sources, tmp_path)
+    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in skipped] == [2, 3, 4]
+    assert all(row["samples"] for row in skipped)
     assert not (tmp_path / "model").exists()
+
+
+def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, sources = lesson(steps=4), lessons(data)
+    true_loss, seen = loop._loss, []
+
+    def sometimes_nan(model, batch, learned, precision):
+        seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        loss = true_loss(model, batch, learned, precision)
+        return loss * float("nan") if len(seen) == 2 else loss
+
+    monkeypatch.setattr(loop, "_loss", sometimes_nan)
+    quietly(recipe, start(recipe, sources), sources, tmp_path)
+    assert torch.equal(seen[1], seen[2])
+    assert not torch.equal(seen[2], seen[3])
+
+
+def test_a_spike_is_left_out() -> None:
+    watch = Watch(None, spike=3.0, patience=1)
+    assert all(watch.accepts(step, 1.0, 1.0, ()) for step in range(20))
+    assert not watch.accepts(21, 3.1, 1.0, ())
+    again = Watch(None, spike=3.0, patience=1)
+    again.restore(watch.state)
+    with pytest.raises(ValueError, match="2th step in a row"):
+        again.accepts(22, 4.0, 1.0, ())
+    assert watch.accepts(22, 2.9, 1.0, ())
+
+
+def test_broken_samples_are_set_aside_once_each_and_too_many_end_the_run(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl", share=0.05)
+    broken = [Aside("a.jsonl", index, "not a picture") for index in (3, 7)]
+    quarantine.add(broken, 100)
+    quarantine.add(broken[:1], 90)
+    rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert rows == [{"source": "a.jsonl", "index": index, "reason": "not a picture"} for index in (3, 7)]
+    Quarantine(tmp_path / "quarantine.jsonl", share=0.05).add(broken, 100)
+    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(ValueError, match=r"13 of 200 samples cannot be read, more than the 5% allowed by max_bad_share"):
+        quarantine.add([Aside("b.jsonl", index, "cut short") for index in range(10)], 10)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_leaves_behind_a_checkpoint_and_goes_on_from_it(
+    signal_sent: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    recipe = lesson(steps=6, log_every=1, save_every=None)
+    whole = trained(recipe, data, tmp_path / "whole")
+
+    def ask(progress: Progress) -> None:
+        if progress.step == 2:
+            os.kill(os.getpid(), signal_sent)
+
+    with pytest.raises(Stopped, match="stopped behind step 3 of 6"):
+        trained(recipe, data, tmp_path / "run", report=ask)
+    assert signal.getsignal(signal_sent) is signal.SIG_DFL
+    assert same(trained(recipe, data, tmp_path / "run", resume=True), whole)
 
 
 # It goes on after a kill

@@ -1,4 +1,7 @@
-"""From sources to batches: the samples of each step, encoded, their pictures opened, padded and ready to learn from."""
+"""From sources to batches: the samples of each step, encoded, their pictures opened, padded or packed, ready to learn from.
+
+A sample that cannot be read is set aside with its reason; nothing takes its place.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mplug_owl.data.encode import Example, encode
-from mplug_owl.data.mixture import Mixture
+from mplug_owl.data.mixture import Mixture, SampleId
+from mplug_owl.data.packing import pack, positions
 from mplug_owl.data.sources import Source
 from mplug_owl.model.images import open_image
 from mplug_owl.model.processor import Encoded, MplugOwlProcessor
@@ -23,21 +27,29 @@ REMEMBERED_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a conversation becomes tokens; see `encode`."""
+    """How a conversation becomes tokens; see `encode`.
+
+    `pack` lays conversations end to end in rows of at most that many positions, one row a forward pass; None pads them.
+    """
 
     max_tokens: int
     learn: Literal["answers", "everything"] = "answers"
     pictures: bool = True
     style: Literal["owl", "original"] = "owl"
+    pack: int | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass takes: ids, mask and labels [B, T], pixels [I, 3, S, S] where there are pictures."""
+    """What one forward pass takes: ids and labels [B, T], pixels [I, 3, S, S] where there are pictures.
+
+    Padded rows have a mask [B, T] and no positions, packed ones have positions [B, T] and no mask.
+    """
 
     input_ids: Tensor
-    attention_mask: Tensor
     labels: Tensor
+    attention_mask: Tensor | None
+    position_ids: Tensor | None
     pixel_values: Tensor | None
     names: tuple[str, ...]
     cut: int
@@ -45,8 +57,8 @@ class Batch:
     @property
     def inputs(self) -> dict[str, Tensor]:
         """The tensors, by the names of the model's arguments."""
-        tensors = {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "labels": self.labels}
-        return tensors if self.pixel_values is None else {**tensors, "pixel_values": self.pixel_values}
+        names = ("input_ids", "labels", "attention_mask", "position_ids", "pixel_values")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     @property
     def learned(self) -> int:
@@ -56,15 +68,33 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens that are no padding."""
-        return int(self.attention_mask.sum())
+        return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
+        absent = dict.fromkeys(("attention_mask", "position_ids", "pixel_values"))
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return Batch(**{"pixel_values": None, **moved}, names=self.names, cut=self.cut)
+        return Batch(**{**absent, **moved}, names=self.names, cut=self.cut)
 
 
-class Steps(Dataset[list[Batch]]):
+@dataclass(frozen=True)
+class Aside:
+    """A sample that could not be read: where it stands and why."""
+
+    source: str
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What one process learns from in one step, in forward passes, and what it had to set aside."""
+
+    batches: tuple[Batch, ...]
+    aside: tuple[Aside, ...]
+
+
+class Steps(Dataset[StepData]):
     """Step number to the forward passes of one process in that step."""
 
     def __init__(
@@ -81,32 +111,62 @@ class Steps(Dataset[list[Batch]]):
         self.micro_batch, self.rank, self.world = micro_batch, rank, world
         self._squares: OrderedDict[Path, np.ndarray] = OrderedDict()
 
-    def __getitem__(self, number: int) -> list[Batch]:
-        mine = self.mixture.step(number)[self.rank :: self.world]
-        examples = [self._example(self.sources[sample.source], sample.index) for sample in mine]
-        return [self._batch(examples[i : i + self.micro_batch]) for i in range(0, len(examples), self.micro_batch)]
+    def __getitem__(self, number: int) -> StepData:
+        samples: list[tuple[Example, list[np.ndarray]]] = []
+        aside: list[Aside] = []
+        for sample in self.mixture.step(number)[self.rank :: self.world]:
+            try:
+                samples.append(self._read(sample))
+            except ValueError as error:
+                aside.append(Aside(self.sources[sample.source].name, sample.index, str(error)))
+        if not samples:  # a process with nothing to do still takes part in the step
+            samples.append((self._nothing(), []))
+        if self.encoding.pack is not None:
+            rows = pack([len(example) for example, _ in samples], self.encoding.pack)
+            batches = [self._packed([samples[index] for index in row]) for row in rows]
+        else:
+            size = self.micro_batch
+            batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
+        return StepData(tuple(batches), tuple(aside))
 
-    def _example(self, source: Source, index: int) -> Example:
+    def _read(self, sample: SampleId) -> tuple[Example, list[np.ndarray]]:
         how = self.encoding
-        return encode(source[index], self.processor, how.max_tokens, how.learn, how.pictures, how.style)
+        talk = self.sources[sample.source][sample.index]
+        example = encode(talk, self.processor, how.max_tokens, how.learn, how.pictures, how.style)
+        return example, [self._square(picture, example.name) for picture in example.pictures]
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
-        squares = [self._square(picture, example.name) for example in examples for picture in example.pictures]
-        images = self.processor.image_processor
-        batch = self.processor.batch(
-            [Encoded(example.ids, example.learned) for example in examples],
-            side="right",
-            labels=True,
-            pixel_values=images.normalise(squares) if squares else None,
-        )
-        return Batch(
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch["labels"],
-            batch.get("pixel_values"),
-            tuple(example.name for example in examples),
-            sum(example.cut for example in examples),
-        )
+    def _nothing(self) -> Example:
+        end = self.processor.tokenizer.eos_token_id
+        return Example((end, end), (False, False), (), "nothing")
+
+    def _padded(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
+        encoded = [Encoded(example.ids, example.learned) for example, _ in samples]
+        batch = self.processor.batch(encoded, side="right", labels=True)
+        return self._batch(samples, batch["input_ids"], batch["labels"], batch["attention_mask"], None)
+
+    def _packed(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
+        ids = [token for example, _ in samples for token in example.ids]
+        # Nobody predicts the first token of the next conversation.
+        labels = [
+            token if learned and place else -100
+            for example, _ in samples
+            for place, (token, learned) in enumerate(zip(example.ids, example.learned, strict=True))
+        ]
+        restarting = positions([len(example) for example, _ in samples])
+        return self._batch(samples, torch.tensor([ids]), torch.tensor([labels]), None, torch.tensor([restarting]))
+
+    def _batch(
+        self,
+        samples: Sequence[tuple[Example, list[np.ndarray]]],
+        ids: Tensor,
+        labels: Tensor,
+        mask: Tensor | None,
+        position_ids: Tensor | None,
+    ) -> Batch:
+        squares = [square for _, opened in samples for square in opened]
+        pixels = self.processor.image_processor.normalise(squares) if squares else None
+        names = tuple(example.name for example, _ in samples)
+        return Batch(ids, labels, mask, position_ids, pixels, names, sum(example.cut for example, _ in samples))
 
     def _square(self, picture: object, name: str) -> np.ndarray:
         """A picture at the model's size. Small data sets are gone through many times, so the latest are remembered."""
@@ -121,8 +181,8 @@ class Steps(Dataset[list[Batch]]):
         return self._squares[picture]
 
 
-def batches(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, list[Batch]]]:
-    """The batches of steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
+def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:
+    """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
     numbers = range(first, last)
     loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers)
     yield from zip(numbers, loader, strict=True)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,79 @@ class Checkpoint:
     folder: Path
 
 
-def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict[str, Any], keep: int
-) -> Path:
-    """Write `folder/step-...` and remove all but the newest `keep`. Frozen weights are not in it: they have not changed."""
-    target = folder / f"step-{step:08d}"
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of all that a checkpoint holds, so that training can go on while it is written.
+
+    Frozen weights are not in it: they have not changed. `state` is what else the run must remember.
+    """
+
+    step: int
+    learned: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    recipe: dict[str, Any]
+    state: dict[str, Any]
+
+
+def snapshot(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict[str, Any], state: dict[str, Any]
+) -> Snapshot:
+    """Copy what learns and the optimiser's state to the CPU's memory."""
+    learned = {name: _copy(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return Snapshot(step, learned, _copy(optimizer.state_dict()), recipe, state)
+
+
+class Writer:
+    """Writes snapshots in the background, one at a time. `problems` tells what went wrong since it was last asked."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[Path] | None = None
+        self._problems: list[str] = []
+
+    def save(self, taken: Snapshot) -> None:
+        """Begin to write; waits for the one before, so memory never holds more than two."""
+        self.wait()
+        self._step, self._writing = taken.step, self._thread.submit(write, self.folder, taken, self.keep)
+
+    def wait(self) -> None:
+        """Until what was begun is on the disk."""
+        if self._writing is None:
+            return
+        try:
+            self._writing.result()
+        except OSError as error:
+            self._problems.append(f"checkpoint of step {self._step} not written ({error}); the one before it stays")
+        self._writing = None
+
+    def problems(self) -> list[str]:
+        """Sentences about checkpoints that could not be written. The one before each is still whole."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        told, self._problems = self._problems, []
+        return told
+
+
+def write(folder: Path, taken: Snapshot, keep: int) -> Path:
+    """Write `folder/step-...` and remove all but the newest `keep`. Raises OSError with nothing half-written left behind."""
+    target = folder / f"step-{taken.step:08d}"
     partial = folder / f".{target.name}.partial"
+    try:
+        return _write(target, partial, taken, keep)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(target: Path, partial: Path, taken: Snapshot, keep: int) -> Path:
+    folder = target.parent
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    learned = {name: parameter.detach().cpu() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    save_file(learned, partial / WEIGHTS)
-    torch.save(optimizer.state_dict(), partial / OPTIMIZER)
+    save_file(taken.learned, partial / WEIGHTS)
+    torch.save(taken.optimizer, partial / OPTIMIZER)
     digests = {file.name: _digest(file) for file in (partial / WEIGHTS, partial / OPTIMIZER)}
-    manifest = {"step": step, "recipe": recipe, "sha256": digests}
+    manifest = {"step": taken.step, "recipe": taken.recipe, "state": taken.state, "sha256": digests}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for file in partial.iterdir():
         _sync(file)
@@ -68,6 +129,11 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def recipe_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The recipe that a checkpoint was written under."""
     return _manifest(checkpoint.folder)["recipe"]
+
+
+def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What else the run remembered."""
+    return _manifest(checkpoint.folder)["state"]
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -115,3 +181,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from peft import PeftModel
 from torch import nn
 
-from mplug_owl.data.loader import Batch, Steps, batches
+from mplug_owl.data.loader import Batch, Steps, prefetched
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
 from mplug_owl.train import checkpoint, metrics
+from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.optim import adamw, learning_rate
 from mplug_owl.train.recipe import Recipe, as_json
+from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, compute_again, prepare, set_mode, table
 
 
@@ -49,8 +51,8 @@ def train(
 
     `out` also gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and, where LoRA alone learned, adapter/. With
     `resume` the newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its
-    number.
-    Raises ValueError where `out` holds another run, or the loss is no number.
+    number. Samples that cannot be read go into quarantine.jsonl, steps that cannot be learned from into skipped.jsonl.
+    Raises ValueError where `out` holds another run or too much is set aside, and Stopped, behind a checkpoint, when asked to.
     """
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     world, main = accelerator.num_processes, accelerator.is_main_process
@@ -65,52 +67,72 @@ def train(
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
     optimizer = adamw(owl.model, recipe.optimizer)
-    start = _start(out, recipe, learner, optimizer, resume, note)
+    watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
+    with accelerator.main_process_first():
+        start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
     log = metrics.Metrics(out / "metrics.jsonl", start) if main else None
+    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share)
+    writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
     model, optimizer = accelerator.prepare(learner, optimizer)
     set_mode(owl.model, recipe.learners)
 
     window = _Window()
-    for number, micro_batches in batches(steps, start, recipe.steps, recipe.workers):
-        window.data_arrived()
-        rate = learning_rate(recipe.optimizer, number, recipe.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+    with Stop() as stop:
+        for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
+            window.data_arrived()
+            done = number + 1
+            rate = learning_rate(recipe.optimizer, number, recipe.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
 
-        # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
-        learned = torch.tensor(sum(batch.learned for batch in micro_batches), device=accelerator.device)
-        learned = accelerator.reduce(learned)
-        step_loss = torch.zeros((), device=accelerator.device)
-        for place, batch in enumerate(micro_batches):
-            # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
-            torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
-            last = place == len(micro_batches) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
-                accelerator.backward(loss * world)  # gradients are averaged over processes: make that a sum
-            step_loss += loss.detach()
+            # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
+            counts = torch.tensor([sum(batch.learned for batch in data.batches), len(data.aside)], device=accelerator.device)
+            learned, unreadable = accelerator.reduce(counts)
+            if unreadable:
+                aside = gather_object(list(data.aside))
+                if main:
+                    quarantine.add(aside, recipe.batch)
+            elif main:
+                quarantine.add([], recipe.batch)
 
-        norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf"))
-        total = accelerator.reduce(step_loss).item()
-        if not (total < float("inf") and norm < float("inf")):
-            names = ", ".join(name for batch in micro_batches for name in batch.names)
-            raise ValueError(f"step {number + 1}: the loss is {total} and its gradient {norm:.3g}; samples {names}")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            step_loss = torch.zeros((), device=accelerator.device)
+            for place, batch in enumerate(data.batches):
+                # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
+                torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
+                last = place == len(data.batches) - 1
+                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                    loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
+                    accelerator.backward(loss * world)  # gradients are averaged over processes: make that a sum
+                step_loss += loss.detach()
 
-        window.add(micro_batches, total, int(learned))
-        done = number + 1
-        saves = recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps
-        # A checkpoint ends a line of metrics: one who resumes behind it has no sums from before it.
-        if main and log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
-            line = window.line()
-            log.write(step=done, lr=rate, grad_norm=float(norm), **line)
-            report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
-            window = _Window()
-        if main and saves:
-            checkpoint.save(out / "checkpoints", done, learner, optimizer, as_json(recipe), recipe.keep_checkpoints)
-        window.step_ended()
+            norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
+            totals = accelerator.reduce(torch.stack([step_loss, torch.tensor(float(stop.asked), device=step_loss.device)]))
+            total, asked = totals.tolist()
+            if watch.accepts(done, total, norm, (name for batch in data.batches for name in batch.names)):
+                optimizer.step()
+                window.add(data.batches, total, int(learned))
+            optimizer.zero_grad(set_to_none=True)
 
+            saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
+            # A checkpoint ends a line of metrics: one who resumes behind it has no sums from before it.
+            if main and log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
+                line = window.line()
+                log.write(step=done, lr=rate, grad_norm=norm, **line)
+                report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
+                window = _Window()
+            if main and saves:
+                writer.save(checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state))
+            if main and asked:
+                writer.wait()
+            for problem in writer.problems():
+                note(problem)
+            if asked:
+                raise Stopped(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
+            window.step_ended()
+
+    writer.wait()
+    for problem in writer.problems():
+        note(problem)
     accelerator.wait_for_everyone()
     return _finish(out, learner, owl, recipe) if main else out / "model"
 
@@ -127,6 +149,7 @@ def _start(
     recipe: Recipe,
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
+    watch: Watch,
     resume: bool,
     note: Callable[[str], None],
 ) -> int:
@@ -144,6 +167,7 @@ def _start(
     if differences := _differences(checkpoint.recipe_of(found), as_json(recipe)):
         raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
     checkpoint.restore(found, learner, optimizer)
+    watch.restore(checkpoint.state_of(found))
     note(f"{out}: going on behind step {found.step}")
     return found.step
 
@@ -207,7 +231,7 @@ class _Window:
             "loss": self.loss / max(1, self.learned),
             "tokens_per_second": round(self.tokens / seconds, 1),
             "samples_per_second": round(self.samples / seconds, 2),
-            "padding": round(1 - self.tokens / self.places, 4),
+            "padding": round(1 - self.tokens / max(1, self.places), 4),
             "data_wait": round(self.waited / seconds, 4),
             "learned_tokens": self.learned,
             "cut_tokens": self.cut,

@@ -70,6 +70,8 @@ class Recipe:
     accumulated. `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None
     for `modules`. `frozen_bf16` stores what does not learn in half the memory. `trackers` get every line of metrics as well as
     metrics.jsonl; `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
+    A run stops when more than `max_bad_share` of its samples cannot be read, or when `patience` steps in a row give no number
+    or a loss above `spike` times the usual.
     """
 
     name: str
@@ -93,6 +95,9 @@ class Recipe:
     keep_checkpoints: int = 2
     trackers: tuple[Tracker, ...] = ()
     tflops: float | None = None
+    max_bad_share: float = 0.05
+    spike: float | None = None
+    patience: int = 5
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "micro_batch", "log_every", "keep_checkpoints"):

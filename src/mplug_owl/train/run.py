@@ -1,7 +1,8 @@
 """One run from recipe to finished folder, as `owl train` does it: data checked, who learns shown, progress on the screen."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from mplug_owl.conversation import Conversation
 from mplug_owl.data.encode import encode
 from mplug_owl.data.sources import Source, check, read
 from mplug_owl.model.build import Owl, build, load
@@ -18,19 +20,18 @@ from mplug_owl.train.trainable import Part
 
 # How many problems of the data are worth reading at once.
 SHOWN_PROBLEMS = 10
+# Larger sources are not read through before a run; what is broken in them is found, and set aside, as it comes.
+LOOKED_THROUGH = 5000
 
 
 def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None = None) -> Path:
     """Train as the recipe says into `out` and return the finished model's folder.
 
-    Every record is checked before the first step, so a broken one cannot end the run at step 900. Raises ValueError.
+    Raises ValueError for what a user can mend, and Stopped when asked to stop.
     """
     console = console or Console(stderr=True)
     sources, weights = open_data(recipe.data)
-    problems = [problem for source in sources for problem in check(source)]
-    if problems:
-        shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
-        raise ValueError(f"{len(problems)} broken records in the data:\n  {shown}")
+    _look_through(recipe, sources, console)
     owl = start(recipe, sources)
     _warn_of_nothing_to_learn(recipe, owl, sources, console)
     with _bar(console) as bar:
@@ -74,7 +75,7 @@ def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     """The owl a run begins with: the one it goes on from, or one built from the recipe's modules."""
     if recipe.start is not None:
         return load(recipe.start, dtype="float32")
-    texts = (message.text for source in sources for i in range(len(source)) for message in source[i].messages)
+    texts = (message.text for source in sources for talk in _readable(source, len(source)) for message in talk.messages)
     return build(recipe.modules, texts, recipe.seed)
 
 
@@ -92,10 +93,31 @@ def who_learns(parts: Sequence[Part], title: str) -> Table:
     return columns
 
 
+def _readable(source: Source, count: int) -> Iterator[Conversation]:
+    """The first `count` conversations, those that can be read."""
+    for index in range(min(len(source), count)):
+        with contextlib.suppress(ValueError):
+            yield source[index]
+
+
+def _look_through(recipe: Recipe, sources: Sequence[Source], console: Console) -> None:
+    """Small sources are read once before the first step: what is broken is told now, and too much of it ends the run here."""
+    small = [source for source in sources if len(source) <= LOOKED_THROUGH]
+    problems = [problem for source in small for problem in check(source)]
+    if not problems:
+        return
+    records = sum(len(source) for source in small)
+    shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
+    told = f"{len(problems)} of {records} records cannot be read:\n  {shown}"
+    if len(problems) > recipe.max_bad_share * records:
+        raise ValueError(f"{told}\nmore than max_bad_share={recipe.max_bad_share} allows; mend them or --set max_bad_share=")
+    console.print(f"{told}\nthey will be set aside, each listed in quarantine.jsonl", style="yellow", markup=False)
+
+
 def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source], console: Console) -> None:
     how = recipe.encoding
     for source in sources:
-        first = [source[i] for i in range(min(len(source), 100))]
+        first = _readable(source, 100)
         examples = [encode(talk, owl.processor, how.max_tokens, how.learn, how.pictures, how.style) for talk in first]
         empty = sum(not any(example.learned) for example in examples)
         cut = sum(example.cut > 0 for example in examples)
