@@ -47,16 +47,19 @@ def test_every_record_is_checked_before_the_first_step(tmp_path: Path, console: 
     made = recipe(tmp_path / "data")
     for number in (1, 3):
         (tmp_path / "data" / "images" / f"0000{number}.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"^2 of 4 records cannot be read:\n  chats\.jsonl, line 2.*\n  chats\.jsonl, line 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"^2 of 4 records cannot be read, more than max_bad_share=0.05 allows:\n  chats\.jsonl, line 2.*\n  chats\.jsonl, line 4",
+    ):
         run(made, tmp_path / "run", console=console)
     assert not (tmp_path / "run").exists()
 
 
 def test_ten_broken_records_are_enough_to_read(tmp_path: Path, console: Console) -> None:
     (tmp_path / "broken.jsonl").write_text("{}\n" * 25)
-    with pytest.raises(ValueError, match=r"^25 of 25 records cannot be read:") as caught:
+    with pytest.raises(ValueError, match=r"^25 of 25 records cannot be read, more than max_bad_share=0.05 allows:") as caught:
         run(lesson(data=(f"chat:{tmp_path}/broken.jsonl",)), tmp_path / "run", console=console)
-    assert len(str(caught.value).splitlines()) == 12  # the count, ten of them, what to do
+    assert len(str(caught.value).splitlines()) == 11
 
 
 def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, console: Console) -> None:

@@ -183,7 +183,9 @@ def _where(path: str | Path) -> str:
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise ValueError(f"{path}: no config.json in it or in {path}/model; expected an owl's folder or a finished run")
         return str(folder)
-    if folder.exists() or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+    # A folder's name that is mistyped looks like a hub id; where the folder above it is here, it is none.
+    named = str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")) and not folder.parent.is_dir()
+    if folder.exists() or not named:
         raise ValueError(f"{path}: no such folder; expected an owl's folder, a finished run, or a hub id OWNER/NAME")
     return str(path)
 

@@ -25,6 +25,10 @@ from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, compute_again, prepare, set_mode, table
 
 
+# Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
+FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share")
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a step reports: its number counted from 1, the mean loss since the last report, the rate, the speed."""
@@ -164,7 +168,7 @@ def _start(
     if found is None:
         note(f"{out}: no whole checkpoint; starting from the beginning")
         return _from_the_beginning(out, recipe)
-    if differences := _differences(checkpoint.recipe_of(found), as_json(recipe)):
+    if differences := _differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
         raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
     checkpoint.restore(found, learner, optimizer)
     watch.restore(checkpoint.state_of(found))
@@ -176,6 +180,11 @@ def _from_the_beginning(out: Path, recipe: Recipe) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
     return 0
+
+
+def _numbers(recipe: dict[str, object]) -> dict[str, object]:
+    """The recipe without what changes no number of a run."""
+    return {name: value for name, value in recipe.items() if name not in FREE_TO_CHANGE}
 
 
 def _differences(before: object, now: object, path: str = "") -> list[str]:

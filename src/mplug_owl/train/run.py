@@ -107,11 +107,11 @@ def _look_through(recipe: Recipe, sources: Sequence[Source], console: Console) -
     if not problems:
         return
     records = sum(len(source) for source in small)
-    shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
-    told = f"{len(problems)} of {records} records cannot be read:\n  {shown}"
+    shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
+    told = f"{len(problems)} of {records} records cannot be read"
     if len(problems) > recipe.max_bad_share * records:
-        raise ValueError(f"{told}\nmore than max_bad_share={recipe.max_bad_share} allows; mend them or --set max_bad_share=")
-    console.print(f"{told}\nthey will be set aside, each listed in quarantine.jsonl", style="yellow", markup=False)
+        raise ValueError(f"{told}, more than max_bad_share={recipe.max_bad_share:g} allows:{shown}")
+    console.print(f"{told} and will be set aside, each listed in quarantine.jsonl:{shown}", style="yellow", markup=False)
 
 
 def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source], console: Console) -> None:
