@@ -23,6 +23,8 @@ from mplug_owl.model.processor import MplugOwlProcessor
 
 # Lengths are counted on this many conversations, spread evenly over the source.
 SURVEYED = 1_000
+# Conversations looked at for problems; a million of them would take hours.
+CHECKED = 20_000
 # Problems printed before the rest is only counted.
 LISTED = 20
 BARS = 8
@@ -86,8 +88,9 @@ def show(
     """
     if save is not None and save.suffix not in (".html", ".txt"):
         raise ValueError(f"{save}: expected a file that ends in .html or .txt")
-    with console.status(f"reading {len(source):,} conversations"):
-        problems = check(source)
+    with console.status(f"reading {min(len(source), CHECKED):,} conversations"):
+        checked = _spread(len(source), CHECKED)
+        problems = check(source, indices=checked)
         spread = _spread(len(source), SURVEYED)
         conversations = {index: talk for index in spread if (talk := _readable(source, index)) is not None}
         samples = {index: look(talk, processor, max_tokens) for index, talk in conversations.items()}
@@ -99,7 +102,7 @@ def show(
         parts += ["", _legend(processor)]
     if samples:
         parts += ["", _lengths(list(samples.values()), len(source), unit, max_tokens)]
-    parts += ["", _problems(problems)]
+    parts += ["", _problems(problems, len(checked), len(source))]
     report = Group(*parts)
     console.print(report)
     if save is not None:
@@ -260,10 +263,11 @@ def _bars(lengths: Sequence[int], unit: str) -> Table:
     return table
 
 
-def _problems(problems: Sequence[str]) -> RenderableType:
+def _problems(problems: Sequence[str], checked: int, whole: int) -> RenderableType:
+    where = "" if checked == whole else f" in {checked:,} of {_many(whole, 'conversation')}"
     if not problems:
-        return Text("no problems", "green")
-    lines = [Text(_many(len(problems), "problem"), f"bold {WRONG}")]
+        return Text(f"no problems{where}", "green")
+    lines = [Text(f"{_many(len(problems), 'problem')}{where}", f"bold {WRONG}")]
     lines += [Padding(Text(_harmless(problem)), (0, 0, 0, 2)) for problem in problems[:LISTED]]
     if len(problems) > LISTED:
         lines.append(Padding(Text(f"and {len(problems) - LISTED:,} more", QUIET), (0, 0, 0, 2)))
@@ -320,7 +324,7 @@ def _name(picture: ImageSource) -> str:
 
 def _size(picture: ImageSource) -> tuple[int, int] | None:
     try:
-        return picture_size(picture) if isinstance(picture, Path) else open_image(picture).size
+        return picture_size(picture)
     except ValueError:  # `check` has told
         return None
 

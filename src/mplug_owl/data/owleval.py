@@ -1,5 +1,6 @@
 """OwlEval: 50 pictures and 82 questions, joined with one system's answers to one conversation a picture."""
 
+from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ DEFAULT_ANSWERS = "mPLUG_Owl_7b_answer.jsonl"
 def is_folder(path: Path) -> bool:
     """Whether this is OwlEval's folder."""
     return (path / "questions.jsonl").is_file()
+
+
+def is_question(record: Any) -> bool:
+    """Whether this is one of OwlEval's questions or answers."""
+    return isinstance(record, Mapping) and "question_id" in record and "question" in record
 
 
 def join(path: Path) -> Listed:

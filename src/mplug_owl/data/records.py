@@ -12,9 +12,12 @@ from typing import Any, Protocol
 
 
 class Records(Protocol):
-    """The records of one file. Reading a damaged one raises ValueError that names its place."""
+    """The records of one file or many. Reading a damaged one raises ValueError that names its place."""
 
-    path: Path
+    @property
+    def folder(self) -> Path:
+        """Where the pictures that records name are looked for."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -29,7 +32,7 @@ class Listed:
     """Records that were read at once: a JSON list."""
 
     def __init__(self, path: Path, values: Sequence[Any]) -> None:
-        self.path, self.values = path, values
+        self.path, self.folder, self.values = path, path.parent, values
 
     def __len__(self) -> int:
         return len(self.values)
@@ -45,7 +48,7 @@ class Indexed:
     """Records that stay in the file; only where each one starts and ends is held in memory, 24 bytes a record."""
 
     def __init__(self, path: Path, stretches: Iterator[tuple[int, int, int]], parse: Callable[[str], Any]) -> None:
-        self.path, self.parse = path, parse
+        self.path, self.folder, self.parse = path, path.parent, parse
         self.starts, self.ends, self.lines = array("Q"), array("Q"), array("Q")
         for start, end, line in stretches:
             self.starts.append(start)
@@ -61,7 +64,7 @@ class Indexed:
             file.seek(start)
             raw = file.read(self.ends[index] - start)
         try:
-            return self.parse(_decode(raw))
+            return self.parse(decode(raw))
         except ValueError as error:
             raise ValueError(f"{self.place(index)}: {error}") from None
 
@@ -76,15 +79,20 @@ def read_json(path: Path) -> Records:
         listed = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if not listed:
         return _filled(Indexed(path, _lines(path), parse_json), "one JSON object on each line")
+    return _filled(Listed(path, read_whole(path)), "a JSON list of objects")
+
+
+def read_whole(path: Path) -> Any:
+    """The JSON value that a file is. Raises ValueError that tells the line."""
+    check_file(path)
     try:
-        values = json.loads(_decode(path.read_bytes()))
+        return json.loads(decode(path.read_bytes()))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path.name}, line {error.lineno}: {_not_json(error)}") from None
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     except RecursionError:
         raise ValueError(f"{path.name}: JSON nested too deeply") from None
-    return _filled(Listed(path, values), "a JSON list of objects")
 
 
 def read_table(path: Path) -> Records:
@@ -146,21 +154,30 @@ def field(record: Any, name: str, kind: type, where: object) -> Any:
     return value
 
 
-KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+KINDS = {
+    str: "text",
+    bytes: "bytes",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def describe(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """What a value is, in words."""
     return "null" if value is None else KINDS.get(type(value), type(value).__name__)
 
 
-def _filled(records: Records, expected: str) -> Records:
+def _filled(records: Listed | Indexed, expected: str) -> Listed | Indexed:
     if not len(records):
         raise ValueError(f"{records.path}: no records in the file; expected {expected}")
     return records
 
 
-def _decode(raw: bytes) -> str:
+def decode(raw: bytes) -> str:
+    """Text from its bytes. Raises ValueError that tells which are none."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
