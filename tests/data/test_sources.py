@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mplug_owl import Conversation, Message, Picture
 from mplug_owl.conversation import OWL as OWL_STYLE
 from mplug_owl.conversation import SYSTEM_PROMPT
 from mplug_owl.data import sources
+from mplug_owl.data.records import read_json
 from mplug_owl.data.sources import FORMATS, check, read
 from tests.tiny import picture
 
@@ -70,8 +73,40 @@ CHAT = [
         ]
     },
 ]
+SHAREGPT = [
+    {"id": "a_0", "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hello!"}]},
+    {
+        "id": "a_1",
+        "conversations": [
+            {"from": "gpt", "value": "an answer to what is in part 0"},
+            {"from": "human", "value": "What does <image> mean in HTML?"},
+            {"from": "gpt", "value": "Nothing; it is <img>."},
+        ],
+    },
+]
+ALPACA = [
+    {"instruction": "Give three tips for staying healthy.", "input": "", "output": "Eat, sleep, walk."},
+    {"instruction": "Classify the animal.", "input": "Owl", "output": "A bird."},
+]
+OPENING = "The conversation between human and AI assistant.\n"
+BAIZE = [
+    {
+        "topic": "a",
+        "input": f"{OPENING}[|Human|] Hello\n[|AI|] Hello!\nHow are you?\n[|Human|] Well.\n[|AI|] Good.\n[|Human|] ",
+    },
+    {"topic": "b", "input": f"{OPENING}[|Human|] What is [|AI|] in a line?\n[|AI|] A mark."},
+]
 TEXT = [{"text": "One document."}, {"text": "Another."}]
-RECORDS = {"captions": CAPTIONS, "llava": LLAVA, "owl": OWL, "chat": CHAT, "text": TEXT}
+RECORDS = {
+    "captions": CAPTIONS,
+    "llava": LLAVA,
+    "owl": OWL,
+    "chat": CHAT,
+    "text": TEXT,
+    "sharegpt": SHAREGPT,
+    "alpaca": ALPACA,
+    "baize": BAIZE,
+}
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
@@ -140,6 +175,29 @@ def test_chat_with_its_images_beside_the_messages(write: Write, tmp_path: Path) 
     assert talk.pictures == (Picture(tmp_path / "cat.png"), Picture(tmp_path / "images" / "dog.png"))
     with pytest.raises(ValueError, match="2 image parts in the messages but 1 images"):
         read(str(write("chats.jsonl", [{**record, "images": ["cat.png"]}])))[0]
+
+
+def test_sharegpt_is_words_alone(write: Write) -> None:
+    source = read(str(write("vicuna.json", SHAREGPT)))
+    assert source[0].prompt(reply=False) == f"{SYSTEM_PROMPT}\nHuman: Hello\nAI: Hello!"
+    assert source[1].messages == said(("user", "What does <image> mean in HTML?"), ("assistant", "Nothing; it is <img>."))
+    turns = [{"from": "system", "value": "Be brief."}, *SHAREGPT[0]["conversations"]]
+    assert read(f"sharegpt:{write('vicuna.jsonl', [{'conversations': turns}])}")[0].system == "Be brief."
+
+
+def test_alpacas_input_stands_below_the_instruction(write: Write) -> None:
+    source = read(str(write("alpaca.json", ALPACA)))
+    assert source[0].messages == said(("user", "Give three tips for staying healthy."), ("assistant", "Eat, sleep, walk."))
+    assert source[1].prompt(reply=False) == f"{SYSTEM_PROMPT}\nHuman: Classify the animal.\nOwl\nAI: A bird."
+
+
+def test_baize(write: Write) -> None:
+    source = read(str(write("baize.json", BAIZE)))
+    assert source[0].messages == said(
+        ("user", "Hello"), ("assistant", "Hello!\nHow are you?"), ("user", "Well."), ("assistant", "Good.")
+    )
+    assert source[0].system == SYSTEM_PROMPT
+    assert source[1].messages == said(("user", "What is [|AI|] in a line?"), ("assistant", "A mark."))
 
 
 def test_text_is_one_learned_piece_a_document(write: Write) -> None:
@@ -236,6 +294,42 @@ def test_a_byte_order_mark_is_no_letter(write: Write) -> None:
     assert len(read(str(write("photos.csv", b"\xef\xbb\xbfimage,caption\ncat.png,a cat")))) == 1
     assert len(read(str(write("photos.jsonl", b'\xef\xbb\xbf{"image": "cat.png", "caption": "a cat"}')))) == 1
     assert len(read(str(write("photos.json", b'\xef\xbb\xbf[{"image": "cat.png", "caption": "a cat"}]')))) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(values=st.lists(JSON, min_size=1, max_size=5), indent=st.none() | st.integers(0, 2), ascii_only=st.booleans())
+def test_any_json_list_is_read_element_by_element(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any], indent: int | None, ascii_only: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "list.json"
+    written = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    path.write_bytes(b"\xef\xbb\xbf" * ascii_only + b" \n" + written)
+    records = read_json(path)
+    assert [records[index] for index in range(len(records))] == json.loads(written)
+    assert records.place(len(records) - 1) == f"list.json, record {len(values)}"
+
+
+@given(data=st.data())
+def test_a_list_is_no_list_exactly_where_json_says_so(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "list.json"
+    letters = list('[{"a": 1}, "b", [2, 3], null] ')
+    for _ in range(data.draw(st.integers(1, 2))):
+        letters[data.draw(st.integers(1, len(letters) - 1))] = data.draw(st.sampled_from(list('],[ "1{')))
+    path.write_text(text := "".join(letters))
+    try:
+        expected = json.loads(text)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=rf"^list.json, line 1: not JSON \(.* at column {error.colno}\)$"):
+            read_json(path)
+    else:
+        if expected:
+            assert list(read_json(path)) == expected
 
 
 # What is wrong with a file as a whole
@@ -350,6 +444,16 @@ MESSAGE = {"role": "user", "content": "hi"}
         ("chat", {"messages": [MESSAGE]}, "no answer to learn"),
         ("chat", {"messages": [{**MESSAGE, "role": "cat"}]}, "message 0 has role 'cat'; expected system, user or assistant"),
         ("chat", {"messages": [{**MESSAGE, "content": [{"type": "image", "image": 7}]}]}, "an image is a number; expected"),
+        ("chat", {"messages": CHAT[1]["messages"], "images": ["cat.png"]}, "0 image parts in the messages but 1 images"),
+        ("sharegpt", {"conversations": [{"from": "human"}]}, "conversations[0]: no field 'value'; it has 'from'"),
+        ("sharegpt", broken(SHAREGPT[0], image="cat.png"), "has an image; read it as llava:PATH"),
+        ("sharegpt", broken(SHAREGPT[0], conversations=[{"from": "cat", "value": ""}]), "from 'cat'; expected human or gpt"),
+        ("sharegpt", broken(SHAREGPT[0], conversations=[]), "no answer to learn"),
+        ("alpaca", broken(ALPACA[0], instruction=None), "no field 'instruction'"),
+        ("alpaca", broken(ALPACA[0], output=""), "no answer to learn"),
+        ("alpaca", broken(ALPACA[0], input=7), "field 'input' is a number; expected text"),
+        ("baize", broken(BAIZE[0], input="Hello"), "no turns; expected [|Human|] and [|AI|] at the start of lines"),
+        ("baize", broken(BAIZE[0], input="[|Human|] Hello\n[|AI|] "), "no answer to learn"),
         ("text", {"text": None}, "field 'text' is null; expected text"),
         ("text", {"text": ""}, "no words to learn"),
     ],

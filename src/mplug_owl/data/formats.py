@@ -123,19 +123,23 @@ def sharegpt(record: Any, place: Place) -> Conversation:
 
 def alpaca(record: Any, place: Place) -> Conversation:
     """`instruction`, `input` and `output`: the input, where there is one, on a line below the instruction."""
-    asked = [field(record, "instruction", str, place).strip(), (record.get("input") or "").strip()]
-    said = Message("assistant", (field(record, "output", str, place),))
-    return Conversation((Message("user", ("\n".join(filter(None, asked)),)), said), name=str(place))
+    asked = field(record, "instruction", str, place)
+    if record.get("input") is not None:
+        asked = f"{asked.strip()}\n{field(record, 'input', str, place)}"
+    answer = field(record, "output", str, place)
+    return Conversation((Message("user", (asked.strip(),)), Message("assistant", (answer,))), name=str(place))
 
 
 def baize(record: Any, place: Place) -> Conversation:
     """`input`: a sentence, and below it turns that begin with `[|Human|]` and `[|AI|]`. The sentence becomes the original's."""
     _, *turns = re.split(r"(?:^|\n)\[\|(Human|AI)\|\]", field(record, "input", str, place))
+    if not turns:
+        raise ValueError(f"{place}: no turns; expected [|Human|] and [|AI|] at the start of lines")
     said = [
         Message("user" if speaker == "Human" else "assistant", (words.strip(),))
         for speaker, words in zip(turns[::2], turns[1::2], strict=True)
     ]
-    if said and said[-1].role == "user":  # every talk ends where the next question would stand
+    if said[-1].role == "user":  # every talk ends where the next question would stand
         said.pop()
     return Conversation(tuple(said), name=str(place))
 

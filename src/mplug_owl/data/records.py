@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -29,7 +30,7 @@ class Records(Protocol):
 
 
 class Listed:
-    """Records that were read at once: a JSON list."""
+    """Records that were made at once, from several files."""
 
     def __init__(self, path: Path, values: Sequence[Any]) -> None:
         self.path, self.folder, self.values = path, path.parent, values
@@ -47,13 +48,15 @@ class Listed:
 class Indexed:
     """Records that stay in the file; only where each one starts and ends is held in memory, 24 bytes a record."""
 
-    def __init__(self, path: Path, stretches: Iterator[tuple[int, int, int]], parse: Callable[[str], Any]) -> None:
-        self.path, self.folder, self.parse = path, path.parent, parse
-        self.starts, self.ends, self.lines = array("Q"), array("Q"), array("Q")
-        for start, end, line in stretches:
+    def __init__(
+        self, path: Path, stretches: Iterator[tuple[int, int, int]], parse: Callable[[str], Any], unit: str = "line"
+    ) -> None:
+        self.path, self.folder, self.parse, self.unit = path, path.parent, parse, unit
+        self.starts, self.ends, self.numbers = array("Q"), array("Q"), array("Q")
+        for start, end, number in stretches:
             self.starts.append(start)
             self.ends.append(end)
-            self.lines.append(line)
+            self.numbers.append(number)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -69,17 +72,17 @@ class Indexed:
             raise ValueError(f"{self.place(index)}: {error}") from None
 
     def place(self, index: int) -> str:
-        return f"{self.path.name}, line {self.lines[index]}"
+        return f"{self.path.name}, {self.unit} {self.numbers[index]}"
 
 
 def read_json(path: Path) -> Records:
-    """A JSON list, read at once, or JSON lines, read one by one. The first character tells them apart."""
+    """A JSON list or JSON lines. The first character tells them apart."""
     check_file(path)
     with path.open("rb") as file:
         listed = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if not listed:
         return _filled(Indexed(path, _lines(path), parse_json), "one JSON object on each line")
-    return _filled(Listed(path, read_whole(path)), "a JSON list of objects")
+    return _filled(Indexed(path, _elements(path), parse_json, "record"), "a JSON list of objects")
 
 
 def read_whole(path: Path) -> Any:
@@ -196,6 +199,42 @@ def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
             start, end = end, end + len(line)
             if line.strip():
                 yield start, end, number
+
+
+def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Every element of a JSON list: its first byte, the byte after its last, its number.
+
+    Each is parsed to find its end, and let go: the 665,000 talks of LLaVA would fill 4 GB in every worker process.
+    """
+    raw = path.read_bytes()
+    try:
+        text = decode(raw)
+        byte, done = len(raw) - len(text.encode()), 0
+        for number, (start, end) in enumerate(_spans(text), 1):
+            first = byte + len(text[done:start].encode())
+            byte, done = first + len(text[start:end].encode()), end
+            yield first, byte, number
+    except (ValueError, IndexError, RecursionError):
+        read_whole(path)  # knows the line and the words for what is wrong
+        raise
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where the elements of a JSON list start and end in its text. Raises ValueError or IndexError where it is none."""
+    space, parse = re.compile(r"[ \t\n\r]*").match, json.JSONDecoder().raw_decode
+    place = space(text, space(text).end() + 1).end()
+    while text[place] != "]":
+        end = parse(text, place)[1]
+        yield place, end
+        place = space(text, end).end()
+        if text[place] == ",":
+            place = space(text, place + 1).end()
+            if text[place] == "]":
+                raise ValueError("a comma in front of the end")
+        elif text[place] != "]":
+            raise ValueError("no comma between elements")
+    if space(text, place + 1).end() != len(text):
+        raise ValueError("more than one value")
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, int, int]]:
