@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,35 @@ def test_words_too_are_cut(processor: MplugOwlProcessor) -> None:
     sample = look(talk, None, 5)
     assert [stretch.cuts for stretch in sample.stretches] == [("Human: ",), (), ("\nAI: ",), ("one", " two")]
     assert (sample.length, sample.learned, sample.cut) == (5, 2, 2)
+
+
+def test_pictures_out_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: MplugOwlProcessor) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    picture().save(file := io.BytesIO(), "JPEG")
+    with tarfile.open(tmp_path / "00003.tar", "w") as shard:
+        members = {"0.jpg": file.getvalue(), "0.txt": b"a cat", "1.jpg": file.getvalue()[:-100], "1.txt": b"a dog"}
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            shard.addfile(about, io.BytesIO(content))
+    text = printed(read(f"{tmp_path}/*.tar"), processor, width=120, save=tmp_path / "seen.html")
+    assert "webdataset  img2dataset's shards" in text
+    assert "2 conversations: 2 answers, 2 pictures of 40x30" in text
+    assert "00003.tar, 0.jpg   24 tokens, 6 learned" in text
+    assert "▣ picture 40x30 → 5 positions" in text
+    assert "00003.tar, 1.jpg: the picture is damaged or cut short" in text
+    assert (tmp_path / "seen.html").read_text("utf-8").count("<img src=") == 1
+
+
+def test_of_a_large_source_a_part_is_checked(
+    photos: Source, processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mplug_owl.data.inspect.CHECKED", 3)
+    text = printed(photos, processor)
+    assert "1 problem in 3 of 6 conversations" in text
+    assert "photos.jsonl, line 5" in text
+    monkeypatch.setattr("mplug_owl.data.inspect.CHECKED", 1)
+    assert "no problems in 1 of 6 conversations" in printed(photos, processor)
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -378,6 +378,11 @@ def test_parquet_with_pictures_in_it(tmp_path: Path) -> None:
         assert [source[4].name, source[5].name] == ["train-0.parquet, row 5", "train-1.parquet, row 1"]
 
 
+def test_parquet_as_img2dataset_writes_it(tmp_path: Path) -> None:
+    row = {"url": "https://example.com/a.jpg", "key": "000000000", "status": "success", "caption": "a cat", "jpg": jpeg()}
+    assert read(str(parquet(tmp_path / "00000.parquet", [row])))[0] == caption(jpeg(), "a cat", "00000.parquet, row 1")
+
+
 def test_parquet_with_pictures_beside_it(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(jpeg())
     path = parquet(tmp_path / "a.parquet", [{"image": "cat.jpg", "text": "a cat"}, {"image": "dog.jpg", "text": "a dog"}])

@@ -42,10 +42,15 @@ class Place:
         raise ValueError(f"{self}: no picture {file}; looked for {' and '.join(map(str, places))}")
 
 
+# A picture and its words: ours, an image folder's, and the endings that img2dataset and WebDataset make columns of.
+IMAGE = ("image", "file_name", "jpg", "jpeg", "png", "webp")
+CAPTION = ("caption", "text", "txt")
+
+
 def captions(record: Any, place: Place) -> Conversation:
-    """`image` (or `file_name`) and `caption` (or `text`): a picture and the words that describe it."""
-    image = field(record, _either(record, "image", "file_name"), object, place)
-    words = field(record, _either(record, "caption", "text"), str, place)
+    """`image` and `caption`, or their other names: a picture and the words that describe it."""
+    image = field(record, _present(record, *IMAGE), object, place)
+    words = field(record, _present(record, *CAPTION), str, place)
     if not words.strip():
         raise ValueError(f"{place}: {_NOTHING_TO_LEARN}")
     return caption(place.picture(image), words.strip(), str(place))
@@ -145,22 +150,7 @@ def baize(record: Any, place: Place) -> Conversation:
 
 
 # What records are made of; a table's other columns are not read.
-FIELDS = frozenset(
-    {
-        "image",
-        "images",
-        "file_name",
-        "caption",
-        "text",
-        "messages",
-        "conversations",
-        "instruction",
-        "input",
-        "output",
-        "url",
-        "URL",
-    }
-)
+FIELDS = frozenset((*IMAGE, *CAPTION, "images", "messages", "conversations", "instruction", "input", "output", "url", "URL"))
 CONVERTERS: Mapping[str, Callable[[Any, Place], Conversation]] = {
     "captions": captions,
     "llava": llava,
@@ -180,7 +170,7 @@ def recognise(record: Any, place: object) -> str:
     for name, matches in _MARKS.items():
         if matches(record):
             return name
-    if any(name.lower() == "url" for name in record) and "image" not in record:
+    if any(name.lower() == "url" for name in record) and not {*IMAGE} & {*record}:
         raise ValueError(
             f"{place}: addresses of pictures, not pictures; fetch them with img2dataset and read webdataset:FOLDER"
         )
@@ -199,7 +189,7 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "alpaca": lambda record: "instruction" in record and "output" in record,
     "baize": lambda record: "[|Human|]" in str(record.get("input")),
     "owl": lambda record: bool(re.search(r"<image>|^Human: |^AI: ", str(record.get("text", "")), re.MULTILINE)),
-    "captions": lambda record: bool({"image", "file_name"} & set(record) and {"caption", "text"} & set(record)),
+    "captions": lambda record: bool({*IMAGE} & {*record} and {*CAPTION} & {*record}),
     "text": lambda record: "text" in record,
 }
 
@@ -218,14 +208,14 @@ _NOTHING_TO_LEARN = "no words to learn; the text is empty"
 _NO_ANSWER = "no answer to learn; expected at least one with words in it"
 
 
-def _either(record: Any, first: str, second: str) -> str:
-    """The second name where the record has only that."""
-    return second if isinstance(record, Mapping) and second in record and first not in record else first
+def _present(record: Any, *names: str) -> str:
+    """The first of these names that the record has; the first of all where it has none."""
+    return next((name for name in names if isinstance(record, Mapping) and name in record), names[0])
 
 
 def _images(record: Any, place: Place) -> list[ImageSource]:
     """What a record says about pictures: nothing, one of them or a list, in `image` or `images`."""
-    files = record.get(_either(record, "image", "images"))
+    files = record.get(_present(record, "image", "images"))
     if files is None:
         return []
     return [place.picture(file) for file in (files if isinstance(files, list) else [files])]
@@ -253,7 +243,7 @@ def _llava_places(words: str) -> Iterator[str | None]:
 def _with_images(record: Any, place: Place) -> Sequence[Any]:
     """The messages, their pictures put in: at image parts that name none, or where the words say `<image>`."""
     messages = field(record, "messages", list, place)
-    if record.get(name := _either(record, "images", "image")) is None:
+    if record.get(name := _present(record, "images", "image")) is None:
         return messages
     images = record[name] if isinstance(record[name], list) else [record[name]]
     waiting, used = iter(images), 0
