@@ -331,6 +331,9 @@ def test_what_a_store_does_not_have(store: MemoryFileSystem) -> None:
         read("nowhere://a.tar")
     with pytest.raises(ValueError, match=r"an address of neither \.tar nor \.parquet files; name the format"):
         read("memory://laion/readme.md")
+    for spec in ("captions:memory://laion/photos.csv", "text:memory://laion/book.txt"):
+        with pytest.raises(ValueError, match=r"from addresses only \.tar and \.parquet files are read; fetch it"):
+            read(spec)
 
 
 def test_shards_of_a_web_server(shards: Path) -> None:
@@ -421,7 +424,7 @@ def test_parquet_of_words(tmp_path: Path) -> None:
     assert read(f"text:{parquet(tmp_path / 'b.parquet', [{'text': 'One.'}])}")[0].answers == ("One.",)
 
 
-def test_parquet_is_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_is_read_by_row_groups(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mplug_owl.data import parquet as module
 
     source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
@@ -435,7 +438,25 @@ def test_parquet_is_read_by_row_groups(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "HELD_BYTES", 1)
     assert [source[index].answers[0] for index in (6, 0, 5, 1)] == [f"picture {seed}" for seed in (6, 0, 5, 1)]
     assert groups == [2, 0, 1, 0]
+    before, groups[:] = every(source), []
+    for _ in range(3):  # what comes round again is mapped from the cache
+        assert [source[index] for index in (6, 0, 5, 1, 3)] == [before[index] for index in (6, 0, 5, 1, 3)]
+    assert groups == []
+    assert len(list(cache.glob("*.arrow"))) == 3
     assert list(DataLoader(source, batch_size=None, sampler=[4, 2], num_workers=1)) == [source[4], source[2]]
+
+
+def test_a_full_disk_makes_parquet_slow_and_not_wrong(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
+    before = every(source)
+
+    def full(*how: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mplug_owl.data.parquet.HELD_BYTES", 1)
+    monkeypatch.setattr("pyarrow.OSFile", full)
+    assert [source[index] for index in (6, 0, 6, 0, 5)] == [before[index] for index in (6, 0, 6, 0, 5)]
+    assert list(cache.glob("*.part")) == list(cache.glob("*.arrow")) == []
 
 
 def test_parquet_in_a_store(store: MemoryFileSystem, tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
-"""Parquet: rows of tables, read a row group at a time, from this machine or from a store."""
+"""Parquet: rows of tables, read a row group at a time, from this machine or from a store.
 
+A row costs its whole group. Groups are held in memory as far as they fit; one that comes round again is unpacked into the
+user's cache, where rows are mapped one by one, so that training in random order reads no group more than twice.
+"""
+
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mplug_owl.data.files import File, find, is_remote, needed
+from mplug_owl.data.files import File, cache_folder, find, is_remote, needed
 from mplug_owl.data.formats import FIELDS
 
 # Row groups kept for the next row, in each process: some dozen of those that hold photographs.
@@ -24,7 +29,7 @@ class Rows:
         # Where the row groups of each file end, and where the files end.
         self.groups = [_group_ends(file) for file in files]
         self.ends = np.cumsum([ends[-1] if len(ends) else 0 for ends in self.groups])
-        self._held: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._held, self._seen = OrderedDict[tuple[int, int], Any](), set[tuple[int, int]]()
         if not len(self):
             raise ValueError(f"{files[0].address}: no records in the file; expected rows")
 
@@ -38,7 +43,7 @@ class Rows:
         return self._table(file, group, self.place(index)).slice(row - first, 1).to_pylist()[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": OrderedDict()}
+        return {**self.__dict__, "_held": OrderedDict(), "_seen": set()}
 
     def place(self, index: int) -> str:
         """`train-00000.parquet, row 17`."""
@@ -51,12 +56,15 @@ class Rows:
 
     def _table(self, file: int, group: int, place: str) -> Any:
         """A row group's table; the latest ones are held, so that rows in order read each group once."""
-        if (file, group) not in self._held:
-            self._held[file, group] = _read(self.files[file], group, place)
+        key = file, group
+        if key not in self._held:
+            load = _unpacked if key in self._seen else _read
+            self._held[key] = load(self.files[file], group, place)
+            self._seen.add(key)
             while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > HELD_BYTES:
                 self._held.popitem(last=False)
-        self._held.move_to_end((file, group))
-        return self._held[file, group]
+        self._held.move_to_end(key)
+        return self._held[key]
 
 
 def open_rows(pattern: str) -> Rows:
@@ -85,3 +93,20 @@ def _read(file: File, group: int, place: str) -> Any:
         if isinstance(error, OSError) and is_remote(file.address):
             raise  # the network, for all we know
         raise ValueError(f"{place}: row group {group + 1} is damaged ({error})") from None
+
+
+def _unpacked(file: File, group: int, place: str) -> Any:
+    """A row group mapped from the cache: no row but the one that is asked for is read."""
+    arrow = needed("pyarrow", "parquet")
+    kept = cache_folder() / f"{file.key}-{group}.arrow"
+    if not kept.exists():
+        table = _read(file, group, place)
+        part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
+        try:
+            with arrow.OSFile(str(part), "wb") as out, arrow.ipc.new_file(out, table.schema) as writer:
+                writer.write_table(table)
+        except OSError:  # the disk is full, which makes it slow and not wrong
+            part.unlink(missing_ok=True)
+            return table
+        part.replace(kept)
+    return arrow.ipc.open_file(arrow.memory_map(str(kept))).read_all()

@@ -166,6 +166,8 @@ def _recognised_folder(path: Path) -> str:
 def _records(spec: str) -> Records:
     """The records of a file that has them one by one, in whichever container."""
     ending = Path(short_name(spec)).suffix.lower()
+    if is_remote(spec) and ending in (".json", ".jsonl", ".csv", ".tsv", ".txt"):
+        raise ValueError(f"{spec}: from addresses only .tar and .parquet files are read; fetch it and give its path")
     if ending == ".parquet" or is_remote(spec) or Path(spec).expanduser().is_dir():
         return parquet.open_rows(spec)
     path = Path(spec).expanduser()
@@ -195,7 +197,8 @@ def _any(name: str, records: Callable[[str], Records]) -> Callable[[str], Source
 
 def _text(spec: str) -> Source:
     path = Path(spec).expanduser()
-    records = _records(spec) if path.suffix.lower() in (".json", ".jsonl", ".parquet") else read_blocks(path)
+    blocks = not is_remote(spec) and path.suffix.lower() not in (".json", ".jsonl", ".parquet")
+    records = read_blocks(path) if blocks else _records(spec)
     return FileSource(f"text:{spec}", records, formats.text)
 
 
