@@ -43,7 +43,7 @@ class Shards:
     def __init__(self, files: Sequence[File]) -> None:
         self.files = tuple(files)
         self.folder = Path(files[0].address).parent
-        self.ends = np.cumsum([len(table) for table in _tables(files)])
+        self.ends = np.cumsum(_counts(files))
         if not len(self):
             raise ValueError(f"{files[0].address}: no pictures with words in it; expected KEY.jpg and KEY.txt or KEY.json")
 
@@ -102,22 +102,22 @@ def table_of(file: File) -> np.ndarray:
     return np.load(kept, mmap_mode="r")
 
 
-def _tables(files: Sequence[File]) -> list[np.ndarray]:
-    """All tables, those of a store in parallel. Raises ValueError that names the broken shards, all of them."""
+def _counts(files: Sequence[File]) -> list[int]:
+    """How many samples each shard has, several shards of a store at once. Raises ValueError that names the broken shards, all of them."""
     console = Console(stderr=True)
     broken: list[str] = []
 
-    def table(file: File) -> np.ndarray:
+    def count(file: File) -> int:
         try:
-            return table_of(file)
+            return len(table_of(file))
         except ValueError as error:
             broken.append(str(error))
-            return _table([])
+            return 0
 
     with ThreadPoolExecutor(8) as pool:
-        tables = list(
+        counts = list(
             track(
-                pool.map(table, files),
+                pool.map(count, files),
                 "reading the shards' headers",
                 len(files),
                 console=console,
@@ -128,7 +128,7 @@ def _tables(files: Sequence[File]) -> list[np.ndarray]:
     if broken:
         more = f"\nand {len(broken) - LISTED:,} more shards" if len(broken) > LISTED else ""
         raise ValueError("\n".join(sorted(broken)[:LISTED]) + more)
-    return tables
+    return counts
 
 
 def _table(samples: Sequence[tuple[str, Member, Member]]) -> np.ndarray:
