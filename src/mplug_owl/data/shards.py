@@ -103,7 +103,7 @@ def table_of(file: File) -> np.ndarray:
 
 
 def _counts(files: Sequence[File]) -> list[int]:
-    """How many samples each shard has, several shards of a store at once. Raises ValueError that names the broken shards, all of them."""
+    """How many samples each shard has, several shards at once. Raises ValueError that names the broken ones."""
     console = Console(stderr=True)
     broken: list[str] = []
 
