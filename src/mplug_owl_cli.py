@@ -86,7 +86,7 @@ def train(
 
 @app.command()
 def plan(
-    recipe: RecipeArgument,
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes; paradigms.llava is all of its stages.")],
     data: DataOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     start: FromOption = None,
@@ -95,19 +95,24 @@ def plan(
     memory: Annotated[float, typer.Option(help="Memory of one device in GB.")] = 141.0,
     mfu: Annotated[float, typer.Option(help="Share of that rate which training reaches.", min=0.01, max=1)] = 0.4,
 ) -> None:
-    """What a recipe will cost: who learns, parameters, tokens, FLOPs, memory, time. Nothing is trained."""
+    """What recipes will cost: who learns, parameters, tokens, FLOPs, memory, time. Nothing is trained."""
     from rich.console import Console
 
-    from mplug_owl.model.build import load
+    from mplug_owl.model.build import load_processor
+    from mplug_owl.recipes import stages
     from mplug_owl.train import plan as planning
     from mplug_owl.train.run import open_data, who_learns
 
-    made = _recipe(recipe, data, settings, start)
-    sources = open_data(made.data)[0] if made.data else []
-    processor = load(made.start).processor if sources and made.start else None
-    planned = planning.plan(made, sources, processor)
-    device = planning.Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
-    planning.show(planned, device, Console(), who_learns(planned.parts, made.name))
+    console, device = Console(), planning.Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
+    plans = []
+    for made in [_recipe(stage, data, settings, start) for name in recipes for stage in stages(name)]:
+        sources = open_data(made.data)[0] if made.data else []
+        processor = load_processor(made.start) if sources and made.start else None
+        plans.append(planning.plan(made, sources, processor))
+        planning.show(plans[-1], device, console, who_learns(plans[-1].parts, made.name))
+        console.print()
+    if len(plans) > 1:
+        console.print(planning.compare(plans, device))
 
 
 @app.command()

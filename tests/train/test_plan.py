@@ -9,14 +9,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.data.loader import Encoding
 from mplug_owl.recipes import find, names, paper, tiny
-from mplug_owl.train.plan import Device, plan, show
-from mplug_owl.train.recipe import Learners, Recipe
+from mplug_owl.train.plan import Device, compare, plan, show
+from mplug_owl.train.recipe import Learners, Recipe, override
 from mplug_owl.train.run import open_data, start, who_learns
 from mplug_owl.train.trainable import prepare
 from tests.school import lesson, lessons
 
 P_L = 6.607e9  # LLaMA-7B without its embedding
 F_V, F_K = 0.162e12, 0.017e12  # forward, one picture
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting what is kept takes seconds for 7 B; where the rest is looked at it is taken as known."""
+
+    def known(owl: object, recipe: Recipe, tokens: int) -> tuple[float, float]:
+        return (0.3e9, 0.03e9) if recipe.gradient_checkpointing else (2.2e9, 0.35e9)
+
+    monkeypatch.setattr("mplug_owl.train.plan.kept_bytes", known)
 
 
 def shown(recipe: Recipe, device: Device | None = None, width: int = 80) -> str:
@@ -34,14 +44,16 @@ def shown(recipe: Recipe, device: Device | None = None, width: int = 80) -> str:
         (Learners("frozen", "frozen", "full"), lambda T: 6 * P_L * T + F_V + F_K),
         (Learners("frozen", "full", "frozen"), lambda T: 4 * P_L * T + F_V + 3 * F_K),
         (Learners("full", "full", "full"), lambda T: 6 * P_L * T + 3 * (F_V + F_K)),
+        # One of 32 layers, 202 M parameters, is gone through three times; what is behind it is the head alone.
+        (Learners("frozen", "frozen", "last"), lambda T: (2 + 4 * 0.2024 / 6.738) * P_L * T + F_V + F_K),
     ],
 )
-def test_flops_of_a_sample(learners: Learners, expected) -> None:
+def test_flops_of_a_sample(learners: Learners, expected, quick) -> None:
     recipe = replace(paper.pretrain(), learners=learners)
     assert plan(recipe).flops_per_sample == pytest.approx(expected(512), rel=0.002)
 
 
-def test_text_alone_costs_no_picture() -> None:
+def test_text_alone_costs_no_picture(quick) -> None:
     recipe = replace(paper.instruct(), encoding=Encoding(max_tokens=1024, pictures=False))
     assert plan(recipe).flops_per_sample == pytest.approx(4 * P_L * 1024, rel=0.002)
 
@@ -62,7 +74,7 @@ def test_flops_are_what_a_step_really_takes(learners: tuple[str, str, str], tmp_
     assert plan(recipe).flops_per_sample == pytest.approx(counter.get_total_flops(), rel=0.06)  # worst measured 0.047
 
 
-def test_the_papers_first_stage_reads_105_billion_tokens() -> None:
+def test_the_papers_first_stage_reads_105_billion_tokens(quick) -> None:
     made = plan(paper.pretrain())
     assert made.tokens_per_step * made.recipe.steps == pytest.approx(104.9e9, rel=1e-3)
     assert made.positions_per_picture == 65
@@ -71,7 +83,7 @@ def test_the_papers_first_stage_reads_105_billion_tokens() -> None:
     assert "upper bound" in text
 
 
-def test_time_is_work_over_rate() -> None:
+def test_time_is_work_over_rate(quick) -> None:
     made = plan(paper.pretrain())
     one, eight = Device(tflops=1000, mfu=0.5), Device(tflops=1000, mfu=0.5, count=8)
     assert made.hours(one) == pytest.approx(made.flops / 5e14 / 3600)
@@ -96,28 +108,55 @@ def test_memory_by_part() -> None:
     assert first.memory["gradients"] == 4 * learned
     assert first.memory["AdamW's two averages"] == 8 * learned
     assert second.memory["gradients"] == 4 * 4_194_304
-    again = plan(replace(paper.pretrain(), gradient_checkpointing=True))
-    assert again.memory["activations"] < first.memory["activations"] / 5
-    assert plan(replace(paper.pretrain(), micro_batch=16)).memory["activations"] == first.memory["activations"] / 2
+    assert first.memory["activations"] / 2**30 == pytest.approx(75.4, rel=0.01)  # 32 samples of 2.08 GiB and a picture's 0.33
+    assert first.memory["bf16 copies of what learns"] == 2 * learned
+    assert "bf16 copies of what learns" not in plan(replace(tiny.pretrain(), precision="fp32")).memory
+
+
+def test_activations_grow_with_the_micro_batch_and_shrink_by_computing_layers_again() -> None:
+    usual = plan(tiny.pretrain()).memory["activations"]
+    assert plan(replace(tiny.pretrain(), micro_batch=16)).memory["activations"] == usual / 2
+    assert plan(replace(tiny.pretrain(), gradient_checkpointing=True)).memory["activations"] < usual / 2  # four layers, not 32
 
 
 @pytest.mark.parametrize(
-    ("changes", "first_advice"),
+    ("changes", "advice"),
     [
-        ({}, "--set micro_batch=16"),
-        ({"micro_batch": 1, "frozen_bf16": False}, "--set frozen_bf16=true"),
-        ({"micro_batch": 1}, "--set gradient_checkpointing=true"),
-        (
-            {"micro_batch": 1, "learners": Learners("frozen", "frozen", "full"), "gradient_checkpointing": True},
-            "--set learners.language=lora",
-        ),
-        ({"micro_batch": 1, "gradient_checkpointing": True}, "more devices"),
+        ({}, ["micro_batch=1", "gradient_checkpointing=true", "all of these", "more devices"]),
+        ({"micro_batch": 1, "frozen_bf16": False}, ["frozen_bf16=true", "gradient_checkpointing=true"]),
+        ({"micro_batch": 1, "learners": Learners("frozen", "frozen", "full")}, ["learners.language=lora"]),
+        ({"micro_batch": 1, "gradient_checkpointing": True}, ["more devices"]),
     ],
 )
-def test_what_does_not_fit_comes_with_advice(changes: dict, first_advice: str) -> None:
-    text = shown(replace(paper.pretrain(), **changes), Device(memory_gib=8), width=200)
-    _, _, advice = text.partition("GiB do not fit into 8 GiB. What helps, most first:\n")
-    assert advice.strip().startswith(first_advice)
+def test_what_does_not_fit_comes_with_advice(changes: dict, advice: list[str], quick) -> None:
+    text = shown(replace(paper.pretrain(), **changes), Device(memory_gib=8))
+    _, _, given = text.partition("GiB do not fit into 8 GiB. What helps, most first:\n")
+    lines = given.strip().splitlines()
+    for expected, line in zip(advice, lines, strict=False):
+        assert expected in line
+    left = [float(line.split(" GiB")[0].split()[-1].replace(",", "")) for line in lines if "--set" in line]
+    assert left == sorted(left)
+
+
+def test_advice_says_what_it_leaves(quick) -> None:
+    text = shown(paper.pretrain(), Device(memory_gib=75))
+    (fewer,) = (line for line in text.splitlines() if "micro_batch=" in line)
+    assert "--set micro_batch=16 " in fewer  # the most that fits
+    assert f" {plan(override(paper.pretrain(), ['micro_batch=16'])).gib:.0f} GiB" in fewer
+    assert "all of these" not in text
+
+
+def test_stages_below_each_other(quick) -> None:
+    plans = [plan(find(name)) for name in ("paper.pretrain", "paper.instruct_with_abstractor", "paradigms.llava_instruct")]
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(compare(plans, Device()))
+    lines = console.export_text().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    first = next(line for line in lines if "paper.pretrain" in line)
+    assert first.index("🔥") < first.rindex("🔥") < first.index("❄")
+    assert "104.9 B" in first
+    assert "in all" in lines[-2]
+    assert "106.4 B" in lines[-2]
 
 
 def test_what_fits_comes_without() -> None:
@@ -125,7 +164,7 @@ def test_what_fits_comes_without() -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_recipe_has_a_plan_that_fits_eighty_columns(name: str) -> None:
+def test_every_recipe_has_a_plan_that_fits_eighty_columns(name: str, quick) -> None:
     text = shown(find(name))
     assert name in text
     for part in ("f_V vision", "f_K abstractor", "f_L language"):

@@ -1,7 +1,7 @@
 """What a run will cost, before it is paid: parameters, tokens, FLOPs, memory, time. Nothing is trained or downloaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Console, Group, RenderableType
@@ -11,16 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from mplug_owl.data.encode import encode
 from mplug_owl.data.sources import Source
 from mplug_owl.model.build import count
+from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.towers import image_size, look
-from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.activations import kept_bytes
+from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import Part, prepare, table
 
-# Bytes of activations that a transformer layer keeps for its backward pass, a token and unit of width, in 16 bits and with
-# fused attention: Korthikanti et al. (arXiv 2205.05198), equation 2, less the attention scores.
-KEPT_BYTES = 34
-# Without weight gradients the inputs of the linears need not be kept; norms, attention and activations remain. An estimate.
-KEPT_BYTES_FROZEN = 20
+# Who learns, at a glance.
+FACES = {"frozen": "❄ ", "lora": "🔥", "last": "🔥", "full": "🔥"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,19 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Floating-point operations forward and backward: of a language position, and of a picture."""
+
+    token: float
+    picture: float
+
+    def __call__(self, tokens: float, pictures: float) -> float:
+        return self.token * tokens + self.picture * pictures
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Costs of one stage: FLOPs in all, tokens a sample and a step, bytes by part on one device."""
+    """Costs of one stage: tokens and pictures a sample, FLOPs, bytes by part on one device."""
 
     recipe: Recipe
     parts: tuple[Part, ...]
@@ -43,7 +53,7 @@ class Plan:
     tokens_per_sample: float
     pictures_per_sample: float
     measured: bool
-    flops_per_sample: float
+    work: Work
     memory: dict[str, float]
 
     @property
@@ -52,9 +62,19 @@ class Plan:
         return self.tokens_per_sample * self.recipe.batch
 
     @property
+    def flops_per_sample(self) -> float:
+        """Floating-point operations of one sample."""
+        return self.work(self.tokens_per_sample, self.pictures_per_sample)
+
+    @property
     def flops(self) -> float:
         """Floating-point operations of the whole run."""
         return self.flops_per_sample * self.recipe.batch * self.recipe.steps
+
+    @property
+    def gib(self) -> float:
+        """Memory on one device, all parts together."""
+        return sum(self.memory.values()) / 2**30
 
     def hours(self, device: Device) -> float:
         """Time on `device.count` devices at the stated share of their rate."""
@@ -66,11 +86,6 @@ def plan(recipe: Recipe, sources: Sequence[Source] = (), processor: object | Non
 
     Without, every sample is taken as `max_tokens` long with one picture: an upper bound.
     """
-    with torch.device("meta"):
-        owl = MplugOwlForConditionalGeneration(recipe.modules.config())
-    picture = _picture_flops(owl.requires_grad_(False))
-    prepare(owl, recipe)
-    parts = tuple(table(owl, recipe.learners))
     tokens, pictures, measured = float(recipe.encoding.max_tokens), float(recipe.encoding.pictures), False
     if sources and processor is not None:
         how = recipe.encoding
@@ -79,9 +94,24 @@ def plan(recipe: Recipe, sources: Sequence[Source] = (), processor: object | Non
         tokens = sum(len(example) for example in examples) / len(examples)
         pictures = sum(len(example.pictures) for example in examples) / len(examples)
         measured = True
-    flops = _flops(owl, parts, tokens, pictures, picture)
-    memory = _memory(owl, recipe, parts, tokens, pictures)
-    return Plan(recipe, parts, owl.num_image_tokens, tokens, pictures, measured, flops, memory)
+    return _planned(recipe, tokens, pictures, measured)
+
+
+def work(config: MplugOwlConfig, parts: Sequence[Part]) -> Work:
+    """What a token and a picture cost an owl of these sizes of which these parts learn.
+
+    Forward is 2 FLOPs a parameter and token; gradients of activations cost that again where something in front learns,
+    gradients of weights once more where they learn: 6 for what learns, 4 for a frozen language model behind eyes that learn.
+    The language model's attention is left out: 2 % at 512 tokens of LLaMA-7B.
+    """
+    with torch.device("meta"):
+        owl = MplugOwlForConditionalGeneration(config).requires_grad_(False)
+    looked, said = _picture_flops(owl)
+    vision, connector, language = parts
+    embedding = 0 if owl.config.tie_word_embeddings else owl.get_input_embeddings().weight.numel()
+    picture = looked * _passes(vision, False) + said * _passes(connector, vision.learned > 0)
+    in_front = vision.learned + connector.learned > 0
+    return Work(2.0 * (language.parameters - embedding) * _passes(language, in_front), picture)
 
 
 def show(made: Plan, device: Device, console: Console, who_learns: RenderableType) -> None:
@@ -97,7 +127,9 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     costs.add_row("tokens in all", _short(made.tokens_per_step * recipe.steps), "")
     pictures = f"language positions; {made.pictures_per_sample:.3g} pictures a sample"
     costs.add_row("a picture takes", f"{made.positions_per_picture}", pictures)
-    costs.add_row("FLOPs in all", f"{made.flops:.2e}", "a token: 4 x frozen parameters, 6 x learning ones")
+    passes = 2 * _passes(made.parts[2], any(part.learned for part in made.parts[:2]))
+    each = f"{passes:.3g} x f_L's parameters a token, {made.work.picture:.1e} a picture"
+    costs.add_row("FLOPs in all", f"{made.flops:.2e}", each)
     devices = "one device" if device.count == 1 else f"{device.count:,} devices"
     costs.add_row("time", _duration(made.hours(device)), f"on {devices} at {device.mfu:.0%} of {device.tflops:,.0f} TFLOP/s")
     memory = Table.grid(padding=(0, 2))
@@ -105,14 +137,46 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     memory.add_column(justify="right")
     for name, size in made.memory.items():
         memory.add_row(name, f"{size / 2**30:,.2f} GiB")
-    total = sum(made.memory.values()) / 2**30
-    memory.add_row("[bold]together[/]", f"[bold]{total:,.2f} GiB[/]")
+    memory.add_row("[bold]together[/]", f"[bold]{made.gib:,.2f} GiB[/]")
     title = f"memory on one device, {recipe.micro_batch} samples at once (estimate)"
     console.print(Group(who_learns, "", "[bold]cost[/]", costs, "", f"[bold]{title}[/]", memory))
-    if total > device.memory_gib:
-        console.print(f"\n[red]{total:,.0f} GiB do not fit into {device.memory_gib:,.0f} GiB.[/] What helps, most first:")
-        for advice in _advice(made):
+    if made.gib > device.memory_gib:
+        console.print(f"\n[red]{made.gib:,.0f} GiB do not fit into {device.memory_gib:,.0f} GiB.[/] What helps, most first:")
+        for advice in _advice(made, device):
             console.print(f"  {advice}", highlight=False)
+
+
+def compare(plans: Sequence[Plan], device: Device) -> Table:
+    """Stages below each other, a line each, and what they cost together."""
+    rows = Table(title="together", title_justify="left")
+    rows.add_column("stage", overflow="fold")
+    for name in ("f_V f_K f_L", "learned", "tokens", "FLOPs", "time", "GiB"):
+        rows.add_column(name, justify="left" if name == "f_V f_K f_L" else "right", no_wrap=True)
+    for made in plans:
+        rows.add_row(
+            made.recipe.name,
+            "  ".join(FACES[part.freedom] for part in made.parts),
+            _short(sum(part.learned for part in made.parts)),
+            _short(made.tokens_per_step * made.recipe.steps),
+            f"{made.flops:.1e}",
+            _duration(made.hours(device)),
+            f"{made.gib:,.0f}",
+        )
+    rows.add_section()
+    tokens, flops = sum(made.tokens_per_step * made.recipe.steps for made in plans), sum(made.flops for made in plans)
+    time, most = sum(made.hours(device) for made in plans), max(made.gib for made in plans)
+    rows.add_row("in all", "", "", _short(tokens), f"{flops:.1e}", _duration(time), f"{most:,.0f}", style="bold")
+    return rows
+
+
+def _planned(recipe: Recipe, tokens: float, pictures: float, measured: bool) -> Plan:
+    with torch.device("meta"):
+        owl = MplugOwlForConditionalGeneration(recipe.modules.config())
+    prepare(owl, recipe)
+    parts = tuple(table(owl, recipe.learners))
+    memory = _memory(owl, recipe, parts, tokens, pictures)
+    effort = work(recipe.modules.config(), parts)
+    return Plan(recipe, parts, owl.num_image_tokens, tokens, pictures, measured, effort, memory)
 
 
 def _picture_flops(owl: MplugOwlForConditionalGeneration) -> tuple[int, int]:
@@ -125,75 +189,86 @@ def _picture_flops(owl: MplugOwlForConditionalGeneration) -> tuple[int, int]:
     return looked, counter.get_total_flops() - looked
 
 
-def _flops(
-    owl: MplugOwlForConditionalGeneration, parts: Sequence[Part], tokens: float, pictures: float, picture: tuple[int, int]
-) -> float:
-    """FLOPs of one sample, forward and backward.
-
-    Forward is 2 a parameter and token; gradients of activations cost that again where something in front learns, gradients of
-    weights once more where they learn.
-    """
-    vision, connector, language = parts
-    embedding = 0 if owl.config.tie_word_embeddings else owl.get_input_embeddings().weight.numel()
-    seen = picture[0] * _passes(vision, False) + picture[1] * _passes(connector, vision.learned > 0)
-    in_front = vision.learned + connector.learned > 0
-    return pictures * seen + 2 * (language.parameters - embedding) * tokens * _passes(language, in_front)
-
-
-def _passes(part: Part, something_in_front_learns: bool) -> int:
+def _passes(part: Part, something_in_front_learns: bool) -> float:
     """Forward, gradients of activations, gradients of weights: how many of the three a module needs."""
     if part.freedom == "full":
         return 3
+    if part.freedom == "last":
+        return (2 if something_in_front_learns else 1) + 2 * part.learned / part.parameters
     return 2 if part.freedom == "lora" or something_in_front_learns else 1
 
 
 def _memory(
     owl: MplugOwlForConditionalGeneration, recipe: Recipe, parts: Sequence[Part], tokens: float, pictures: float
 ) -> dict[str, float]:
+    """Bytes by part at the moment when there is most: a step's last way back begins, with gradients of those before."""
     learned = sum(part.learned for part in parts)
     frozen = count(owl) - learned
     element = 2 if recipe.precision == "bf16" else 4
+    read, seen = kept_bytes(owl, recipe, max(1, round(tokens)))
     sizes = {
         "weights that learn": 4.0 * learned,
         "weights that are frozen": (2.0 if recipe.frozen_bf16 else 4.0) * frozen,
         "gradients": 4.0 * learned,
         "AdamW's two averages": 8.0 * learned,
+        "activations": recipe.micro_batch * (read + pictures * seen),
+        # The loss is taken in fp32: scores, their softmax and its gradient.
+        "logits": recipe.micro_batch * tokens * owl.config.text_config.vocab_size * (element + 4.0 + 4.0),
     }
-    text, vision = owl.config.text_config, owl.config.vision_config
-    samples = recipe.micro_batch
-    vision_part, connector_part, language_part = parts
-    kept = 0.0
-    through = [(language_part, text, tokens)]
-    if vision_part.freedom != "frozen":
-        side = image_size(vision) / getattr(vision, "patch_size", 14)
-        through.append((vision_part, vision, pictures * side * side))
-    for part, config, positions in through:
-        upstream = part is language_part and (vision_part.learned or connector_part.learned)
-        if part.freedom == "frozen" and not upstream:
-            continue
-        each = KEPT_BYTES if part.freedom == "full" else KEPT_BYTES_FROZEN
-        layers = config.num_hidden_layers
-        width = positions * config.hidden_size * samples * element / 2
-        kept += width * (2 * layers + each if recipe.gradient_checkpointing else layers * each)
-    sizes["activations"] = kept
-    sizes["logits"] = samples * tokens * text.vocab_size * (element + 4.0 + 4.0)
+    if recipe.precision == "bf16":
+        sizes["bf16 copies of what learns"] = 2.0 * learned
     return sizes
 
 
-def _advice(made: Plan) -> list[str]:
-    recipe, advice = made.recipe, []
-    biggest = max(made.memory, key=lambda name: made.memory[name])
-    if biggest in ("activations", "logits") and recipe.micro_batch > 1:
-        advice.append(f"--set micro_batch={recipe.micro_batch // 2}   fewer samples at once, same step")
-    if not recipe.frozen_bf16 and biggest == "weights that are frozen":
-        advice.append("--set frozen_bf16=true   what does not learn in half the memory")
-    if not recipe.gradient_checkpointing and made.memory["activations"] > 0:
-        advice.append("--set gradient_checkpointing=true   keeps little of each layer, computes it again: about a third slower")
-    if recipe.learners.language == "full":
-        advice.append("--set learners.language=lora   adapters instead of every weight of the language model")
-    if recipe.micro_batch > 1 and biggest not in ("activations", "logits"):
-        advice.append(f"--set micro_batch={recipe.micro_batch // 2}   fewer samples at once, same step")
-    return advice or ["more devices: accelerate launch with FSDP splits weights, gradients and averages"]
+def _advice(made: Plan, device: Device) -> list[str]:
+    """Settings that lower the memory, what each leaves of it, and what all of them leave together."""
+    recipe = made.recipe
+    slower = "third" if recipe.learners.language == "full" else "half"  # one pass more, of three or of two
+    fits = [size for size in _halves(recipe) if _smaller(made, size) <= device.memory_gib]
+    settings = {
+        f"micro_batch={max(fits, default=1)}": "fewer samples at once, same step",
+        "frozen_bf16=true": "frozen weights in 16 bits",
+        "gradient_checkpointing=true": f"each layer twice: a {slower} slower",
+        "learners.language=lora": "adapters on f_L instead of all",
+    }
+    left = {setting: _left(recipe, made, setting) for setting in settings}
+    helping = sorted((gib, setting) for setting, gib in left.items() if gib < 0.99 * made.gib)
+    lines = [f"--set {setting:<27} {gib:>6,.0f} GiB  {settings[setting]}" for gib, setting in helping]
+    together = made.gib
+    if helping:
+        together = helping[0][0]
+    if len(helping) > 1 and together > device.memory_gib:
+        together = _left(recipe, made, *(setting for _, setting in helping))
+        lines.append(f"{'all of these':<33} {together:>6,.0f} GiB")
+    if together > device.memory_gib:
+        lines.append("more devices: accelerate launch with FSDP splits weights, gradients and averages")
+    return lines
+
+
+def _left(recipe: Recipe, made: Plan, *settings: str) -> float:
+    """GiB that settings leave; counting anew what is kept takes seconds, so only where they change it."""
+    changed = override(recipe, settings)
+    if changed == recipe:
+        return made.gib
+    if replace(changed, micro_batch=recipe.micro_batch) == recipe:
+        return _smaller(made, changed.micro_batch)
+    with torch.device("meta"):
+        owl = MplugOwlForConditionalGeneration(changed.modules.config())
+    prepare(owl, changed)
+    parts = table(owl, changed.learners)
+    return sum(_memory(owl, changed, parts, made.tokens_per_sample, made.pictures_per_sample).values()) / 2**30
+
+
+def _halves(recipe: Recipe) -> list[int]:
+    """Half the micro-batch, half of that, and so on down to 1, where it divides the batch."""
+    sizes = [recipe.micro_batch >> power for power in range(1, recipe.micro_batch.bit_length())]
+    return [size for size in sizes if recipe.batch % size == 0]
+
+
+def _smaller(made: Plan, micro_batch: int) -> float:
+    """GiB with another micro-batch."""
+    grows = made.memory["activations"] + made.memory["logits"]
+    return made.gib - grows * (1 - micro_batch / made.recipe.micro_batch) / 2**30
 
 
 def _short(value: float) -> str:
@@ -209,4 +284,4 @@ def _duration(hours: float) -> str:
     return f"{hours * 60:,.0f} min" if hours < 2 else f"{hours:,.1f} h"
 
 
-__all__ = ["Device", "Plan", "plan", "show"]
+__all__ = ["Device", "Plan", "Work", "compare", "plan", "show", "work"]

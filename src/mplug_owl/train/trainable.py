@@ -78,13 +78,13 @@ def set_mode(owl: MplugOwlForConditionalGeneration, learners: Learners) -> None:
             module.train(getattr(learners, name) != "frozen")
 
 
-def compute_again(owl: MplugOwlForConditionalGeneration) -> None:
+def compute_again(part: nn.Module) -> None:
     """Keep of each layer its input alone, and compute the rest again on the way back.
 
     transformers' own switch passes over layers in eval mode, and so over the frozen language model that stage 1's gradients
     go through.
     """
-    for layer in owl.modules():
+    for layer in part.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 

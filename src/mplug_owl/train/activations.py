@@ -1,0 +1,92 @@
+"""What a forward pass keeps for its way back: counted by running it on tensors that have shapes but no numbers.
+
+No coefficient of any architecture is in it, so it holds for every tower, connector and language model, and for whatever of them
+is frozen. Attention is counted as a fused kernel's, and norms in the precision that autocast gives them on a CPU.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.towers import image_size, look
+from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.trainable import compute_again, set_mode
+
+
+def kept_bytes(owl: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: int) -> tuple[float, float]:
+    """Bytes kept of one sample of so many tokens by f_L, and of one picture by f_V and f_K.
+
+    `owl` is prepared for the recipe, on the meta device, and of no use afterwards.
+    """
+    seeing = nn.ModuleList([owl.model.vision_tower, owl.model.abstractor])
+    in_front = any(parameter.requires_grad for parameter in seeing.parameters())
+    side, width = image_size(owl.config.vision_config), owl.config.text_config.hidden_size
+    channels = getattr(owl.config.vision_config, "num_channels", 3)
+
+    def read(samples: int) -> Tensor:
+        words = torch.empty(samples, tokens, width, requires_grad=in_front)
+        return owl.model.language_model(inputs_embeds=words, use_cache=False).last_hidden_state
+
+    def see(pictures: int) -> Tensor:
+        pixels = torch.empty(pictures, channels, side, side)
+        return owl.model.abstractor(look(owl.model.vision_tower, pixels).last_hidden_state)
+
+    set_mode(owl, recipe.learners)
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        read_bytes = _counted(owl.model.language_model, read, recipe.gradient_checkpointing)
+    if not in_front:
+        return read_bytes, 0.0
+    try:
+        with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            return read_bytes, _counted(seeing, see, recipe.gradient_checkpointing)
+    except DataDependentOutputException:
+        # SigLIP 2 reads its grid as numbers, which the meta device lets it. That has no autocast: an upper bound, fp32's.
+        with torch.device("meta"):
+            return read_bytes, _counted(seeing, see, recipe.gradient_checkpointing)
+
+
+def _counted(part: nn.Module, run: Callable[[int], Tensor], again: bool) -> float:
+    """Bytes kept of one sample, on whatever tensors the surroundings make."""
+    _pretend(part)
+    whole, layers = _each(part, run), sum(isinstance(layer, GradientCheckpointingLayer) for layer in part.modules())
+    if not again or not layers:
+        return whole
+    compute_again(part)
+    return _each(part, run) + whole / layers  # one layer is whole again while it is gone back through
+
+
+def _each(part: nn.Module, run: Callable[[int], Tensor]) -> float:
+    """Bytes that one more sample adds; what does not grow with them, such as weights in 16 bits, drops out."""
+    return _kept(part, run, 2) - _kept(part, run, 1)
+
+
+def _kept(part: nn.Module, run: Callable[[int], Tensor], count: int) -> int:
+    """Bytes of everything that a forward pass saves, each storage once, the weights of the part aside."""
+    own = {parameter.untyped_storage()._cdata for parameter in part.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        run(count)
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
+
+
+def _pretend(part: nn.Module) -> None:
+    """Put tensors that the surroundings make in place of the part's: those on the meta device autocast would pass over."""
+    made: dict[int, nn.Parameter] = {}
+    for module in part.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                fake = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
+                module._parameters[name] = made.setdefault(id(parameter), fake)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
