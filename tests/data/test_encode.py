@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from mplug_owl import Conversation, MplugOwlProcessor, Picture
-from mplug_owl.conversation import PLAIN, Conversation, Message, caption
+from mplug_owl.conversation import PLAIN, Message, caption
 from mplug_owl.data.encode import Example, encode
 
 CAT, DOG = Path("cat.jpg"), Path("dog.jpg")

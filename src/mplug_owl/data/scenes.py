@@ -55,6 +55,11 @@ class Scene:
         )
         return Random(self.seed).choice(wordings)
 
+    @property
+    def plainly(self) -> str:
+        """The bare facts, as the text-only lessons give them in a picture's place."""
+        return f"{self.shape}, {self.colour}, {self.place}"
+
     def questions(self) -> list[tuple[str, str]]:
         """Three questions and their answers, in an order of this scene's own."""
         asked = [
@@ -97,11 +102,19 @@ def write(folder: Path, count: int, seed: int) -> list[Scene]:
         scene.draw().save(folder / "images" / name)
         captions.append({"image": name, "caption": scene.caption})
         chats.append({"messages": _messages(scene, [{"type": "image", "path": name}])})
-        told = [{"type": "text", "text": scene.caption + " "}]
-        text += [{"messages": [{"role": "assistant", "content": scene.caption}]}, {"messages": _messages(scene, told)}]
+        text += [{"messages": _retold(scene)}, {"messages": _messages(scene, [{"type": "text", "text": f"{scene.plainly}. "}])}]
     for name, rows in (("captions", captions), ("chats", chats), ("text", text)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return made
+
+
+def _retold(scene: Scene) -> list[dict[str, object]]:
+    """A caption's lesson without its picture. A caption has no system sentence, so this has none."""
+    return [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": scene.plainly},
+        {"role": "assistant", "content": scene.caption},
+    ]
 
 
 def _messages(scene: Scene, opening: list[dict[str, str]]) -> list[dict[str, object]]:

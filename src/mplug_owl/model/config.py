@@ -14,7 +14,11 @@ ConnectorName = Literal["abstractor", "linear", "mlp", "qformer", "resampler"]
 
 @strict
 class MplugOwlVisionConfig(PreTrainedConfig):
-    """f_V, a CLIP-like ViT. Defaults are the paper's ViT-L/14 at 224 pixels: 303.18 M parameters."""
+    """f_V, a CLIP-like ViT. Defaults are the paper's ViT-L/14 at 224 pixels: 303.18 M parameters.
+
+    `position_initializer_range` is the spread of fresh positions, None for `initializer_range`: a tower that has minutes to
+    learn sees where things are much sooner when positions start as loud as what the patches show.
+    """
 
     model_type = "mplug_owl_vision_model"
     base_config_key = "vision_config"
@@ -29,6 +33,7 @@ class MplugOwlVisionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6  # released config.json; OpenAI's CLIP has 1e-5
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
+    position_initializer_range: float | None = None
 
 
 @strict

@@ -140,7 +140,7 @@ class MplugOwlVisionModel(PreTrainedModel):
         if isinstance(module, VisionEmbeddings):
             std = self.config.initializer_range
             init.normal_(module.cls_token, std=std)
-            init.normal_(module.position_embedding, std=std)
+            init.normal_(module.position_embedding, std=self.config.position_initializer_range or std)
 
 
 AutoModel.register(MplugOwlVisionConfig, MplugOwlVisionModel)

@@ -22,6 +22,7 @@ def owl_tiny() -> MplugOwlConfig:
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "initializer_range": vision**-0.5,
+            "position_initializer_range": 2.0,  # what patches show starts at about 2.1
         },
         visual_abstractor_config={
             "hidden_size": vision,
