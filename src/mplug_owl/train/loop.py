@@ -74,6 +74,7 @@ def train(
     watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
     with accelerator.main_process_first():
         start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
+    accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
     log = metrics.Metrics(out / "metrics.jsonl", start) if main else None
     quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share)
     writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
