@@ -1,4 +1,4 @@
-"""One process of a run that `test_processes.py` starts several of: python -m tests.train.worker DATA OUT [recipe fields as JSON]."""
+"""One process of the runs that `test_processes.py` starts: python -m tests.train.worker DATA OUT [recipe fields as JSON]."""
 
 import json
 import sys

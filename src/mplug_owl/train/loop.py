@@ -22,8 +22,7 @@ from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.optim import adamw, learning_rate
 from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.stop import Stop, Stopped
-from mplug_owl.train.trainable import Part, compute_again, prepare, set_mode, table
-
+from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
 FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share")
@@ -63,6 +62,8 @@ def train(
     mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
     steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
 
+    if recipe.encoding.pack is not None:
+        check_packing(owl.model)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # for the adapters' first values
         learner = prepare(owl.model, recipe)

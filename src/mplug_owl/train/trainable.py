@@ -71,6 +71,25 @@ def last_layer(name: str, module: nn.Module) -> nn.Module:
     raise ValueError(f"learners.{name}=last: no projection and no stack of layers in it; use full")
 
 
+@torch.no_grad()
+def check_packing(owl: MplugOwlForConditionalGeneration) -> None:
+    """Try whether this language model keeps packed conversations apart. Raises ValueError where it does not (BLOOM, OPT).
+
+    The second of two packed rows must come out as it does alone; a model that ignores restarting positions sees the first.
+    """
+    first, second = torch.arange(3, 9, device=owl.device)[None], torch.arange(9, 14, device=owl.device)[None]
+    training = owl.training
+    owl.eval()
+    alone = owl.model(input_ids=second, use_cache=False).last_hidden_state
+    restarting = torch.tensor([[*range(first.shape[1]), *range(second.shape[1])]], device=owl.device)
+    packed = owl.model(input_ids=torch.cat([first, second], 1), position_ids=restarting, use_cache=False).last_hidden_state
+    owl.train(training)
+    apart = (packed[:, first.shape[1] :] - alone).abs().max()
+    if apart > 0.02 * alone.abs().max():
+        kind = owl.config.text_config.model_type
+        raise ValueError(f"encoding.pack: {kind} lets packed conversations see one another; --set encoding.pack=none")
+
+
 def set_mode(owl: MplugOwlForConditionalGeneration, learners: Learners) -> None:
     """Dropout where something learns; a frozen module works as it will when it is used."""
     for name, modules in parts_of(owl).items():

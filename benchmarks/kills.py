@@ -1,0 +1,139 @@
+"""kill -9 at random instants, again and again: does the run end as if it had never been killed, bit for bit?
+
+A small owl learns from drawn scenes with augmentation's stand-ins on: dropout in the abstractor and in LoRA, packed rows, data
+workers. A child process trains and writes a checkpoint every few steps; it is killed at random, every second time in the very
+moment of writing, and started again with --resume until enough kills are counted. Then weights, losses and the order of samples
+are compared with a run that was left alone.
+
+    python benchmarks/kills.py [--kills 50] [--workers 0] [--seed 0]
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from safetensors.torch import load_file
+
+from mplug_owl.data.loader import Encoding
+from mplug_owl.data.scenes import write
+from mplug_owl.recipes import tiny
+from mplug_owl.train import metrics
+from mplug_owl.train.recipe import Learners, LoRA, Recipe
+
+STEPS, SAVED_EVERY, SCENES = 120, 2, 24
+
+
+def recipe(data: Path, workers: int) -> Recipe:
+    """Everything that draws a random number is on."""
+    base = tiny.pretrain()
+    return replace(
+        base,
+        name="kills",
+        learners=Learners("full", "full", "lora"),
+        lora=LoRA(rank=4, alpha=8, dropout=0.2),
+        encoding=Encoding(max_tokens=256, pack=512),
+        data=(f"chat:{data}/chats.jsonl", f"captions:{data}/captions.jsonl"),
+        steps=STEPS,
+        batch=6,
+        micro_batch=6,
+        precision="fp32",
+        workers=workers,
+        log_every=1,
+        save_every=SAVED_EVERY,
+    )
+
+
+def child(data: Path, out: Path, workers: int, resume: bool) -> None:
+    """Train in this process."""
+    import torch
+    from rich.console import Console
+
+    from mplug_owl.train.run import run
+
+    torch.set_num_threads(1)
+    with Path(os.devnull).open("w") as nowhere:
+        run(recipe(data, workers), out, resume=resume, console=Console(file=nowhere))
+
+
+def start(data: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
+    """A child that trains into `out`, resuming what is there."""
+    arguments = ["--child", str(data), str(out), "--workers", str(workers)]
+    return subprocess.Popen([sys.executable, "-W", "ignore", __file__, *arguments], start_new_session=True)
+
+
+def kill_in_time(process: subprocess.Popen[bytes], out: Path, random: Random, saving: bool) -> bool:
+    """Kill a child and all it started, at random or while it writes; False where it had finished before."""
+    begun = len(metrics.read(out / "metrics.jsonl"))
+    patience = time.monotonic() + 120
+    # Wait until it has gone on, so that every kill costs work.
+    while process.poll() is None and len(metrics.read(out / "metrics.jsonl")) <= begun and time.monotonic() < patience:
+        time.sleep(0.01)
+    if saving:
+        while process.poll() is None and not list((out / "checkpoints").glob(".*.partial")) and time.monotonic() < patience:
+            time.sleep(0.0005)
+        time.sleep(random.uniform(0, 0.01))
+    else:
+        time.sleep(random.uniform(0, 1.5))
+    if process.poll() is not None:
+        return False
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def same(one: Path, other: Path) -> str:
+    """An empty string where two runs ended alike, else what differs."""
+    ours, theirs = (metrics.read(run / "metrics.jsonl") for run in (one, other))
+    exact = ("step", "loss", "lr", "grad_norm", "learned_tokens")
+    if [[row[name] for name in exact] for row in ours] != [[row[name] for name in exact] for row in theirs]:
+        return "the metrics differ"
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    different = [name for name in first if not first[name].equal(second[name])]
+    return f"weights differ, first {different[0]}" if different else ""
+
+
+def measure(kills: int, workers: int, seed: int, folder: Path) -> tuple[int, int, int]:
+    """Kills counted, runs they fell into, runs among them that ended bit-identical."""
+    random, data = Random(seed), folder / "data"
+    write(data, SCENES, seed=1)
+    whole = folder / "whole"
+    if start(data, whole, workers).wait() != 0:
+        raise RuntimeError("the run that nobody killed failed")
+    done = runs = identical = 0
+    while done < kills:
+        out = folder / f"run{runs}"
+        finished = False
+        while not finished:
+            process = start(data, out, workers)
+            if done < kills and kill_in_time(process, out, random, saving=done % 2 == 0):
+                done += 1
+                continue
+            if process.wait() != 0:
+                raise RuntimeError(f"{out}: a resumed run ended with {process.returncode}")
+            finished = True
+        difference = same(whole, out)
+        runs, identical = runs + 1, identical + (difference == "")
+        print(f"run {runs}: {done} kills so far, {difference or 'bit-identical'}", flush=True)
+    return done, runs, identical
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(*arguments.child, arguments.workers, resume=(arguments.child[1] / "recipe.json").exists())
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            counted = measure(arguments.kills, arguments.workers, arguments.seed, Path(name))
+        print("{} kills in {} runs, {} of them bit-identical to the run that was left alone".format(*counted))

@@ -1,0 +1,67 @@
+"""Packed rows teach what padded ones do: the same loss and the same gradients, for every kind of language model."""
+
+import pytest
+import torch
+
+from mplug_owl import MplugOwlForConditionalGeneration
+from mplug_owl.data.packing import positions
+from mplug_owl.train.trainable import check_packing
+from tests.tiny import LANGUAGES, tiny_config, tiny_owl
+
+LENGTHS = (9, 17, 5, 12)
+
+
+def samples(owl: MplugOwlForConditionalGeneration) -> list[torch.Tensor]:
+    """Rows of ids, each with one picture behind its first token."""
+    torch.manual_seed(0)
+    picture = torch.full((owl.num_image_tokens,), owl.config.image_token_id)
+    rows = [torch.randint(5, 90, (length,)) for length in LENGTHS]
+    return [torch.cat([row[:1], picture, row[1:]]) for row in rows]
+
+
+def gradients(owl: MplugOwlForConditionalGeneration, **inputs: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+    owl.zero_grad()
+    loss = owl(**inputs, learned_rows_only=True, use_cache=False).loss
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in owl.named_parameters() if p.grad is not None}
+
+
+# These make their own mask and take no notice of restarting positions.
+TOGETHER = ("bloom", "opt")
+
+
+@pytest.mark.parametrize("language", TOGETHER)
+def test_a_language_model_that_cannot_be_packed_is_refused(language: str) -> None:
+    with pytest.raises(ValueError, match=f"encoding.pack: {language} lets packed conversations see one another"):
+        check_packing(tiny_owl(tiny_config(language=language)))
+
+
+@pytest.mark.parametrize("language", [name for name in LANGUAGES if name not in TOGETHER])
+def test_packed_is_padded(language: str) -> None:
+    owl = tiny_owl(tiny_config(language=language)).eval()
+    check_packing(owl)
+    rows = samples(owl)
+    side = owl.config.vision_config.image_size
+    pixels = torch.randn(len(rows), 3, side, side)
+    learned = [row.masked_fill(row == owl.config.image_token_id, -100).index_fill(0, torch.tensor([0]), -100) for row in rows]
+    pad = torch.nn.utils.rnn.pad_sequence
+    padded = gradients(
+        owl,
+        input_ids=pad(rows, True, 0),
+        attention_mask=pad([torch.ones_like(row) for row in rows], True, 0),
+        labels=pad(learned, True, -100),
+        pixel_values=pixels,
+    )
+    packed = gradients(
+        owl,
+        input_ids=torch.cat(rows)[None],
+        labels=torch.cat(learned)[None],
+        position_ids=torch.tensor([positions([len(row) for row in rows])]),
+        pixel_values=pixels,
+    )
+    assert packed[0] == pytest.approx(padded[0], abs=1e-6)
+    assert packed[1].keys() == padded[1].keys()
+    for name, gradient in padded[1].items():
+        torch.testing.assert_close(
+            packed[1][name], gradient, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
