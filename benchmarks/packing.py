@@ -1,7 +1,7 @@
 """Stage 1 on captions of real lengths: how much padding is left, how much faster packed rows are than padded ones.
 
-Captions are drawn with the word counts of Conceptual Captions (Sharma et al., ACL 2018: mean 10.3, standard deviation 4.5 words)
-over drawn scenes. Padded means every sample at `--limit` positions, as the paper's appendix counts its batches.
+Captions are drawn with the word counts of Conceptual Captions (Sharma et al., ACL 2018: mean 10.3, deviation 4.5 words) over
+drawn scenes. Padded means every sample at `--limit` positions, as the paper's appendix counts its batches.
 
     python benchmarks/packing.py [--limit 512] [--samples 96]
 """
