@@ -4,12 +4,13 @@ import io
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.data.loader import Encoding
 from mplug_owl.recipes import find, names, paper, tiny
-from mplug_owl.train.plan import Device, compare, plan, show
+from mplug_owl.train.plan import Device, Effort, Work, compare, device_tflops, plan, show
 from mplug_owl.train.recipe import Learners, Recipe, override
 from mplug_owl.train.run import open_data, start, who_learns
 from mplug_owl.train.trainable import prepare
@@ -90,6 +91,27 @@ def test_time_is_work_over_rate(quick) -> None:
     assert made.hours(one) == 8 * made.hours(eight)
 
 
+def test_mfu_is_work_over_what_the_device_could_do() -> None:
+    effort = Effort(Work(token=2e9, picture=1e12), tflops=100)
+    assert effort.share(tokens=1000, pictures=3, seconds=0.1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_rate_is_the_datasheets_or_none(name: str, rate: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert device_tflops(torch.device("cuda")) == rate
+    assert device_tflops(torch.device("cpu")) is None
+
+
 def test_on_data_it_measures_instead_of_guessing(tmp_path) -> None:
     sources = lessons(tmp_path)
     recipe = lesson(data=(f"chat:{tmp_path}/chats.jsonl",))
@@ -157,6 +179,14 @@ def test_stages_below_each_other(quick) -> None:
     assert "104.9 B" in first
     assert "in all" in lines[-2]
     assert "106.4 B" in lines[-2]
+
+
+def test_a_packed_row_holds_as_many_samples_as_it_has_room_for(quick) -> None:
+    padded, encoding = paper.pretrain(), paper.pretrain().encoding
+    packed = replace(padded, encoding=replace(encoding, pack=16_384))
+    assert plan(packed).memory == plan(padded).memory  # 32 of 512
+    assert plan(replace(packed, micro_batch=1)).memory == plan(padded).memory
+    assert "encoding.pack=8192 " in shown(packed, Device(memory_gib=75))
 
 
 def test_what_fits_comes_without() -> None:

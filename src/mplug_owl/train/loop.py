@@ -17,9 +17,10 @@ from mplug_owl.data.loader import Batch, Steps, prefetched
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
-from mplug_owl.train import checkpoint, metrics
+from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.optim import adamw, learning_rate
+from mplug_owl.train.plan import Effort, device_tflops, work
 from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
@@ -57,7 +58,12 @@ def train(
     number. Samples that cannot be read go into quarantine.jsonl, steps that cannot be learned from into skipped.jsonl.
     Raises ValueError where `out` holds another run or too much is set aside, and Stopped, behind a checkpoint, when asked to.
     """
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    metrics.check(recipe.trackers)
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        log_with=list(recipe.trackers) or None,
+        project_dir=out,
+    )
     world, main = accelerator.num_processes, accelerator.is_main_process
     mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
     steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
@@ -67,8 +73,9 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # for the adapters' first values
         learner = prepare(owl.model, recipe)
+    parts = table(owl.model, recipe.learners)
     if main:
-        began(table(owl.model, recipe.learners))
+        began(parts)
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
     optimizer = adamw(owl.model, recipe.optimizer)
@@ -76,13 +83,16 @@ def train(
     with accelerator.main_process_first():
         start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
     accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
-    log = metrics.Metrics(out / "metrics.jsonl", start) if main else None
+    trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
+    log = metrics.Metrics(out / "metrics.jsonl", start, trackers) if main else None
     quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share)
     writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
     model, optimizer = accelerator.prepare(learner, optimizer)
     set_mode(owl.model, recipe.learners)
 
-    window = _Window()
+    tflops = recipe.tflops or device_tflops(accelerator.device)
+    effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
+    window = _Window(effort)
     with Stop() as stop:
         for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
             window.data_arrived()
@@ -125,7 +135,7 @@ def train(
                 line = window.line()
                 log.write(step=done, lr=rate, grad_norm=norm, **line)
                 report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
-                window = _Window()
+                window = _Window(effort)
             if main and saves:
                 writer.save(checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state))
             if main and asked:
@@ -139,8 +149,10 @@ def train(
     writer.wait()
     for problem in writer.problems():
         note(problem)
+    if log is not None:
+        log.close()
     accelerator.wait_for_everyone()
-    return _finish(out, learner, owl, recipe) if main else out / "model"
+    return _finish(out, learner, owl, recipe, parts, sources) if main else out / "model"
 
 
 def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str) -> torch.Tensor:
@@ -196,8 +208,8 @@ def _differences(before: object, now: object, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before} then, {now} now"]
 
 
-def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe) -> Path:
-    """Write the adapter apart, the whole model with it merged, and the curve."""
+def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequence[Part], sources: Sequence[Source]) -> Path:
+    """Write the adapter apart, the whole model with it merged, the curve and the card."""
     model = owl.model
     if isinstance(learner, PeftModel):
         if set(vars(recipe.learners).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
@@ -209,13 +221,15 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe) -> Path:
     model.save_pretrained(out / "model")
     owl.processor.save_pretrained(out / "model")
     metrics.draw([out], out / "curve.png")
+    card.write(out, recipe, parts, sources)
     return out / "model"
 
 
 class _Window:
     """Sums since the last line of metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, effort: Effort | None = None) -> None:
+        self.effort, self.pictures = effort, 0
         self.began = self.waiting_since = time.perf_counter()
         self.waited = 0.0
         self.loss, self.steps, self.tokens, self.samples, self.places, self.cut, self.learned = 0.0, 0, 0, 0, 0, 0, 0
@@ -232,13 +246,14 @@ class _Window:
         self.steps += 1
         for batch in micro_batches:
             self.tokens += batch.tokens
+            self.pictures += 0 if batch.pixel_values is None else len(batch.pixel_values)
             self.places += batch.input_ids.numel()
             self.samples += len(batch.names)
             self.cut += batch.cut
 
     def line(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
-        return {
+        line = {
             "loss": self.loss / max(1, self.learned),
             "tokens_per_second": round(self.tokens / seconds, 1),
             "samples_per_second": round(self.samples / seconds, 2),
@@ -247,3 +262,6 @@ class _Window:
             "learned_tokens": self.learned,
             "cut_tokens": self.cut,
         }
+        if self.effort is not None:
+            line["mfu"] = round(self.effort.share(self.tokens, self.pictures, seconds), 4)
+        return line

@@ -1,23 +1,57 @@
-"""What a run tells about itself: one JSON line every few steps, and the loss as a curve."""
+"""What a run tells about itself: one JSON line every few steps, trackers where asked for, and the loss as a curve."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+
 
 class Metrics:
-    """`metrics.jsonl` of a run. A resumed run goes on behind the step that it resumes from."""
+    """`metrics.jsonl` of a run, and trackers that get the same lines. A resumed run goes on behind the step it resumes from."""
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, step: int = 0, trackers: Sequence[GeneralTracker] = ()) -> None:
         kept = [row for row in read(path) if row["step"] <= step]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.path = path
+        self.path, self.trackers = path, trackers
 
     def write(self, **values: Any) -> None:
         """Append one line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        for tracker in self.trackers:
+            tracker.log({name: value for name, value in values.items() if name != "step"}, step=values["step"])
+
+    def close(self) -> None:
+        """Let the trackers write what they hold back."""
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def check(trackers: Sequence[str]) -> None:
+    """Raises ValueError that says what to install for a tracker that is not there; accelerate would pass over it in silence."""
+    for name in trackers:
+        if find_spec(name) is None:
+            raise ValueError(f"trackers={name}: its package is not installed; pip install {name}")
+
+
+def follow(accelerator: Accelerator, run: str, recipe: dict[str, Any]) -> Sequence[GeneralTracker]:
+    """Open the trackers that the accelerator was made with, each told the recipe."""
+    named = {"wandb": {"name": run}, "trackio": {"name": run}}
+    accelerator.init_trackers("mplug-owl", dict(flat(recipe)), init_kwargs=named)
+    return accelerator.trackers
+
+
+def flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as `optimizer.lr` and the like, each a plain value or text."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,10 @@ from mplug_owl.train.trainable import Part, prepare, table
 FACES = {"frozen": "❄ ", "lora": "🔥", "last": "🔥", "full": "🔥"}
 
 
+# Dense bf16 TFLOP/s by datasheet, the most specific name first. What is not here has no rate rather than a made-up one.
+RATES = {"H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0}
+
+
 @dataclass(frozen=True)
 class Device:
     """What a run is planned for, an H200 unless said: `tflops` is the datasheet's dense bf16 rate, `mfu` the share reached."""
@@ -41,6 +45,18 @@ class Work:
 
     def __call__(self, tokens: float, pictures: float) -> float:
         return self.token * tokens + self.picture * pictures
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a model costs and what a device could do: what share of its rate is reached (MFU)."""
+
+    work: Work
+    tflops: float
+
+    def share(self, tokens: int, pictures: int, seconds: float) -> float:
+        """MFU of one device that went through these in so many seconds; padding is no work done."""
+        return self.work(tokens, pictures) / (self.tflops * 1e12 * seconds)
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,19 @@ def work(config: MplugOwlConfig, parts: Sequence[Part]) -> Work:
     return Work(2.0 * (language.parameters - embedding) * _passes(language, in_front), picture)
 
 
+def device_tflops(device: torch.device) -> float | None:
+    """The dense bf16 rate of the device at hand, None where no datasheet's is known: of a CPU, of other GPUs."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((rate for part, rate in RATES.items() if part in name), None)
+
+
+def samples_at_once(recipe: Recipe, tokens: float) -> float:
+    """Samples of so many tokens that a forward pass takes: a micro-batch, or what a packed row has room for."""
+    return recipe.micro_batch if recipe.encoding.pack is None else max(1.0, recipe.encoding.pack / tokens)
+
+
 def show(made: Plan, device: Device, console: Console, who_learns: RenderableType) -> None:
     """Print a plan: three short tables and, where it does not fit, what to change."""
     recipe = made.recipe
@@ -138,7 +167,8 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     for name, size in made.memory.items():
         memory.add_row(name, f"{size / 2**30:,.2f} GiB")
     memory.add_row("[bold]together[/]", f"[bold]{made.gib:,.2f} GiB[/]")
-    title = f"memory on one device, {recipe.micro_batch} samples at once (estimate)"
+    at_once = samples_at_once(recipe, made.tokens_per_sample)
+    title = f"memory on one device, {at_once:.3g} samples at once (estimate)"
     console.print(Group(who_learns, "", "[bold]cost[/]", costs, "", f"[bold]{title}[/]", memory))
     if made.gib > device.memory_gib:
         console.print(f"\n[red]{made.gib:,.0f} GiB do not fit into {device.memory_gib:,.0f} GiB.[/] What helps, most first:")
@@ -205,15 +235,16 @@ def _memory(
     learned = sum(part.learned for part in parts)
     frozen = count(owl) - learned
     element = 2 if recipe.precision == "bf16" else 4
+    samples = samples_at_once(recipe, tokens)
     read, seen = kept_bytes(owl, recipe, max(1, round(tokens)))
     sizes = {
         "weights that learn": 4.0 * learned,
         "weights that are frozen": (2.0 if recipe.frozen_bf16 else 4.0) * frozen,
         "gradients": 4.0 * learned,
         "AdamW's two averages": 8.0 * learned,
-        "activations": recipe.micro_batch * (read + pictures * seen),
+        "activations": samples * (read + pictures * seen),
         # The loss is taken in fp32: scores, their softmax and its gradient.
-        "logits": recipe.micro_batch * tokens * owl.config.text_config.vocab_size * (element + 4.0 + 4.0),
+        "logits": samples * tokens * owl.config.text_config.vocab_size * (element + 4.0 + 4.0),
     }
     if recipe.precision == "bf16":
         sizes["bf16 copies of what learns"] = 2.0 * learned
@@ -224,51 +255,48 @@ def _advice(made: Plan, device: Device) -> list[str]:
     """Settings that lower the memory, what each leaves of it, and what all of them leave together."""
     recipe = made.recipe
     slower = "third" if recipe.learners.language == "full" else "half"  # one pass more, of three or of two
-    fits = [size for size in _halves(recipe) if _smaller(made, size) <= device.memory_gib]
+    field, sizes = _halves(recipe)
+    fits = [size for size in sizes if _left(made, f"{field}={size}") <= device.memory_gib]
     settings = {
-        f"micro_batch={max(fits, default=1)}": "fewer samples at once, same step",
+        f"{field}={max(fits, default=min(sizes, default=1))}": "fewer samples at once, same step",
         "frozen_bf16=true": "frozen weights in 16 bits",
         "gradient_checkpointing=true": f"each layer twice: a {slower} slower",
         "learners.language=lora": "adapters on f_L instead of all",
     }
-    left = {setting: _left(recipe, made, setting) for setting in settings}
+    left = {setting: _left(made, setting) for setting in settings}
     helping = sorted((gib, setting) for setting, gib in left.items() if gib < 0.99 * made.gib)
     lines = [f"--set {setting:<27} {gib:>6,.0f} GiB  {settings[setting]}" for gib, setting in helping]
     together = made.gib
     if helping:
         together = helping[0][0]
     if len(helping) > 1 and together > device.memory_gib:
-        together = _left(recipe, made, *(setting for _, setting in helping))
+        together = _left(made, *(setting for _, setting in helping))
         lines.append(f"{'all of these':<33} {together:>6,.0f} GiB")
     if together > device.memory_gib:
         lines.append("more devices: accelerate launch with FSDP splits weights, gradients and averages")
     return lines
 
 
-def _left(recipe: Recipe, made: Plan, *settings: str) -> float:
+def _left(made: Plan, *settings: str) -> float:
     """GiB that settings leave; counting anew what is kept takes seconds, so only where they change it."""
+    recipe, tokens = made.recipe, made.tokens_per_sample
     changed = override(recipe, settings)
-    if changed == recipe:
-        return made.gib
-    if replace(changed, micro_batch=recipe.micro_batch) == recipe:
-        return _smaller(made, changed.micro_batch)
+    if replace(changed, micro_batch=recipe.micro_batch, encoding=recipe.encoding) == recipe:
+        grows = made.memory["activations"] + made.memory["logits"]
+        return made.gib - grows * (1 - samples_at_once(changed, tokens) / samples_at_once(recipe, tokens)) / 2**30
     with torch.device("meta"):
         owl = MplugOwlForConditionalGeneration(changed.modules.config())
     prepare(owl, changed)
     parts = table(owl, changed.learners)
-    return sum(_memory(owl, changed, parts, made.tokens_per_sample, made.pictures_per_sample).values()) / 2**30
+    return sum(_memory(owl, changed, parts, tokens, made.pictures_per_sample).values()) / 2**30
 
 
-def _halves(recipe: Recipe) -> list[int]:
-    """Half the micro-batch, half of that, and so on down to 1, where it divides the batch."""
+def _halves(recipe: Recipe) -> tuple[str, list[int]]:
+    """What says how much goes through at once, and half of it, half of that, and so on as far as it may."""
+    if (room := recipe.encoding.pack) is not None:
+        return "encoding.pack", [room >> power for power in range(1, 64) if room >> power >= recipe.encoding.max_tokens]
     sizes = [recipe.micro_batch >> power for power in range(1, recipe.micro_batch.bit_length())]
-    return [size for size in sizes if recipe.batch % size == 0]
-
-
-def _smaller(made: Plan, micro_batch: int) -> float:
-    """GiB with another micro-batch."""
-    grows = made.memory["activations"] + made.memory["logits"]
-    return made.gib - grows * (1 - micro_batch / made.recipe.micro_batch) / 2**30
+    return "micro_batch", [size for size in sizes if recipe.batch % size == 0]
 
 
 def _short(value: float) -> str:
@@ -284,4 +312,4 @@ def _duration(hours: float) -> str:
     return f"{hours * 60:,.0f} min" if hours < 2 else f"{hours:,.1f} h"
 
 
-__all__ = ["Device", "Plan", "Work", "compare", "plan", "show", "work"]
+__all__ = ["Device", "Effort", "Plan", "Work", "compare", "device_tflops", "plan", "show", "work"]

@@ -14,6 +14,7 @@ from mplug_owl.conversation import Conversation
 from mplug_owl.data.encode import encode
 from mplug_owl.data.sources import Source, check, read
 from mplug_owl.model.build import Owl, build, load
+from mplug_owl.train import metrics
 from mplug_owl.train.loop import Progress, train
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.trainable import Part
@@ -30,6 +31,7 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
     Raises ValueError for what a user can mend, and Stopped when asked to stop.
     """
     console = console or Console(stderr=True)
+    metrics.check(recipe.trackers)
     sources, weights = open_data(recipe.data)
     _look_through(recipe, sources, console)
     owl = start(recipe, sources)
