@@ -81,7 +81,8 @@ def train(
 
     made = _recipe(recipe, data, settings, start)
     finished = run(made, out or Path("runs") / made.name, resume, Console(stderr=True))
-    print(finished)
+    if os.environ.get("RANK", "0") == "0":
+        print(finished)
 
 
 @app.command()
@@ -195,3 +196,7 @@ def _be_quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+if __name__ == "__main__":
+    main()

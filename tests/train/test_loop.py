@@ -103,7 +103,7 @@ def test_accumulating_is_one_big_batch_though_answers_differ_in_length(data: Pat
         (row,) = metrics.read(tmp_path / str(micro_batch) / "metrics.jsonl")
         made[micro_batch] |= {"loss": torch.tensor(row["loss"]), "norm": torch.tensor(row["grad_norm"])}
     answers = {sum(len(answer) for answer in source[i].answers) for i in range(len(source))}
-    assert max(answers) > 2 * min(answers)
+    assert max(answers) > 1.5 * min(answers)  # else accumulating would be right by chance
     for micro_batch in (1, 2):
         torch.testing.assert_close(made[micro_batch], made[8], atol=5e-6, rtol=0)  # worst measured 1.3e-6
 

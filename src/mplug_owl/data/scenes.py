@@ -14,7 +14,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-SHAPES = {"circle": 0, "triangle": 3, "square": 4, "star": 5, "hexagon": 6}
+SHAPES = {"circle": 0, "triangle": 3, "square": 4, "star": 5}
 COLOURS = {
     "red": (214, 40, 40),
     "orange": (245, 138, 30),
@@ -77,7 +77,7 @@ class Scene:
         ground = np.clip(noise.normal(grey, 9, (side, side, 3)) + noise.normal(0, 12, 3), 0, 255)
         big = Image.fromarray(ground.astype(np.uint8)).resize((2 * side, 2 * side), Image.Resampling.NEAREST)
         x, y = (2 * side * (centre + random.uniform(-0.06, 0.06)) for centre in PLACES[self.place])
-        radius = 2 * side * random.uniform(0.13, 0.2)
+        radius = 2 * side * random.uniform(0.16, 0.23)
         outline = _outline(SHAPES[self.shape], x, y, radius, random.uniform(-0.25, 0.25), self.shape == "star")
         colour = tuple(int(np.clip(level + random.randint(-14, 14), 0, 255)) for level in COLOURS[self.colour])
         ImageDraw.Draw(big).polygon(outline, fill=colour)
