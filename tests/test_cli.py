@@ -206,9 +206,9 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
     assert "runs/done: holds a run already; choose another --out, or go on with it by --resume" in err
 
     image = str(world / "images" / "00001.png")
-    code, out, err = owl("chat", "runs/done", "--image", image, "--max-new-tokens", "8", "What shape is it?")
+    code, answer, err = owl("chat", "runs/done", "--image", image, "--max-new-tokens", "8", "What shape is it?")
     assert (code, err) == (0, "")
-    assert out.endswith("\n")  # after three steps it may have nothing to say
+    assert answer.endswith("\n")  # after three steps it may have nothing to say
 
     code, out, _ = owl("inspect", f"chat:{world}/chats.jsonl", "--model", "runs/done", "--count", "1")
     assert code == 0
@@ -224,7 +224,7 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
     assert (code, out) == (0, "original\n")
     code, said, err = owl("chat", "original", "--image", image, "--max-new-tokens", "8", "What shape is it?")
     assert (code, err) == (0, "")
-    assert said.strip()
+    assert said == answer
 
 
 def test_inspecting_without_a_model_shows_words(owl, world: Path) -> None:
