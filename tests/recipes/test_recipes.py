@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from mplug_owl.model.build import Modules, count
+from mplug_owl import MplugOwlConfig
+from mplug_owl.model.build import Modules, count, load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny
+from mplug_owl.train import metrics
 from mplug_owl.train.recipe import LoRA, Recipe, as_json
+from mplug_owl.train.run import start
 from mplug_owl.train.trainable import lora_modules
+from tests.school import lesson, lessons, quietly, small
 
 MINE = """
 from dataclasses import replace
@@ -195,3 +199,26 @@ def test_epochs_and_tokens_are_what_the_papers_say() -> None:
     for recipe in (llava, tuned):
         assert recipe.optimizer.warmup_steps == pytest.approx(0.03 * recipe.steps, abs=1)
     assert kosmos.batch * kosmos.encoding.max_tokens == pytest.approx(1.2e6, rel=0.02)
+
+
+def small_kosmos1() -> MplugOwlConfig:
+    """Kosmos-1's kinds of parts at the school's size."""
+    config, school = paradigms.kosmos1_owl(), small()
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return MplugOwlConfig(
+        vision_config=school.vision_config,
+        visual_abstractor_config={**school.visual_abstractor_config.to_dict(), "connector": "resampler"},
+        text_config={**config.text_config.to_dict(), **narrow, "max_position_embeddings": 256},
+        num_query_tokens=2,
+    )
+
+
+def test_kosmos1_learns_and_its_model_opens_again(tmp_path: Path) -> None:
+    recipe = lesson(
+        *vars(paradigms.kosmos1_pretrain().learners).values(), modules=Modules(small_kosmos1, vocabulary=300), steps=8
+    )
+    sources = lessons(tmp_path / "data")
+    quietly(recipe, start(recipe, sources), sources, tmp_path / "run")
+    losses = [row["loss"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")]
+    assert losses[-1] < losses[0]
+    assert load(tmp_path / "run").model.config.text_config.model_type == "gpt_neox"

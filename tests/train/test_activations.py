@@ -108,14 +108,14 @@ STAGES = [
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_the_peak_of_a_step_is_what_was_planned(learners: str, precision: str) -> None:
     recipe = stage(learners, precision)
-    assert planned(recipe) == pytest.approx(measured(recipe), rel=0.08)
+    assert planned(recipe) == pytest.approx(measured(recipe), rel=0.04)  # worst measured 0.021
 
 
 @pytest.mark.parametrize("learners", ["full-full-frozen", "frozen-frozen-lora"])
 def test_computing_layers_again_keeps_little(learners: str) -> None:
     """The plan adds up what is there at different times: casts of weights, one layer, the scores. Never less than is needed."""
     recipe = stage(learners, gradient_checkpointing=True)
-    assert measured(recipe) <= planned(recipe) <= 1.6 * measured(recipe)
+    assert measured(recipe) <= planned(recipe) <= 1.7 * measured(recipe)  # worst measured 1.57
 
 
 @pytest.mark.parametrize("vision", VISIONS)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +25,10 @@ FACES = {"frozen": "❄ ", "lora": "🔥", "last": "🔥", "full": "🔥"}
 
 # Dense bf16 TFLOP/s by datasheet, the most specific name first. What is not here has no rate rather than a made-up one.
 RATES = {"H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0}
+
+
+# Longer ones are broken behind their book, so that a table of stages fits eighty columns.
+LONG_NAME = 20
 
 
 @dataclass(frozen=True)
@@ -178,13 +183,13 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
 
 def compare(plans: Sequence[Plan], device: Device) -> Table:
     """Stages below each other, a line each, and what they cost together."""
-    rows = Table(title="together", title_justify="left")
+    rows = Table(title="together", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     rows.add_column("stage", overflow="fold")
     for name in ("f_V f_K f_L", "learned", "tokens", "FLOPs", "time", "GiB"):
         rows.add_column(name, justify="left" if name == "f_V f_K f_L" else "right", no_wrap=True)
     for made in plans:
         rows.add_row(
-            made.recipe.name,
+            made.recipe.name.replace(".", ".\n", 1) if len(made.recipe.name) > LONG_NAME else made.recipe.name,
             "  ".join(FACES[part.freedom] for part in made.parts),
             _short(sum(part.learned for part in made.parts)),
             _short(made.tokens_per_step * made.recipe.steps),
