@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mplug_owl.data.loader import Aside
+from mplug_owl.train import metrics
 
 # A few odd samples among the first are no reason to stop; a share means something from here on.
 ENOUGH_TO_JUDGE = 200
@@ -19,7 +20,7 @@ class Quarantine:
 
     def __init__(self, path: Path, share: float) -> None:
         self.path, self.share = path, share
-        self.known = {(row["source"], row["index"]) for row in _rows(path)}
+        self.known = {(row["source"], row["index"]) for row in metrics.read(path)}
         self.seen = 0
         self.bad = 0
 
@@ -78,22 +79,10 @@ class Watch:
 
     def restore(self, state: dict[str, object]) -> None:
         """Go on where a checkpoint was written."""
-        self.recent.extend(state.get("recent", []))  # type: ignore[arg-type]
+        self.recent.extend(state.get("recent", []))
         self.in_a_row = int(state.get("in_a_row", 0))  # type: ignore[call-overload]
 
 
 def _append(path: Path, row: dict[str, object]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def _rows(path: Path) -> list[dict[str, object]]:
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # cut short when the run was killed: its sample will come again
-            continue
-    return rows

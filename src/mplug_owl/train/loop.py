@@ -104,23 +104,11 @@ def train(
             # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
             counts = torch.tensor([sum(batch.learned for batch in data.batches), len(data.aside)], device=accelerator.device)
             learned, unreadable = accelerator.reduce(counts)
-            if unreadable:
-                aside = gather_object(list(data.aside))
-                if main:
-                    quarantine.add(aside, recipe.batch)
-            elif main:
-                quarantine.add([], recipe.batch)
+            aside = gather_object(list(data.aside)) if unreadable else []
+            if main:
+                quarantine.add(aside, recipe.batch)
 
-            step_loss = torch.zeros((), device=accelerator.device)
-            for place, batch in enumerate(data.batches):
-                # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
-                torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
-                last = place == len(data.batches) - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                    loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
-                    accelerator.backward(loss * world)  # gradients are averaged over processes: make that a sum
-                step_loss += loss.detach()
-
+            step_loss = _learn(accelerator, model, data.batches, learned, recipe, number)
             norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
             totals = accelerator.reduce(torch.stack([step_loss, torch.tensor(float(stop.asked), device=step_loss.device)]))
             total, asked = totals.tolist()
@@ -153,6 +141,23 @@ def train(
         log.close()
     accelerator.wait_for_everyone()
     return _finish(out, learner, owl, recipe, parts, sources) if main else out / "model"
+
+
+def _learn(
+    accelerator: Accelerator, model: nn.Module, batches: Sequence[Batch], learned: torch.Tensor, recipe: Recipe, number: int
+) -> torch.Tensor:
+    """Forward and backward through a step's batches: gradients on the weights, this process's share of the loss returned."""
+    total = torch.zeros((), device=accelerator.device)
+    for place, batch in enumerate(batches):
+        # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
+        torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
+        last = place == len(batches) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
+            # Gradients are averaged over processes: make that a sum.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    return total
 
 
 def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str) -> torch.Tensor:

@@ -55,7 +55,7 @@ def flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; none where there is none. A last line cut short by a crash is left out."""
+    """The lines of a metrics file; none where there is none. A line cut short by a crash is left out."""
     if not path.is_file():
         return []
     rows = []
@@ -63,7 +63,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return rows
 
 
