@@ -90,7 +90,7 @@ def score(owl: Owl, tested: Sequence[Scene], exchanged: bool = False) -> float:
 
 
 def _recipes(share: float) -> list[Recipe]:
-    steps = {"language": 200, "pretrain": 500, "instruct": 300}
+    steps = {"language": 150, "pretrain": 600, "instruct": 200}
     return [
         replace(recipe, steps=max(2, round(steps[recipe.name.rsplit(".", 1)[-1]] * share)))
         for recipe in (tiny.language(), tiny.pretrain(), tiny.instruct())

@@ -74,7 +74,7 @@ def pretrain() -> Recipe:
         modules=OWL_TINY,
         learners=Learners(vision="full", abstractor="full", language="frozen"),
         encoding=Encoding(max_tokens=128),
-        optimizer=AdamW(lr=1e-3, warmup_steps=30, weight_decay=0.01, betas=(0.9, 0.98)),
+        optimizer=AdamW(lr=1.5e-3, warmup_steps=30, weight_decay=0.01, betas=(0.9, 0.98)),
         steps=400,
         batch=32,
         micro_batch=32,

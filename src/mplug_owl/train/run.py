@@ -35,6 +35,10 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
     sources, weights = open_data(recipe.data)
     _look_through(recipe, sources, console)
     owl = start(recipe, sources)
+    if recipe.start is None and recipe.learners.abstractor == "frozen" and recipe.encoding.pictures:
+        console.print(
+            "the abstractor is fresh and frozen, so pictures will say nothing: go on from a stage 1 with --from", style="yellow"
+        )
     _warn_of_nothing_to_learn(recipe, owl, sources, console)
     with _bar(console) as bar:
         task = bar.add_task(recipe.name, total=recipe.steps, loss="…", speed="")
