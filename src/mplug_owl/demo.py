@@ -51,7 +51,9 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
         recipe = replace(recipe, data=(spec.format(data=data),), start=str(previous) if previous else None)
         run(recipe, folder, console=console)
         owl = load(folder)
-        if recipe.encoding.pictures:
+        if recipe.name == "tiny.pretrain":
+            _tell_captions(owl, unseen[:3], console)
+        elif recipe.encoding.pictures:
             right, blind = score(owl, unseen), score(owl, unseen, exchanged=True)
             console.print(
                 f"On {UNSEEN} pictures it has never seen: {right:.0%} of its answers are right "
@@ -95,6 +97,14 @@ def _recipes(share: float) -> list[Recipe]:
         replace(recipe, steps=max(2, round(steps[recipe.name.rsplit(".", 1)[-1]] * share)))
         for recipe in (tiny.language(), tiny.pretrain(), tiny.instruct())
     ]
+
+
+def _tell_captions(owl: Owl, tested: Sequence[Scene], console: Console) -> None:
+    """What it says of new pictures when nothing is asked: all that stage 1 teaches."""
+    console.print("It can tell now what it sees, and answer nothing yet. Of pictures it has never seen it says:")
+    shown = [Conversation((), system=None).said("user", Picture(scene.draw())) for scene in tested]
+    for scene, said in zip(tested, answer(owl, shown), strict=True):
+        console.print(f"  [yellow]owl[/] › {said}   [dim](it is: {scene.plainly})[/]")
 
 
 def _converse(owl: Owl, scene: Scene, picture: Path, console: Console) -> None:

@@ -31,6 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_one_two_and_four_processes_learn_the_same(data: Path, tmp_path: Path) -> None:
     """Pictures and text alone are mixed, so some passes leave the vision encoder without a gradient."""
     for processes in (1, 2, 4):

@@ -139,8 +139,12 @@ def train(
         note(problem)
     if log is not None:
         log.close()
-    accelerator.wait_for_everyone()
-    return _finish(out, learner, owl, recipe, parts, sources) if main else out / "model"
+    if main:
+        _finish(out, learner, owl, recipe, parts, sources)
+    accelerator.wait_for_everyone()  # one that left while the model is being written could take the others down
+    if world > 1:
+        accelerator.end_training()
+    return out / "model"
 
 
 def _learn(
@@ -213,7 +217,7 @@ def _differences(before: object, now: object, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before} then, {now} now"]
 
 
-def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequence[Part], sources: Sequence[Source]) -> Path:
+def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequence[Part], sources: Sequence[Source]) -> None:
     """Write the adapter apart, the whole model with it merged, the curve and the card."""
     model = owl.model
     if isinstance(learner, PeftModel):
@@ -227,7 +231,6 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequ
     owl.processor.save_pretrained(out / "model")
     metrics.draw([out], out / "curve.png")
     card.write(out, recipe, parts, sources)
-    return out / "model"
 
 
 class _Window:
