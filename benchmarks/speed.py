@@ -66,7 +66,9 @@ def step(recipe: Recipe, samples: int, tokens: int) -> Callable[[], None]:
     def run() -> None:
         learner.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss: Tensor = learner(input_ids=ids, labels=labels, pixel_values=pixels, learned_rows_only=True).loss
+            loss: Tensor = learner(
+                input_ids=ids, labels=labels, pixel_values=pixels, learned_rows_only=True, use_cache=False
+            ).loss
         loss.backward()
 
     return run
