@@ -64,7 +64,7 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
 
     draw(runs, out / "curves.png")
     console.print(f"\nThe three losses: {out / 'curves.png'}\n\n[bold]A conversation[/] about {data / 'images' / '00000.png'}")
-    _converse(load(runs[-1]), drawn[0], data / "images" / "00000.png", console)
+    _converse(owl, drawn[0], data / "images" / "00000.png", console)
     minutes = (time.perf_counter() - began) / 60
     console.print(
         Panel(

@@ -110,6 +110,7 @@ class Steps(Dataset[StepData]):
         self.sources, self.mixture, self.processor, self.encoding = sources, mixture, processor, encoding
         self.micro_batch, self.rank, self.world = micro_batch, rank, world
         self._squares: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._remembered = 0
 
     def __getitem__(self, number: int) -> StepData:
         samples: list[tuple[Example, list[np.ndarray]]] = []
@@ -175,8 +176,9 @@ class Steps(Dataset[StepData]):
             return images.square(open_image(picture, name))
         if picture not in self._squares:
             self._squares[picture] = images.square(open_image(picture))
-            while sum(square.nbytes for square in self._squares.values()) > REMEMBERED_BYTES:
-                self._squares.popitem(last=False)
+            self._remembered += self._squares[picture].nbytes
+            while self._remembered > REMEMBERED_BYTES:
+                self._remembered -= self._squares.popitem(last=False)[1].nbytes
         self._squares.move_to_end(picture)
         return self._squares[picture]
 
