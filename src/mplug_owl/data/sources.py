@@ -14,6 +14,7 @@ from mplug_owl.conversation import Conversation, ImageSource
 from mplug_owl.data import coco, folder, formats, hub, owleval, parquet, shards
 from mplug_owl.data.files import is_pattern, is_remote, short_name
 from mplug_owl.data.records import Records, check_file, read_blocks, read_json, read_table
+from mplug_owl.data.scenes.lessons import open_lessons
 from mplug_owl.model.images import FORMATS as PICTURE_FORMATS
 from mplug_owl.model.images import MAX_PIXELS, open_image
 
@@ -233,6 +234,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "chat": Format(_named("chat"), "messages of role and content in JSON, JSON lines or parquet"),
         "owl": Format(_named("owl"), "the original's JSON lines: image, and text with its role marks"),
         "owleval": Format(_owleval, "OwlEval's folder, or a file of answers to its questions"),
+        "scenes": Format(open_lessons, "the drawn world's captions, chats or text, drawn when they are read"),
         "text": Format(_text, "documents set apart by blank lines, or records with text"),
     }
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -154,9 +154,13 @@ def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
 
 
 def learn_tokenizer(texts: Iterable[str], entries: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer of at most `entries` entries: nothing that can be typed is unknown to it."""
+    """A byte-level BPE tokenizer of at most `entries` entries: nothing that can be typed is unknown to it.
+
+    Words in capitals are spelled letter by letter, so that one that is read in a picture need not have been met before.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    spelled = pre_tokenizers.Split(Regex(" ?[A-Z](?=[A-Z])"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelled, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=entries,

@@ -1,6 +1,7 @@
-"""The whole story at a laptop's size: every module made from scratch, three stages of minutes.
+"""The whole story at a laptop's size, in the drawn world: two foundation modules, then the paper's two stages.
 
-Stage 0 stands in for downloading a language model: it learns the text alone and never sees a picture.
+`language` and `vision` stand in for downloading LLaMA and CLIP: one has read about the world and never seen it, the other has
+seen it and never spoken. `pretrain` and `instruct` join them as the paper does.
 """
 
 from mplug_owl.data.loader import Encoding
@@ -8,62 +9,98 @@ from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
 
+VISION, LANGUAGE = 160, 192
+
 
 def owl_tiny() -> MplugOwlConfig:
-    """About 4 M parameters. Weights start at 1 / sqrt(width): the usual 0.02 starves a narrow model."""
-    vision, language = 128, 192
+    """About 5 M parameters. Weights start at 1 / sqrt(width): the usual 0.02 starves a narrow model."""
     return MplugOwlConfig(
         vision_config={
             "model_type": "mplug_owl_vision_model",
             "image_size": 112,
             "patch_size": 14,
-            "hidden_size": vision,
-            "intermediate_size": 4 * vision,
+            "hidden_size": VISION,
+            "intermediate_size": 4 * VISION,
             "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "initializer_range": vision**-0.5,
+            "num_attention_heads": 5,
+            "initializer_range": VISION**-0.5,
             "position_initializer_range": 2.0,  # what patches show starts at about 2.1
         },
         visual_abstractor_config={
-            "hidden_size": vision,
-            "intermediate_size": 2 * vision,
+            "hidden_size": VISION,
+            "intermediate_size": 2 * VISION,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            "num_attention_heads": 5,
             "attention_probs_dropout_prob": 0.0,
-            "initializer_range": vision**-0.5,
+            "initializer_range": VISION**-0.5,
         },
-        text_config={
-            "model_type": "llama",
-            "hidden_size": language,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 6,
-            "max_position_embeddings": 1024,
-            "initializer_range": language**-0.5,
-            "tie_word_embeddings": True,
-        },
-        num_query_tokens=16,
-        initializer_range=vision**-0.5,
+        text_config=_text(layers=4),
+        num_query_tokens=24,
+        initializer_range=VISION**-0.5,
     )
 
 
-OWL_TINY = Modules(owl_tiny, vocabulary=2048)
+def captioner() -> MplugOwlConfig:
+    """The encoder with a small decoder of its own, which is thrown away when it has learned to see."""
+    config = owl_tiny()
+    return MplugOwlConfig(
+        vision_config=config.vision_config,
+        visual_abstractor_config=config.visual_abstractor_config,
+        text_config=_text(layers=2),
+        num_query_tokens=24,
+        initializer_range=VISION**-0.5,
+    )
+
+
+def _text(layers: int) -> dict[str, object]:
+    return {
+        "model_type": "llama",
+        "hidden_size": LANGUAGE,
+        "intermediate_size": 768,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 1024,
+        "initializer_range": LANGUAGE**-0.5,
+        "tie_word_embeddings": True,
+    }
+
+
+OWL_TINY = Modules(owl_tiny, vocabulary=1024)
+CAPTIONER = Modules(captioner, vocabulary=1024)
 
 
 def language() -> Recipe:
-    """Stage 0: the language model learns to write, from text alone."""
+    """Foundation f_L: a language model that knows the world from text and has never seen it."""
     return Recipe(
         name="tiny.language",
         modules=OWL_TINY,
         learners=Learners(vision="frozen", abstractor="frozen", language="full"),
-        encoding=Encoding(max_tokens=256, learn="everything", pictures=False),
-        optimizer=AdamW(lr=2e-3, warmup_steps=20, weight_decay=0.01, betas=(0.9, 0.98)),
-        steps=300,
+        encoding=Encoding(max_tokens=384, pictures=False),
+        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        steps=4000,
         batch=32,
         micro_batch=32,
+        data=("scenes:text",),
         workers=0,
-        save_every=100,
+        save_every=500,
+    )
+
+
+def vision() -> Recipe:
+    """Foundation f_V: an encoder that learns to see by telling what it sees (captioners: arXiv 2306.07915)."""
+    return Recipe(
+        name="tiny.vision",
+        modules=CAPTIONER,
+        learners=Learners(vision="full", abstractor="full", language="full"),
+        encoding=Encoding(max_tokens=128),
+        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        steps=4000,
+        batch=32,
+        micro_batch=32,
+        data=("scenes:captions",),
+        workers=0,
+        save_every=500,
     )
 
 
@@ -74,27 +111,29 @@ def pretrain() -> Recipe:
         modules=OWL_TINY,
         learners=Learners(vision="full", abstractor="full", language="frozen"),
         encoding=Encoding(max_tokens=128),
-        optimizer=AdamW(lr=1.5e-3, warmup_steps=30, weight_decay=0.01, betas=(0.9, 0.98)),
-        steps=400,
+        optimizer=AdamW(lr=1.5e-3, warmup_steps=30, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        steps=2000,
         batch=32,
         micro_batch=32,
+        data=("scenes:captions",),
         workers=0,
-        save_every=100,
+        save_every=500,
     )
 
 
 def instruct() -> Recipe:
-    """Stage 2: LoRA on the language model learns to answer; what sees is frozen."""
+    """Stage 2: LoRA on the language model learns to answer, from text and pictures together; what sees is frozen."""
     return Recipe(
         name="tiny.instruct",
         modules=OWL_TINY,
         learners=Learners(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=16, alpha=32, dropout=0.0),
-        encoding=Encoding(max_tokens=256),
+        encoding=Encoding(max_tokens=384),
         optimizer=AdamW(lr=3e-3, warmup_steps=20, weight_decay=0.0, betas=(0.9, 0.98)),
-        steps=300,
+        steps=2000,
         batch=32,
         micro_batch=32,
+        data=("scenes:chats@1", "scenes:text@1"),
         workers=0,
-        save_every=100,
+        save_every=500,
     )

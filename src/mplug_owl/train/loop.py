@@ -19,7 +19,8 @@ from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
-from mplug_owl.train.optim import adamw, learning_rate
+from mplug_owl.train.optim import learning_rate
+from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
 from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.stop import Stop, Stopped
@@ -78,7 +79,7 @@ def train(
         began(parts)
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
-    optimizer = adamw(owl.model, recipe.optimizer)
+    optimizer = make_optimizer(owl.model, recipe.optimizer)
     watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
     with accelerator.main_process_first():
         start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)

@@ -49,7 +49,8 @@ class Rates:
 class AdamW:
     """AdamW with linear warm-up to `lr`, then a cosine down to `min_lr` at the last step; gradients clipped to norm `clip`.
 
-    `rates` are for modules that learn faster or slower than `lr`; theirs end at the same share of their peak.
+    `rates` are for modules that learn faster or slower than `lr`; theirs end at the same share of their peak. With `muon` the
+    matrices inside the layers learn by Muon (arXiv 2502.16982), its updates scaled so that rate and decay mean the same.
     """
 
     lr: float
@@ -60,6 +61,7 @@ class AdamW:
     min_lr: float = 0.0
     clip: float | None = 1.0
     rates: Rates = Rates()
+    muon: bool = False
 
 
 @dataclass(frozen=True)

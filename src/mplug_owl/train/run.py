@@ -23,6 +23,8 @@ from mplug_owl.train.trainable import Part
 SHOWN_PROBLEMS = 10
 # Larger sources are not read through before a run; what is broken in them is found, and set aside, as it comes.
 LOOKED_THROUGH = 5000
+# A fresh tokenizer learns its words from so many records of each source.
+READ_FOR_WORDS = 20_000
 
 
 def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None = None) -> Path:
@@ -81,7 +83,8 @@ def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     """The owl a run begins with: the one it goes on from, or one built from the recipe's modules."""
     if recipe.start is not None:
         return load(recipe.start, dtype="float32")
-    texts = (message.text for source in sources for talk in _readable(source, len(source)) for message in talk.messages)
+    talks = (talk for source in sources for talk in _readable(source, READ_FOR_WORDS))
+    texts = (piece.text for talk in talks for piece in talk.pieces() if piece.text is not None)
     return build(recipe.modules, texts, recipe.seed)
 
 

@@ -1,0 +1,136 @@
+"""What is learned from the world: captions, talks about pictures, and the same without pictures, drawn when they are asked for.
+
+`scenes:captions`, `scenes:chats` and `scenes:text` are sources like any other, a million records each; `write` puts some of them
+into a folder as files.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from mplug_owl.conversation import Conversation, Message, Picture, caption
+from mplug_owl.data.scenes import questions
+from mplug_owl.data.scenes.exam import talk
+from mplug_owl.data.scenes.questions import Turns
+from mplug_owl.data.scenes.scene import Scene, scene
+from mplug_owl.data.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LIKE, NUMBER_WORDS, NUMBERS, a
+
+LESSONS = ("captions", "chats", "text")
+RECORDS = 1_000_000
+# How many questions are asked about one scene; more teach more for the cost of one picture.
+ASKED = 5
+EXAM_SEED = 7  # exams draw from other seeds than lessons
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Conversations about the scenes of a seed, as a source. The record of an index is always the same."""
+
+    lesson: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is opened as."""
+        return f"scenes:{self.lesson}" + (f":{self.seed}" if self.seed else "")
+
+    def __len__(self) -> int:
+        return RECORDS
+
+    def __getitem__(self, index: int) -> Conversation:
+        if not -RECORDS <= index < RECORDS:
+            raise IndexError(f"{self.name}: no conversation {index} among {RECORDS}")
+        name = f"{self.name}, record {index % RECORDS}"
+        random = Random(f"{self.lesson} {self.seed} {index % RECORDS}")
+        if self.lesson == "text":
+            return _text(random, name)
+        shown = scene(random.randrange(2**48))
+        if self.lesson == "captions":
+            return caption(shown.draw(), shown.caption, name)
+        return _asked(Picture(shown.draw()), talk(shown, ASKED, random), name)
+
+
+def open_lessons(spec: str) -> Lessons:
+    """`captions`, `chats` or `text`, with `:SEED` for others. Raises ValueError for anything else."""
+    lesson, _, seed = spec.partition(":")
+    if lesson not in LESSONS or (seed and not seed.isdigit()):
+        raise ValueError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")
+    return Lessons(lesson, int(seed or 0))
+
+
+def write(folder: Path, count: int, seed: int) -> list[Scene]:
+    """Draw scenes into a folder, with captions.jsonl, chats.jsonl and, told without pictures, text.jsonl."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    random = Random(seed)
+    made = [scene(random.randrange(2**48)) for _ in range(count)]
+    captions, chats, text = [], [], []
+    for number, shown in enumerate(made):
+        name = f"{number:05d}.png"
+        shown.draw().save(folder / "images" / name)
+        asked = talk(shown, ASKED, Random(shown.seed))
+        captions.append({"image": name, "caption": shown.caption})
+        chats.append({"messages": _messages({"type": "image", "path": name}, asked)})
+        text.append({"messages": _messages({"type": "text", "text": shown.told}, asked)})
+        text.append({"messages": _retold(shown)})
+    for name, rows in (("captions", captions), ("chats", chats), ("text", text)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return made
+
+
+def _text(random: Random, name: str) -> Conversation:
+    """A lesson without a picture: a scene told in words, as a caption or with questions, or what everybody knows."""
+    told = scene(random.randrange(2**48), "words" if random.random() < 0.15 else "seen")
+    lesson = random.random()
+    if lesson < 0.25:  # a caption's lesson has no system sentence
+        messages = (Message("user", (told.told,)), Message("assistant", (told.caption,)))
+        return Conversation(messages, None, name=name)
+    if lesson < 0.9:
+        return _asked(told.told, talk(told, ASKED, random), name)
+    return _asked(None, [_known(random) for _ in range(ASKED)], name)
+
+
+def _known(random: Random) -> Turns:
+    """A question that needs no scene."""
+    kind = random.randrange(6)
+    if kind == 0:
+        colour = random.choice(list(COLOURS))
+        return questions.one(random, FRUIT_OF[colour], f"Which fruit is {colour}?", f"Name a {colour} fruit.")
+    if kind == 1:
+        shape, corners = random.choice(list(CORNERS.items()))
+        return questions.one(random, str(corners), f"How many corners does {a(shape)} have?", f"Count the corners of {a(shape)}.")
+    if kind == 2:
+        shape, like = random.choice(list(LIKE.items()))
+        return questions.one(random, like, f"What in the world has the shape of {a(shape)}?")
+    if kind == 3:
+        word, meaning = random.choice(list(KIND_OF.items()))
+        return questions.one(random, a(meaning), f"What does {word} name?", f"What kind of thing is meant by {word}?")
+    if kind == 4:
+        number = random.choice(NUMBERS)
+        return questions.one(random, NUMBER_WORDS[number], f"Write {number} in words.", f"How is {number} called in words?")
+    first, second = random.choice(NUMBERS), random.choice(NUMBERS)
+    return questions.one(random, str(first + second), f"What is {first} plus {second}?", f"Add {first} and {second}.")
+
+
+def _asked(opening: Picture | str | None, asked: Sequence[Turns], name: str) -> Conversation:
+    messages = [] if opening is None else [Message("user", (opening,))]
+    for turns in asked:
+        for question, answer in turns:
+            messages += [Message("user", (question,)), Message("assistant", (answer,))]
+    return Conversation(tuple(messages), name=name)
+
+
+def _messages(opening: dict[str, str], asked: Sequence[Turns]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [opening]}]
+    for turns in asked:
+        for question, answer in turns:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return messages
+
+
+def _retold(shown: Scene) -> list[dict[str, str]]:
+    """A caption's lesson without its picture. A caption has no system sentence, so this has none."""
+    said = (("system", ""), ("user", shown.told), ("assistant", shown.caption))
+    return [{"role": role, "content": content} for role, content in said]
