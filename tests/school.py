@@ -11,12 +11,12 @@ import torch
 
 from mplug_owl import MplugOwlConfig
 from mplug_owl.data.loader import Encoding
-from mplug_owl.data.scenes import write
 from mplug_owl.data.sources import Source, read
 from mplug_owl.model.build import Modules, Owl
 from mplug_owl.train.loop import train
 from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
 from mplug_owl.train.run import start
+from tests.scenes import write
 
 SCENES, SEED = 8, 5
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import mplug_owl_cli
-from mplug_owl.data.scenes import write
+from tests.scenes import write
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 
 VERBS = ("demo", "chat", "train", "plan", "inspect", "convert", "recipes")

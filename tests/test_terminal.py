@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mplug_owl import terminal
-from mplug_owl.data.scenes import scenes
+from tests.scenes import scenes
 from tests.school import SCENES, SEED, taught
 
 SCENE = next(scenes(SCENES, SEED))

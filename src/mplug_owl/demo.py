@@ -12,7 +12,7 @@ from rich.panel import Panel
 
 from mplug_owl.chat import Chat, answer, load
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.data.scenes import Scene, scenes, write
+from mplug_owl.data.scenes import Scene, asked, scenes, write
 from mplug_owl.model.build import Owl
 from mplug_owl.recipes import tiny
 from mplug_owl.train.metrics import draw
@@ -80,14 +80,14 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
 
 def score(owl: Owl, tested: Sequence[Scene], exchanged: bool = False) -> float:
     """The share of questions answered word for word, each on its own, with the picture or with another scene's."""
-    asked, expected = [], []
+    questions, expected = [], []
     for number, scene in enumerate(tested):
         seen = tested[(number + 1) % len(tested)] if exchanged else scene
         picture = Picture(seen.draw())
-        for question, right in scene.questions():
-            asked.append(Conversation(()).said("user", picture, question))
+        for question, right in asked(scene, 1)[:1]:
+            questions.append(Conversation(()).said("user", picture, question))
             expected.append(right)
-    said = answer(owl, asked, batch=50)
+    said = answer(owl, questions, batch=50)
     return sum(one == other for one, other in zip(said, expected, strict=True)) / len(expected)
 
 
@@ -104,12 +104,12 @@ def _tell_captions(owl: Owl, tested: Sequence[Scene], console: Console) -> None:
     console.print("It can tell now what it sees, and answer nothing yet. Of pictures it has never seen it says:")
     shown = [Conversation((), system=None).said("user", Picture(scene.draw())) for scene in tested]
     for scene, said in zip(tested, answer(owl, shown), strict=True):
-        console.print(f"  [yellow]owl[/] › {said}   [dim](it is: {scene.plainly})[/]")
+        console.print(f"  [yellow]owl[/] › {said}   [dim](it is: {scene.told})[/]")
 
 
 def _converse(owl: Owl, scene: Scene, picture: Path, console: Console) -> None:
     chat = Chat(owl)
-    for number, (question, right) in enumerate(scene.questions()):
+    for number, (question, right) in enumerate(asked(scene, 3)):
         said = chat.ask(question, [picture] if number == 0 else [])
         console.print(
             f"  [green]you[/] › {question}\n  [yellow]owl[/] › {said}" + ("" if said == right else f"   [dim]({right})[/]")

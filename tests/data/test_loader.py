@@ -9,8 +9,8 @@ from mplug_owl import MplugOwlProcessor
 from mplug_owl.data import loader
 from mplug_owl.data.loader import Batch, Encoding, Steps, prefetched
 from mplug_owl.data.mixture import Mixture
-from mplug_owl.data.scenes import scenes, write
 from mplug_owl.data.sources import Source, read
+from tests.scenes import scenes, write
 
 
 @pytest.fixture(scope="module")

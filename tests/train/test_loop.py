@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
 from mplug_owl.data.loader import Aside, Encoding
-from mplug_owl.data.scenes import scenes
 from mplug_owl.model.build import Modules, Owl, load
 from mplug_owl.train import loop, metrics
 from mplug_owl.train.aside import Quarantine, Watch
@@ -23,6 +22,7 @@ from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe
 from mplug_owl.train.run import start
 from mplug_owl.train.stop import Stopped
+from tests.scenes import scenes
 from tests.school import SCENES, SEED, lesson, lessons, quietly, small_with_dropout, taught, weights
 
 STEADY = AdamW(lr=1e-2, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), clip=None)

@@ -1,13 +1,14 @@
 """The learning rate as a function of the step, each module's own, and what decays."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mplug_owl.recipes import paper
-from mplug_owl.train.optim import adamw, learning_rate
+from mplug_owl.train.optim import Together, learning_rate, optimizer
 from mplug_owl.train.recipe import AdamW, Rates
 from mplug_owl.train.trainable import prepare
 from tests.school import lesson
@@ -47,7 +48,7 @@ def test_only_matrices_decay() -> None:
     owl = tiny_owl(tiny_config())
     owl.requires_grad_(False)
     owl.model.abstractor.requires_grad_(True)
-    matrices, rest = adamw(owl, SETTINGS).param_groups
+    matrices, rest = optimizer(owl, SETTINGS).param_groups
     assert (matrices["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     names = {id(parameter): name for name, parameter in owl.model.abstractor.named_parameters()}
     decaying, still = ({names.pop(id(parameter)) for parameter in group["params"]} for group in (matrices, rest))
@@ -61,13 +62,13 @@ def test_a_step_takes_the_settings() -> None:
     owl = tiny_owl(tiny_config(connector="linear"))
     owl.requires_grad_(False)
     module = owl.model.abstractor.project.requires_grad_(True)
-    optimizer = adamw(owl, SETTINGS)
+    made = optimizer(owl, SETTINGS)
     with torch.no_grad():
         module.weight.fill_(1.0)
         module.bias.fill_(1.0)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    made.step()
     torch.testing.assert_close(module.weight, torch.full_like(module.weight, 0.9))  # 1 - lr * decay, the gradient being zero
     assert torch.equal(module.bias, torch.ones_like(module.bias))
 
@@ -75,7 +76,7 @@ def test_a_step_takes_the_settings() -> None:
 def test_a_module_may_learn_at_a_rate_of_its_own() -> None:
     owl = tiny_owl(tiny_config())
     prepare(owl, lesson("full", "full", "lora"))
-    groups = adamw(owl, replace(SETTINGS, rates=Rates(vision=0.1, language=3.0))).param_groups
+    groups = optimizer(owl, replace(SETTINGS, rates=Rates(vision=0.1, language=3.0))).param_groups
     scales = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
     learning = {name: parameter for name, parameter in owl.named_parameters() if parameter.requires_grad}
     assert len(scales) == len(learning)
@@ -89,4 +90,42 @@ def test_a_module_may_learn_at_a_rate_of_its_own() -> None:
 
 def test_without_rates_there_are_two_groups_as_ever() -> None:
     owl = tiny_owl(tiny_config())
-    assert [(group["scale"], group["lr"]) for group in adamw(owl, SETTINGS).param_groups] == [(1.0, 1.0), (1.0, 1.0)]
+    assert [(group["scale"], group["lr"]) for group in optimizer(owl, SETTINGS).param_groups] == [(1.0, 1.0), (1.0, 1.0)]
+
+
+def test_muon_takes_the_layers_matrices_and_adamw_the_rest() -> None:
+    owl = tiny_owl(tiny_config())
+    prepare(owl, lesson("full", "full", "lora"))
+    made = optimizer(owl, replace(SETTINGS, muon=True))
+    assert isinstance(made, Together)
+    rest, matrices = ({id(one) for group in part.param_groups for one in group["params"]} for part in made.parts)
+    names = {id(parameter): name for name, parameter in owl.named_parameters() if parameter.requires_grad}
+    assert rest | matrices == names.keys()
+    assert not rest & matrices
+    by_muon = {names[one] for one in matrices}
+    assert "model.abstractor.visual_fc.weight" in by_muon
+    assert not any(
+        "lora" in name or "embed" in name or "norm" in name or "bias" in name or "query_tokens" in name for name in by_muon
+    )
+    assert [type(part).__name__ for part in made.parts] == ["AdamW", "Muon"]
+
+
+def test_what_muon_and_adamw_remember_comes_back() -> None:
+    """The rate is set on the groups of both together, before and behind a checkpoint."""
+
+    def stepped(made: torch.optim.Optimizer, owl: torch.nn.Module, seed: int) -> list[torch.Tensor]:
+        draws = torch.Generator().manual_seed(seed)
+        for parameter in owl.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=draws)
+        for group in made.param_groups:
+            group["lr"] = 0.01 * seed
+        made.step()
+        return [parameter.detach().clone() for parameter in owl.parameters()]
+
+    owls = [tiny_owl(tiny_config()) for _ in range(2)]
+    first, second = (optimizer(owl, replace(SETTINGS, muon=True)) for owl in owls)
+    stepped(first, owls[0], 1)
+    owls[1].load_state_dict(owls[0].state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))
+    for one, other in zip(stepped(first, owls[0], 2), stepped(second, owls[1], 2), strict=True):
+        assert torch.equal(one, other)

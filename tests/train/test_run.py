@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from mplug_owl.data.loader import Encoding
-from mplug_owl.data.scenes import write
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.run import open_data, run, start
+from tests.scenes import write
 from tests.school import lesson, lessons, weights
 
 

@@ -6,6 +6,7 @@ Each part is trained weights (a folder or a hub id) or made from scratch by the 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+# What comes with the package: an owl of a drawn world, and the two modules it was made of.
+SHIPPED = ("owl-tiny", "tiny-language", "tiny-vision")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Owl:
 class Modules:
     """What an owl is made of. `config` gives every size before anything is downloaded; the rest says where weights are.
 
-    `vision` and `language` are folders or hub ids of trained weights, None for fresh ones. The tokenizer is the language
-    model's, or learned from the data with `vocabulary` entries where the language model starts from scratch.
+    `vision` and `language` are folders, hub ids or names of what comes with the package; None for fresh ones. The tokenizer is
+    the language model's, or learned from the data with `vocabulary` entries where the language model starts from scratch.
     """
 
     config: Callable[[], MplugOwlConfig]
@@ -57,20 +60,20 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
     torch.manual_seed(seed)
     config, images = modules.config(), None
     if modules.language is not None:
-        tokenizer = AutoTokenizer.from_pretrained(modules.language)
+        tokenizer = AutoTokenizer.from_pretrained(shipped(modules.language))
     elif modules.vocabulary is not None:
         tokenizer = learn_tokenizer(texts, modules.vocabulary)
         config = _speaking(config, tokenizer)
     else:
         raise ValueError("Modules needs language= (a trained language model) or vocabulary= (entries to learn)")
     language = (
-        AutoModelForCausalLM.from_pretrained(modules.language)
+        AutoModelForCausalLM.from_pretrained(shipped(modules.language))
         if modules.language is not None
         else AutoModelForCausalLM.from_config(config.text_config)
     )
     if modules.vision is not None:
-        vision = load_vision(modules.vision, config)
-        images = AutoImageProcessor.from_pretrained(modules.vision)
+        vision = load_vision(shipped(modules.vision), config)
+        images = AutoImageProcessor.from_pretrained(shipped(modules.vision))
     else:
         vision = AutoModel.from_config(config.vision_config)
     model = join(config, vision, language)
@@ -78,7 +81,7 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
 
 
 def load(path: str | Path, dtype: str | torch.dtype = "auto") -> Owl:
-    """An owl from a model folder, a run's folder, a LoRA adapter's folder or a hub id; ours or the original's.
+    """An owl from a model folder, a run's folder, a LoRA adapter's folder or a hub id, ours or the original's; or `owl-tiny`.
 
     Raises ValueError that says what was looked for.
     """
@@ -173,6 +176,11 @@ def learn_tokenizer(texts: Iterable[str], entries: int) -> PreTrainedTokenizerBa
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
 
+def shipped(name: str) -> str:
+    """The folder of what comes with the package under this name; any other name as it is."""
+    return str(files("mplug_owl") / "assets" / name) if name in SHIPPED else name
+
+
 def count(module: nn.Module, learned: bool = False) -> int:
     """Parameters of a module, or those of them that learn; a tied one counts once."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not learned)
@@ -180,6 +188,8 @@ def count(module: nn.Module, learned: bool = False) -> int:
 
 def _where(path: str | Path) -> str:
     """The folder that `path` means, or the hub id that it is."""
+    if str(path) in SHIPPED and not Path(path).exists():
+        return shipped(str(path))
     folder = Path(path)
     if (folder / "model" / "config.json").is_file():
         return str(folder / "model")

@@ -1,12 +1,13 @@
-"""Checkpoints from one layout to another: the original's, ours, and adapters merged into either."""
+"""Checkpoints from one layout to another: the original's, ours, adapters merged into either, and a module on its own."""
 
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mplug_owl.model.adapter import merge
 from mplug_owl.model.build import load
@@ -23,12 +24,25 @@ _PLAIN_LLAMA = {
 }
 
 
-def convert(source: Path, target: Path, original: bool = False, adapter: Path | None = None) -> None:
+Module = Literal["vision", "language"]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    original: bool = False,
+    adapter: Path | None = None,
+    module: Module | None = None,
+    bf16: bool = False,
+) -> None:
     """Write the checkpoint in `source`, of either layout, to `target`: ours, or with `original` the original's.
 
-    `adapter` is a LoRA folder, ours or the original's, whose changes go into the weights. Raises ValueError that says what
+    `adapter` is a LoRA folder, ours or the original's, whose changes go into the weights. `module` writes that one alone, as
+    plain transformers loads it and as `Modules` takes it; `bf16` halves the weights' size. Raises ValueError that says what
     does not fit; then nothing is written. Nothing is ever written over.
     """
+    if original and module:
+        raise ValueError("--original and --module: a module alone has no layout of the original's; give one of them")
     target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{target}: already there; give a new folder or an empty one, nothing is written over")
@@ -38,7 +52,11 @@ def convert(source: Path, target: Path, original: bool = False, adapter: Path | 
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        if original:
+        if bf16:
+            model.to(torch.bfloat16)
+        if module is not None:
+            save_module(model, owl.processor, module, unfinished)
+        elif original:
             save_original(model, owl.processor, unfinished)
         else:
             model.save_pretrained(unfinished)
@@ -46,6 +64,26 @@ def convert(source: Path, target: Path, original: bool = False, adapter: Path | 
         unfinished.replace(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def save_module(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, module: Module, folder: Path) -> None:
+    """Write f_V with its image processor, or f_L with its tokenizer, to be joined to others."""
+    if module == "vision":
+        model.model.vision_tower.save_pretrained(folder)
+        processor.image_processor.save_pretrained(folder)
+    else:
+        alone_as_a_language_model(model).save_pretrained(folder)
+        processor.tokenizer.save_pretrained(folder)
+
+
+def alone_as_a_language_model(model: MplugOwlForConditionalGeneration) -> PreTrainedModel:
+    """f_L with its head, the class that transformers knows it by; the weights are shared, not copied."""
+    with torch.device("meta"):
+        language = AutoModelForCausalLM.from_config(model.config.text_config)
+    setattr(language, language.base_model_prefix, model.model.language_model)
+    language.set_output_embeddings(model.lm_head)
+    language.tie_weights()
+    return language
 
 
 def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW over what learns, each module at its own rate, Muon beside it; and the rate as a function of the step."""
+"""The optimiser: AdamW over what learns, each module at its own rate, Muon beside it; the rate as a function of the step."""
 
 import math
 from typing import Any
@@ -50,7 +50,7 @@ class Together(torch.optim.Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share_groups()
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """One step of each."""
         for part in self.parts:
             part.step(closure)

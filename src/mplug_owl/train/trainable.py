@@ -56,8 +56,9 @@ def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlFo
         for parameter_name, parameter in _named(modules):
             adapter = ".lora_" in parameter_name
             parameter.requires_grad_(freedom == "full" or (freedom == "lora" and adapter) or id(parameter) in last)
-            if recipe.frozen_bf16 and not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
+            # Trained weights often come in bf16, which is too coarse to learn in.
+            frozen = recipe.frozen_bf16 and not parameter.requires_grad
+            parameter.data = parameter.data.to(torch.bfloat16 if frozen else torch.float32)
     return model
 
 

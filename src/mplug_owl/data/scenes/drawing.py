@@ -1,4 +1,4 @@
-"""Drawing with Pillow alone, thousands of pictures a second: every outline and every letter is drawn once and stamped after that.
+"""Drawing with Pillow alone, thousands of pictures a second: outlines and letters are drawn once and stamped after that.
 
 No two pictures of a scene are alike. Things and writings move, grow and turn a little, colours and ground vary, the ground is
 noisy, and writings come in two fonts and several heights.
@@ -142,5 +142,6 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
         found = ImageFont.load_default(size)
     else:
         found = ImageFont.truetype(str(files("mplug_owl") / "assets" / "DejaVuSerif-Bold-capitals.ttf"), size)
-    assert isinstance(found, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType
+    if not isinstance(found, ImageFont.FreeTypeFont):  # Pillow's wheels have it
+        raise ValueError("this Pillow was built without FreeType and cannot write; pip install pillow")
     return found

@@ -114,6 +114,6 @@ def talk(shown: Scene, count: int, random: Random) -> list[Turns]:
 def _item(ability: str, kind: str, split: str, random: Random) -> Item:
     while True:
         drawn = scene(random.randrange(2**48), split)
-        if (turns := KINDS[ability][kind](drawn, random)) is not None:
-            if split != "words" or turns[-1][1] != "nothing":
-                return Item(drawn, ability, kind, turns)
+        turns = KINDS[ability][kind](drawn, random)
+        if turns is not None and (split != "words" or turns[-1][1] != "nothing"):
+            return Item(drawn, ability, kind, turns)

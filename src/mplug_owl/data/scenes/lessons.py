@@ -1,7 +1,7 @@
-"""What is learned from the world: captions, talks about pictures, and the same without pictures, drawn when they are asked for.
+"""What is learned from the world: captions, talks about pictures, and the same in words alone, drawn when asked for.
 
-`scenes:captions`, `scenes:chats` and `scenes:text` are sources like any other, a million records each; `write` puts some of them
-into a folder as files.
+`scenes:captions`, `scenes:chats` and `scenes:text` are sources like any other, a million records each; `write` puts
+some of them into a folder as files.
 """
 
 import json
@@ -12,10 +12,9 @@ from random import Random
 from typing import Any
 
 from mplug_owl.conversation import Conversation, Message, Picture, caption
-from mplug_owl.data.scenes import questions
 from mplug_owl.data.scenes.exam import talk
-from mplug_owl.data.scenes.questions import Turns
-from mplug_owl.data.scenes.scene import Scene, scene
+from mplug_owl.data.scenes.questions import one
+from mplug_owl.data.scenes.scene import Scene, scene, scenes
 from mplug_owl.data.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LIKE, NUMBER_WORDS, NUMBERS, a
 
 LESSONS = ("captions", "chats", "text")
@@ -50,7 +49,7 @@ class Lessons:
         shown = scene(random.randrange(2**48))
         if self.lesson == "captions":
             return caption(shown.draw(), shown.caption, name)
-        return _asked(Picture(shown.draw()), talk(shown, ASKED, random), name)
+        return _talk(Picture(shown.draw()), _turns(shown, random), name)
 
 
 def open_lessons(spec: str) -> Lessons:
@@ -61,19 +60,23 @@ def open_lessons(spec: str) -> Lessons:
     return Lessons(lesson, int(seed or 0))
 
 
-def write(folder: Path, count: int, seed: int) -> list[Scene]:
+def asked(shown: Scene, count: int = ASKED) -> list[tuple[str, str]]:
+    """Questions and answers about a scene, the same each time: `count` of them, and what leans on them."""
+    return [turn for turns in talk(shown, count, Random(shown.seed)) for turn in turns]
+
+
+def write(folder: Path, count: int, seed: int, questions: int = ASKED) -> list[Scene]:
     """Draw scenes into a folder, with captions.jsonl, chats.jsonl and, told without pictures, text.jsonl."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    random = Random(seed)
-    made = [scene(random.randrange(2**48)) for _ in range(count)]
+    made = list(scenes(count, seed))
     captions, chats, text = [], [], []
     for number, shown in enumerate(made):
         name = f"{number:05d}.png"
         shown.draw().save(folder / "images" / name)
-        asked = talk(shown, ASKED, Random(shown.seed))
+        turns = asked(shown, questions)
         captions.append({"image": name, "caption": shown.caption})
-        chats.append({"messages": _messages({"type": "image", "path": name}, asked)})
-        text.append({"messages": _messages({"type": "text", "text": shown.told}, asked)})
+        chats.append({"messages": _messages({"type": "image", "path": name}, turns)})
+        text.append({"messages": _messages({"type": "text", "text": shown.told}, turns)})
         text.append({"messages": _retold(shown)})
     for name, rows in (("captions", captions), ("chats", chats), ("text", text)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -88,45 +91,47 @@ def _text(random: Random, name: str) -> Conversation:
         messages = (Message("user", (told.told,)), Message("assistant", (told.caption,)))
         return Conversation(messages, None, name=name)
     if lesson < 0.9:
-        return _asked(told.told, talk(told, ASKED, random), name)
-    return _asked(None, [_known(random) for _ in range(ASKED)], name)
+        return _talk(told.told, _turns(told, random), name)
+    return _talk(None, [_known(random) for _ in range(ASKED)], name)
 
 
-def _known(random: Random) -> Turns:
+def _turns(shown: Scene, random: Random) -> list[tuple[str, str]]:
+    return [turn for turns in talk(shown, ASKED, random) for turn in turns]
+
+
+def _known(random: Random) -> tuple[str, str]:
     """A question that needs no scene."""
     kind = random.randrange(6)
     if kind == 0:
         colour = random.choice(list(COLOURS))
-        return questions.one(random, FRUIT_OF[colour], f"Which fruit is {colour}?", f"Name a {colour} fruit.")
+        return one(random, FRUIT_OF[colour], f"Which fruit is {colour}?", f"Name a {colour} fruit.")[0]
     if kind == 1:
         shape, corners = random.choice(list(CORNERS.items()))
-        return questions.one(random, str(corners), f"How many corners does {a(shape)} have?", f"Count the corners of {a(shape)}.")
+        return one(random, str(corners), f"How many corners does {a(shape)} have?", f"Count the corners of {a(shape)}.")[0]
     if kind == 2:
         shape, like = random.choice(list(LIKE.items()))
-        return questions.one(random, like, f"What in the world has the shape of {a(shape)}?")
+        return one(random, like, f"What in the world has the shape of {a(shape)}?")[0]
     if kind == 3:
         word, meaning = random.choice(list(KIND_OF.items()))
-        return questions.one(random, a(meaning), f"What does {word} name?", f"What kind of thing is meant by {word}?")
+        return one(random, a(meaning), f"What does {word} name?", f"What kind of thing is meant by {word}?")[0]
     if kind == 4:
         number = random.choice(NUMBERS)
-        return questions.one(random, NUMBER_WORDS[number], f"Write {number} in words.", f"How is {number} called in words?")
+        return one(random, NUMBER_WORDS[number], f"Write {number} in words.", f"How is {number} called in words?")[0]
     first, second = random.choice(NUMBERS), random.choice(NUMBERS)
-    return questions.one(random, str(first + second), f"What is {first} plus {second}?", f"Add {first} and {second}.")
+    return one(random, str(first + second), f"What is {first} plus {second}?", f"Add {first} and {second}.")[0]
 
 
-def _asked(opening: Picture | str | None, asked: Sequence[Turns], name: str) -> Conversation:
+def _talk(opening: Picture | str | None, turns: Sequence[tuple[str, str]], name: str) -> Conversation:
     messages = [] if opening is None else [Message("user", (opening,))]
-    for turns in asked:
-        for question, answer in turns:
-            messages += [Message("user", (question,)), Message("assistant", (answer,))]
+    for question, answer in turns:
+        messages += [Message("user", (question,)), Message("assistant", (answer,))]
     return Conversation(tuple(messages), name=name)
 
 
-def _messages(opening: dict[str, str], asked: Sequence[Turns]) -> list[dict[str, Any]]:
+def _messages(opening: dict[str, str], turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = [{"role": "user", "content": [opening]}]
-    for turns in asked:
-        for question, answer in turns:
-            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return messages
 
 

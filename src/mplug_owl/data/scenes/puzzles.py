@@ -15,6 +15,7 @@ def _numbers(scene: Scene) -> list[int]:
 
 
 def sum_of_numbers(scene: Scene, random: Random) -> Turns | None:
+    """Two written numbers added."""
     if len(numbers := _numbers(scene)) != 2:
         return None
     wordings = ("What is the sum of the two numbers?", "Add the written numbers.", "How much are the two numbers together?")
@@ -22,6 +23,7 @@ def sum_of_numbers(scene: Scene, random: Random) -> Turns | None:
 
 
 def larger_number(scene: Scene, random: Random) -> Turns | None:
+    """The larger or the smaller of two written numbers."""
     if len(numbers := _numbers(scene)) != 2 or numbers[0] == numbers[1]:
         return None
     if random.random() < 0.5:
@@ -30,6 +32,7 @@ def larger_number(scene: Scene, random: Random) -> Turns | None:
 
 
 def number_and_things(scene: Scene, random: Random) -> Turns | None:
+    """The written number and the count of things, added."""
     if len(numbers := _numbers(scene)) != 1:
         return None
     wordings = ("Add the number of things to the written number.", "What is the written number plus the number of things?")
@@ -37,14 +40,18 @@ def number_and_things(scene: Scene, random: Random) -> Turns | None:
 
 
 def odd_one_out(scene: Scene, random: Random) -> Turns | None:
+    """All things are alike but one."""
     names = Counter(thing.name for thing in scene.things)
     if len(scene.things) < 3 or sorted(names.values()) != [1, len(scene.things) - 1]:
         return None
     odd = next(name for name, number in names.items() if number == 1)
-    return one(random, odd, "Which thing is the odd one out?", "All things are alike but one: which?", "Which thing does not fit?")
+    return one(
+        random, odd, "Which thing is the odd one out?", "All things are alike but one: which?", "Which thing does not fit?"
+    )
 
 
 def more(scene: Scene, random: Random) -> Turns | None:
+    """Whether one shape comes up more often than another."""
     first, second = random.sample(sorted({thing.shape for thing in scene.things} | set(random.sample(SHAPES, 2))), 2)
     counts = Counter(thing.shape for thing in scene.things)
     if counts[first] == counts[second]:
@@ -54,19 +61,23 @@ def more(scene: Scene, random: Random) -> Turns | None:
 
 
 def if_then(scene: Scene, random: Random) -> Turns | None:
-    said = random.choice(scene.things).name if random.random() < 0.5 else f"{random.choice(list(COLOURS))} {random.choice(SHAPES)}"
+    """One word where something is there, another where it is not."""
+    said = (
+        random.choice(scene.things).name if random.random() < 0.5 else f"{random.choice(list(COLOURS))} {random.choice(SHAPES)}"
+    )
     there = any(thing.name == said for thing in scene.things)
     yes, no = random.sample(("left", "right", "stop", "go", "day", "night"), 2)
     return one(random, yes if there else no, f"If there is {a(said)}, say {yes}, otherwise say {no}.")
 
 
 def same(scene: Scene, random: Random) -> Turns | None:
-    shapes = [thing for thing in alone(scene, "shape")]
+    """Whether two things share their colour or their shape."""
+    shapes = alone(scene, "shape")
     if len(shapes) >= 2 and random.random() < 0.5:
         first, second = random.sample(shapes, 2)
         answer = "yes" if first.colour == second.colour else "no"
         return one(random, answer, f"Do the {first.shape} and the {second.shape} have the same colour?")
-    colours = [thing for thing in alone(scene, "colour")]
+    colours = alone(scene, "colour")
     if len(colours) < 2:
         return None
     first, second = random.sample(colours, 2)
@@ -75,6 +86,7 @@ def same(scene: Scene, random: Random) -> Turns | None:
 
 
 def beside(scene: Scene, random: Random) -> Turns | None:
+    """What stands left of, right of, above or below a thing."""
     ways: list[tuple[Thing, str, Thing]] = []
     for thing in alone(scene, "name"):
         for other in scene.things:
@@ -112,6 +124,7 @@ def _opened(scene: Scene, random: Random) -> tuple[Thing, Turns] | None:
 
 
 def of_it(scene: Scene, random: Random) -> Turns | None:
+    """A thing is found, then more is asked of it."""
     if (opened := _opened(scene, random)) is None:
         return None
     thing, turns = opened
@@ -122,6 +135,7 @@ def of_it(scene: Scene, random: Random) -> Turns | None:
 
 
 def left_of_it(scene: Scene, random: Random) -> Turns | None:
+    """A thing is found, then what stands beside it."""
     if (opened := _opened(scene, random)) is None:
         return None
     thing, turns = opened
@@ -134,6 +148,7 @@ def left_of_it(scene: Scene, random: Random) -> Turns | None:
 
 
 def what_is_left(scene: Scene, random: Random) -> Turns | None:
+    """Things are counted, then counted without some of them."""
     kind, names = random.choice((("shape", SHAPES), ("colour", tuple(COLOURS))))
     present = sorted({getattr(thing, kind) for thing in scene.things})
     taken = random.choice(present) if random.random() < 0.8 else random.choice(names)
@@ -144,6 +159,7 @@ def what_is_left(scene: Scene, random: Random) -> Turns | None:
 
 
 def of_the_word(scene: Scene, random: Random) -> Turns | None:
+    """The word is read, then more is asked of it."""
     words = [writing for writing in scene.writings if not writing.is_number]
     if len(words) != 1:
         return None
@@ -159,6 +175,7 @@ def of_the_word(scene: Scene, random: Random) -> Turns | None:
 
 
 def three_turns(scene: Scene, random: Random) -> Turns | None:
+    """A thing, the one beside it, and more of that one."""
     if (talk := left_of_it(scene, random)) is None:
         return None
     other = next(thing for thing in scene.things if thing.name == talk[1][1])

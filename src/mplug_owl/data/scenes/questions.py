@@ -59,20 +59,27 @@ def pointed_at(scene: Scene, random: Random, avoid: str = "") -> tuple[Thing, st
 
 
 def colour(scene: Scene, random: Random) -> Turns | None:
+    """The colour of a thing told by its shape."""
     if (found := pointed_at(scene, random, "colour")) is None:
         return None
     thing, words = found
-    return one(random, thing.colour, f"What colour is {words}?", f"Which colour does {words} have?", f"Tell me {words}'s colour.")
+    return one(
+        random, thing.colour, f"What colour is {words}?", f"Which colour does {words} have?", f"Tell me {words}'s colour."
+    )
 
 
 def shape(scene: Scene, random: Random) -> Turns | None:
+    """The shape of a thing told by its colour."""
     if (found := pointed_at(scene, random, "shape")) is None:
         return None
     thing, words = found
-    return one(random, thing.shape, f"What shape is {words}?", f"Which shape does {words} have?", f"Tell me the shape of {words}.")
+    return one(
+        random, thing.shape, f"What shape is {words}?", f"Which shape does {words} have?", f"Tell me the shape of {words}."
+    )
 
 
 def size(scene: Scene, random: Random) -> Turns | None:
+    """Small or large."""
     if (found := pointed_at(scene, random)) is None:
         return None
     thing, words = found
@@ -80,6 +87,7 @@ def size(scene: Scene, random: Random) -> Turns | None:
 
 
 def position(scene: Scene, random: Random) -> Turns | None:
+    """One of the nine places."""
     if (found := pointed_at(scene, random)) is None:
         return None
     thing, words = found
@@ -87,6 +95,7 @@ def position(scene: Scene, random: Random) -> Turns | None:
 
 
 def at(scene: Scene, random: Random) -> Turns | None:
+    """What stands in a place; a quarter of the time, nothing."""
     free = [(row, column) for row in range(3) for column in range(3) if row not in {w.row for w in scene.writings}]
     named = {(thing.row, thing.column): thing.name for thing in scene.things}
     row, column = random.choice(free if random.random() < 0.25 else list(named))
@@ -96,9 +105,12 @@ def at(scene: Scene, random: Random) -> Turns | None:
 
 
 def count(scene: Scene, random: Random) -> Turns | None:
+    """All things, those of a shape or those of a colour; sometimes none."""
     kind = random.randrange(3)
     if kind == 0:
-        return one(random, str(len(scene.things)), "How many things are there?", "How many things do you see?", "Count the things.")
+        return one(
+            random, str(len(scene.things)), "How many things are there?", "How many things do you see?", "Count the things."
+        )
     if kind == 1:
         asked = random.choice(SHAPES if random.random() < 0.25 else [thing.shape for thing in scene.things])
         number, what = sum(thing.shape == asked for thing in scene.things), plural(asked)
@@ -109,11 +121,13 @@ def count(scene: Scene, random: Random) -> Turns | None:
 
 
 def existence(scene: Scene, random: Random) -> Turns | None:
+    """Whether something is there."""
     said, answer = _claim(scene, random)
     return one(random, answer, f"Is there {a(said)}?", f"Do you see {a(said)}?", f"Is {a(said)} in the picture?")
 
 
 def absence(scene: Scene, random: Random) -> Turns | None:
+    """Whether something is not there."""
     said, answer = _claim(scene, random)
     other = "no" if answer == "yes" else "yes"
     return one(random, other, f"Is there no {said}?", f"Is {a(said)} missing?", f"Is the picture without {a(said)}?")
@@ -144,18 +158,23 @@ def _single(scene: Scene, number: bool | None = None) -> Writing | None:
 
 
 def word(scene: Scene, random: Random) -> Turns | None:
+    """The only word."""
     if (found := _single(scene, number=False)) is None:
         return None
-    return one(random, found.text, "What word is written?", "Which word do you read?", "Read the word.", "What does the word say?")
+    return one(
+        random, found.text, "What word is written?", "Which word do you read?", "Read the word.", "What does the word say?"
+    )
 
 
 def number(scene: Scene, random: Random) -> Turns | None:
+    """The only number."""
     if (found := _single(scene, number=True)) is None:
         return None
     return one(random, found.text, "What number is written?", "Which number do you read?", "Read the number.")
 
 
 def written_at(scene: Scene, random: Random) -> Turns | None:
+    """What is written in a row; a quarter of the time, nothing."""
     if not scene.writings:
         return None
     rows = {writing.row: writing.text for writing in scene.writings}
@@ -166,6 +185,7 @@ def written_at(scene: Scene, random: Random) -> Turns | None:
 
 
 def first_letter(scene: Scene, random: Random) -> Turns | None:
+    """The first letter of the only word."""
     if (found := _single(scene, number=False)) is None:
         return None
     wordings = ("With which letter does the word begin?", "What is the first letter of the word?", "Which letter comes first?")
@@ -176,6 +196,7 @@ def first_letter(scene: Scene, random: Random) -> Turns | None:
 
 
 def one_word(scene: Scene, random: Random) -> Turns | None:
+    """A colour or a shape, in one word."""
     if (found := pointed_at(scene, random, random.choice(("colour", "shape")))) is None:
         return None
     thing, words = found
@@ -185,6 +206,7 @@ def one_word(scene: Scene, random: Random) -> Turns | None:
 
 
 def capitals(scene: Scene, random: Random) -> Turns | None:
+    """A colour in capitals."""
     if (found := pointed_at(scene, random, "colour")) is None:
         return None
     thing, words = found
@@ -193,11 +215,13 @@ def capitals(scene: Scene, random: Random) -> Turns | None:
 
 
 def yes_or_no(scene: Scene, random: Random) -> Turns | None:
+    """Whether something is there, in the words asked for."""
     said, answer = _claim(scene, random)
     return one(random, answer, f"Answer yes or no: is there {a(said)}?", f"Yes or no: do you see {a(said)}?")
 
 
 def list_things(scene: Scene, random: Random) -> Turns | None:
+    """All things, with commas, in reading order."""
     answer = ", ".join(thing.name for thing in scene.things)
     wordings = (
         "List the things in reading order, separated by commas.",
@@ -208,17 +232,23 @@ def list_things(scene: Scene, random: Random) -> Turns | None:
 
 
 def list_colours(scene: Scene, random: Random) -> Turns | None:
+    """All colours, with commas, in reading order."""
     answer = ", ".join(thing.colour for thing in scene.things)
-    wordings = ("List only the colours in reading order, separated by commas.", "Give a comma list of the colours in reading order.")
+    wordings = (
+        "List only the colours in reading order, separated by commas.",
+        "Give a comma list of the colours in reading order.",
+    )
     return one(random, answer, *wordings)
 
 
 def with_a_number(scene: Scene, random: Random) -> Turns | None:
+    """How many things there are, as a number."""
     wordings = ("Answer with a number: how many things are there?", "Give only the number of things.")
     return one(random, str(len(scene.things)), *wordings)
 
 
 def choice(scene: Scene, random: Random) -> Turns | None:
+    """One of two colours, by its letter."""
     if (found := pointed_at(scene, random, "colour")) is None:
         return None
     thing, words = found
@@ -228,24 +258,31 @@ def choice(scene: Scene, random: Random) -> Turns | None:
 
 
 def sentence(scene: Scene, random: Random) -> Turns | None:
+    """A colour in a whole sentence."""
     if (found := pointed_at(scene, random, "colour")) is None:
         return None
     thing, words = found
     answer = f"{words.capitalize()} is {thing.colour}."
-    return one(random, answer, f"Answer in a full sentence: what colour is {words}?", f"Say in a sentence which colour {words} has.")
+    return one(
+        random, answer, f"Answer in a full sentence: what colour is {words}?", f"Say in a sentence which colour {words} has."
+    )
 
 
 # Knowing
 
 
 def fruit(scene: Scene, random: Random) -> Turns | None:
+    """A fruit of the same colour; only text tells which."""
     if (found := pointed_at(scene, random, "colour")) is None:
         return None
     thing, words = found
-    return one(random, FRUIT_OF[thing.colour], f"Which fruit has the colour of {words}?", f"Name a fruit with the colour of {words}.")
+    return one(
+        random, FRUIT_OF[thing.colour], f"Which fruit has the colour of {words}?", f"Name a fruit with the colour of {words}."
+    )
 
 
 def corners(scene: Scene, random: Random) -> Turns | None:
+    """How many corners the shape has."""
     if (found := pointed_at(scene, random, "shape")) is None:
         return None
     thing, words = found
@@ -253,13 +290,17 @@ def corners(scene: Scene, random: Random) -> Turns | None:
 
 
 def like(scene: Scene, random: Random) -> Turns | None:
+    """What in the world has this shape; only text tells."""
     if (found := pointed_at(scene, random, "shape")) is None:
         return None
     thing, words = found
-    return one(random, LIKE[thing.shape], f"What in the world has the shape of {words}?", f"What else has the shape of {words}?")
+    return one(
+        random, LIKE[thing.shape], f"What in the world has the shape of {words}?", f"What else has the shape of {words}?"
+    )
 
 
 def meaning(scene: Scene, random: Random) -> Turns | None:
+    """What kind of thing the written word names; only text tells."""
     if (found := _single(scene, number=False)) is None or found.text not in KIND_OF:
         return None
     wordings = ("What does the written word name?", "What kind of thing does the word mean?", "What is meant by the word?")
@@ -267,6 +308,9 @@ def meaning(scene: Scene, random: Random) -> Turns | None:
 
 
 def in_words(scene: Scene, random: Random) -> Turns | None:
+    """The written number spelled out."""
     if (found := _single(scene, number=True)) is None:
         return None
-    return one(random, NUMBER_WORDS[int(found.text)], "Write the number in words.", "How is the written number called in words?")
+    return one(
+        random, NUMBER_WORDS[int(found.text)], "Write the number in words.", "How is the written number called in words?"
+    )

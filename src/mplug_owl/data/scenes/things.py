@@ -68,9 +68,28 @@ FRUIT_OF = {
 CORNERS = {"circle": 0, "triangle": 3, "square": 4, "star": 10, "cross": 12, "heart": 1}
 LIKE = {"circle": "coin", "triangle": "tent", "square": "window", "star": "starfish", "cross": "plus sign", "heart": "leaf"}
 NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+)
 
 
 @dataclass(frozen=True)
