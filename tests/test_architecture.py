@@ -19,8 +19,11 @@ MAY_ENTER = {
     "data": {"conversation", "model"},
     "train": {"conversation", "data", "model"},
     "recipes": {"data", "model", "train"},
-    "demo": {"chat", "conversation", "data", "model", "recipes", "train"},
-    "mplug_owl_cli": {"data", "demo", "model", "recipes", "terminal", "train"},
+    "page": set(),
+    "eval": {"chat", "conversation", "data", "model", "page"},
+    "story": {"eval", "page", "train"},
+    "demo": {"chat", "conversation", "data", "eval", "model", "recipes", "story", "train"},
+    "mplug_owl_cli": {"data", "demo", "eval", "model", "recipes", "terminal", "train"},
     "mplug_owl": {"conversation", "model"},  # the package's own __init__
 }
 

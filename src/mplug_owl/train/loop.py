@@ -21,6 +21,7 @@ from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
+from mplug_owl.train.exam import Exam
 from mplug_owl.train.plan import Effort, device_tflops, work
 from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.stop import Stop, Stopped
@@ -51,12 +52,14 @@ def train(
     began: Callable[[Sequence[Part]], None] = lambda parts: None,
     report: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = print,
+    exam: Exam | None = None,
 ) -> Path:
     """Train an owl and return the folder of the finished model, `out/model`.
 
     `out` also gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and, where LoRA alone learned, adapter/. With
     `resume` the newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its
-    number. Samples that cannot be read go into quarantine.jsonl, steps that cannot be learned from into skipped.jsonl.
+    number. Samples that cannot be read go into quarantine.jsonl, steps that cannot be learned from into skipped.jsonl. What an
+    `exam` says goes into metrics.jsonl; it changes no number of the run.
     Raises ValueError where `out` holds another run or too much is set aside, and Stopped, behind a checkpoint, when asked to.
     """
     metrics.check(recipe.trackers)
@@ -119,10 +122,12 @@ def train(
             optimizer.zero_grad(set_to_none=True)
 
             saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
+            examined = exam is not None and exam.due(done, recipe.steps) and not asked
             # A checkpoint ends a line of metrics: one who resumes behind it has no sums from before it.
-            if main and log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
+            if main and log is not None and (saves or examined or done % recipe.log_every == 0 or done in (1, recipe.steps)):
                 line = window.line()
-                log.write(step=done, lr=rate, grad_norm=norm, **line)
+                marks = exam.figures(owl, recipe.precision) if exam is not None and examined else {}  # the others wait
+                log.write(step=done, lr=rate, grad_norm=norm, **line, **marks)
                 report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
                 window = _Window(effort)
             if main and saves:

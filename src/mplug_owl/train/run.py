@@ -15,6 +15,7 @@ from mplug_owl.data.encode import encode
 from mplug_owl.data.sources import Source, check, read
 from mplug_owl.model.build import Owl, build, load
 from mplug_owl.train import metrics
+from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import Progress, train
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.trainable import Part
@@ -27,7 +28,7 @@ LOOKED_THROUGH = 5000
 READ_FOR_WORDS = 20_000
 
 
-def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None = None) -> Path:
+def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None = None, exam: Exam | None = None) -> Path:
     """Train as the recipe says into `out` and return the finished model's folder.
 
     Raises ValueError for what a user can mend, and Stopped when asked to stop.
@@ -59,7 +60,7 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
         def note(words: str) -> None:
             console.print(words, markup=False)  # a folder's name may hold [brackets]
 
-        return train(recipe, owl, sources, out, weights, resume, began, report, note)
+        return train(recipe, owl, sources, out, weights, resume, began, report, note, exam)
 
 
 def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:

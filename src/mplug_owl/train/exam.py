@@ -1,0 +1,34 @@
+"""An exam in the middle of a run. What is asked is not the school's business: a callable brings it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mplug_owl.model.build import Owl
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Every `every` steps, and behind the last one, `take` says how good the owl is, as figures by name."""
+
+    every: int
+    take: Callable[[Owl], Mapping[str, float]]
+
+    def due(self, done: int, steps: int) -> bool:
+        """Whether there is one behind this step, counted from 1."""
+        return done % self.every == 0 or done == steps
+
+    def figures(self, owl: Owl, precision: str) -> dict[str, float]:
+        """Take it now, in the precision that is trained in. The run goes on as if there had been none."""
+        modes, device = [(module, module.training) for module in owl.model.modules()], owl.model.device
+        owl.model.eval()
+        try:
+            with (
+                torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type),
+                torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+            ):
+                return dict(self.take(owl))
+        finally:
+            for module, training in modes:
+                module.training = training
