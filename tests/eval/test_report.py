@@ -48,6 +48,13 @@ def test_the_tables_fit_a_hundred_columns(answered: list[Answered]) -> None:
     assert "odd cards" in shown
 
 
+def test_so_do_the_widest_figures() -> None:
+    every = [Share(right, 200) for right in range(201)]
+    assert max(len(str(one)) for one in every) == len("99.0 [96.4, 99.7]")
+    assert str(Share(200, 200)) == "100 [98.1, 100]"
+    assert str(Share(0, 200)) == "0.0 [0.0, 1.9]"
+
+
 def test_results_are_plain_values(answered: list[Answered], tmp_path: Path) -> None:
     report.write(answered, tmp_path / "out", "small")
     rows = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -34,8 +34,7 @@ class Share:
         return wilson(self.right, self.asked)
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.right / self.asked:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        return "{} [{}, {}]".format(*map(_percent, (self.right / self.asked, *self.interval)))
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,7 @@ def figures(answered: Sequence[Answered]) -> list[Figures]:
 def show(answered: Sequence[Answered], console: Console) -> None:
     """The tables on a screen of 100 columns."""
     for made in figures(answered):
-        table = Table(
-            title=f"{made.title}: percent right [95 % interval]", title_justify="left", caption_justify="left", highlight=False
-        )
+        table = Table(highlight=False)
         table.add_column("ability")
         for column in made.columns:
             table.add_column(column, justify="right")
@@ -80,6 +77,7 @@ def show(answered: Sequence[Answered], console: Console) -> None:
                 table.add_section()
             style = "bold" if ability == OVERALL else None
             table.add_row(ability, *map(str, shares), style=style)
+        console.print(f"{made.title}: percent right [95 % interval]", style="bold", highlight=False)
         console.print(table)
 
 
@@ -94,7 +92,7 @@ def write(answered: Sequence[Answered], out: Path, name: str) -> None:
 
 def radar(made: Figures, target: Path, name: str) -> None:
     """The abilities as spokes, 0 to 100 %: a line a sitting, the first two filled, and the first one's intervals."""
-    figure = Figure(figsize=(6.4, 5.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(6, 6), dpi=130)
     FigureCanvasAgg(figure)
     panel = cast(PolarAxes, figure.add_subplot(projection="polar"))
     rows = [row for row in made.rows if row[0] != OVERALL]
@@ -117,8 +115,8 @@ def radar(made: Figures, target: Path, name: str) -> None:
     panel.grid(alpha=0.3)
     panel.spines["polar"].set_alpha(0.2)
     panel.set_title(f"{name}, {made.title}", pad=18)
-    panel.legend(loc="upper left", bbox_to_anchor=(0.98, 1.0), frameon=False, fontsize=9)
-    figure.savefig(target)
+    panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False, fontsize=9)
+    figure.savefig(target, bbox_inches="tight", pad_inches=0.25)
 
 
 def wrong(answered: Sequence[Answered], radar_file: Path, name: str) -> str:
@@ -143,3 +141,8 @@ def wrong(answered: Sequence[Answered], radar_file: Path, name: str) -> str:
         radar=drawn,
         groups=groups,
     )
+
+
+def _percent(share: float) -> str:
+    """One decimal; a full hundred without, so that the table keeps to its width."""
+    return f"{100 * share:.1f}".replace("100.0", "100")
