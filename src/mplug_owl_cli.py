@@ -73,14 +73,23 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in the run's folder.")
     ] = False,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Ask a few questions about the drawn world every so many steps.", min=1)
+    ] = None,
 ) -> None:
     """Train one stage by a recipe."""
     from rich.console import Console
 
     from mplug_owl.train.run import run
 
-    made = _recipe(recipe, data, settings, start)
-    finished = run(made, out or Path("runs") / made.name, resume, Console(stderr=True))
+    made, console, exam = _recipe(recipe, data, settings, start), Console(stderr=True), None
+    if eval_every is not None:
+        from mplug_owl.eval import tasks
+        from mplug_owl.eval.during import small_exam
+        from mplug_owl.train.exam import Exam
+
+        exam = Exam(eval_every, small_exam(tasks.find("scenes"), made.encoding.pictures, console.print))
+    finished = run(made, out or Path("runs") / made.name, resume, console, exam)
     if os.environ.get("RANK", "0") == "0":
         print(finished)
 
@@ -131,6 +140,34 @@ def inspect(
     from mplug_owl.model.build import load_processor
 
     show(read(data), load_processor(model) if model else None, Console(), count, max_tokens)
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelArgument,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to ask: scenes, six abilities in the drawn world.")],
+    count: Annotated[int, typer.Option(help="How many questions an ability.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
+) -> None:
+    """Examine an owl: six abilities, with the picture, without it and told in words; a table and a report."""
+    from rich.console import Console
+
+    from mplug_owl.eval import report, tasks
+    from mplug_owl.eval.answer import examine
+    from mplug_owl.model.build import load
+
+    asked = tasks.find(task)
+    owl = load(model)
+    folder = Path(model).resolve()
+    name = folder.parent.name if folder.name == "model" else folder.name
+    beside = (folder.parent if folder.name == "model" else folder).parent if folder.is_dir() else Path("runs")
+    target = out or beside / f"eval-{task}-{name}"
+    with Console(stderr=True).status("") as status:
+        answered = examine(owl, asked, count, seed, began=lambda sitting: status.update(f"{sitting.table}, {sitting.title} …"))
+    report.show(answered, Console())
+    report.write(answered, target, name)
+    print(target)
 
 
 @app.command()

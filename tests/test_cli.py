@@ -12,7 +12,7 @@ import mplug_owl_cli
 from tests.scenes import write
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 
-VERBS = ("demo", "chat", "train", "plan", "inspect", "convert", "recipes")
+VERBS = ("demo", "chat", "train", "plan", "inspect", "eval", "convert", "recipes")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_every_verb_has_help(owl, verb: str) -> None:
 
 
 def test_these_are_all_the_verbs() -> None:
-    assert {command.callback.__name__ for command in mplug_owl_cli.app.registered_commands} == set(VERBS)
+    assert {command.name or command.callback.__name__ for command in mplug_owl_cli.app.registered_commands} == set(VERBS)
 
 
 def test_recipes_are_listed(owl) -> None:
@@ -125,6 +125,8 @@ MISTAKES = {
     "nothing to convert": (["convert", "empty_run", "out"], "empty_run: no config.json"),
     "another to convert": (["convert", "other", "out"], "config.json says model_type 'llama'"),
     "nothing to inspect": (["inspect", "none.jsonl"], "none.jsonl: no such file"),
+    "an unknown task": (["eval", "other", "sceens"], "no task 'sceens'; there is scenes"),
+    "no model to examine": (["eval", "runs/none/here", "scenes"], "runs/none/here: no such folder"),
     "a used folder": (["demo", "--out", "other"], "other: holds something else than a demo"),
 }
 
@@ -225,6 +227,30 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
     code, said, err = owl("chat", "original", "--image", image, "--max-new-tokens", "8", "What shape is it?")
     assert (code, err) == (0, "")
     assert said == answer
+
+
+def test_an_exam_leaves_a_table_and_a_report(owl, small_model: Path, tmp_path: Path) -> None:
+    """Of a small owl with random weights, which has nothing to say: one question an ability."""
+    code, out, err = owl("eval", str(small_model), "scenes", "--count", "1", "--out", "report")
+    assert code == 0, err
+    *table, target = out.splitlines()
+    assert target == "report"
+    assert max(map(len, table)) <= 100
+    for words in ("with the picture", "unseen combinations", "overall", "0.0 [0.0, 39.0]", "written words never trained"):
+        assert words in out
+    rows = json.loads(Path("report/results.json").read_text())
+    assert {row["mode"] for row in rows} == {"picture", "none", "told"}
+    assert Path("report/radar.png").stat().st_size > 1000
+    assert "data:image/png" in Path("report/wrong.html").read_text()
+
+
+def test_an_exam_in_the_middle_of_a_run(owl, world: Path) -> None:
+    short = ["--set", "steps=2", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
+    code, _, err = owl("train", "tiny.language", "--data", f"chat:{world}/text.jsonl", "--eval-every", "2", *short)
+    assert code == 0, err
+    assert "exam of 120 questions, percent right: " in err.replace("\n", " ")
+    last = json.loads(Path("runs/tiny.language/metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["eval/told/overall"] <= 1
 
 
 def test_inspecting_without_a_model_shows_words(owl, world: Path) -> None:
