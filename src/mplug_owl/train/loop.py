@@ -19,9 +19,9 @@ from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
+from mplug_owl.train.exam import Exam
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
-from mplug_owl.train.exam import Exam
 from mplug_owl.train.plan import Effort, device_tflops, work
 from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.stop import Stop, Stopped
