@@ -8,6 +8,7 @@ import pytest
 
 from mplug_owl import MplugOwlProcessor
 from mplug_owl.conversation import PLAIN, Conversation, Message, caption
+from mplug_owl.data import survey
 from mplug_owl.data.loader import Encoding, read_one
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.survey import LOOKED_AT, lengths, pictured
@@ -44,11 +45,15 @@ def true_mean(source: Made, processor: MplugOwlProcessor, how: Encoding = HOW) -
     return sum(len(read_one([source], SampleId(0, 0, i), processor, how, 0)) for i in range(len(source))) / len(source)
 
 
-def test_the_mean_is_known_to_its_error_without_reading_everything(processor: MplugOwlProcessor) -> None:
-    source = Made(6_000)
+@pytest.mark.parametrize("error", [0.01, 0.005])
+def test_the_mean_is_known_to_its_error_without_reading_everything(
+    error: float, processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "ERROR", error)
+    source = Made(3_000)
     found = lengths([source], [1.0], processor, HOW, seed=0)
-    assert found.measured < 4_000
-    assert found.tokens == pytest.approx(true_mean(source, processor), rel=3 * 0.002)
+    assert found.measured == pytest.approx((0.12 / error) ** 2, abs=survey.BLOCK)  # their lengths vary by 12 %
+    assert found.tokens == pytest.approx(true_mean(source, processor), rel=3 * error)
     assert found.pictures == 1
     assert found == lengths([source], [1.0], processor, HOW, seed=0)
 
