@@ -178,12 +178,12 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     costs.add_column(justify="right")
     costs.add_column(style="dim")
     basis = "measured on the data" if made.measured else "upper bound: all of them full"
-    count = f"{recipe.steps:,} steps, {made.samples_per_step * recipe.steps:,.0f} samples"
+    in_all = f"{recipe.steps:,} steps, {made.samples_per_step * recipe.steps:,.0f} samples"
     pictures = f"language positions; {made.pictures_per_sample:.3g} pictures a sample"
     if recipe.batch is None and not made.measured:
-        basis, count = "all of them full", f"{recipe.steps:,} steps; more where samples are shorter"
-        pictures = "language positions; upper bound: nothing else"
-    costs.add_row("samples a step", f"{made.samples_per_step:,.0f}", count)
+        basis, in_all = "all of them full", f"{recipe.steps:,} steps; more where samples are shorter"
+        pictures = f"language positions; {made.pictures_per_sample:.3g} a sample, upper bound"
+    costs.add_row("samples a step", f"{made.samples_per_step:,.0f}", in_all)
     costs.add_row("tokens a step", f"{made.tokens_per_step:,.0f}", f"{made.tokens_per_sample:,.0f} a sample, {basis}")
     costs.add_row("tokens in all", _short(made.tokens_per_step * recipe.steps), "")
     costs.add_row("a picture takes", f"{made.positions_per_picture}", pictures)
