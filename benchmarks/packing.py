@@ -1,25 +1,28 @@
-"""Stage 1 on captions of real lengths: how much padding is left, how much faster packed rows are than padded ones.
+"""Stage 1 on captions of real lengths: how even steps of 2.1 M tokens are, how much padding is left, how much faster packed
+rows are than padded ones.
 
 Captions are drawn with the word counts of Conceptual Captions (Sharma et al., ACL 2018: mean 10.3, deviation 4.5 words) over
 drawn scenes. Padded means every sample at `--limit` positions, as the paper's appendix counts its batches.
 
-    python benchmarks/packing.py [--limit 512] [--samples 96]
+    python benchmarks/packing.py [--limit 512] [--samples 96] [--steps 20]
 """
 
 import argparse
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import torch
 
 from mplug_owl.conversation import Conversation, caption
-from mplug_owl.data.loader import Batch, Encoding, Steps
+from mplug_owl.data.loader import Batch, Encoding, Steps, read_one
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.scenes import scenes
 from mplug_owl.model.build import build
-from mplug_owl.recipes import tiny
+from mplug_owl.recipes import paper, tiny
+from mplug_owl.train.batch import settle
 from mplug_owl.train.trainable import prepare, set_mode
 
 WORDS = ("a", "red", "blue", "small", "large", "dog", "cat", "house", "tree", "with", "on", "near", "the", "old", "road", "sky")
@@ -27,9 +30,10 @@ WORDS = ("a", "red", "blue", "small", "large", "dog", "cat", "house", "tree", "w
 
 @dataclass
 class Captions:
-    """As many made-up captions of real lengths, each for a drawn picture."""
+    """As many made-up captions of real lengths, each for a drawn picture, or for one that nobody opens."""
 
     count: int
+    drawn: bool = True
     name: str = "captions"
 
     def __len__(self) -> int:
@@ -38,7 +42,7 @@ class Captions:
     def __getitem__(self, index: int) -> Conversation:
         random = Random(index)
         length = max(3, round(random.gauss(10.3, 4.5)))
-        picture = next(scenes(1, index)).draw()
+        picture = next(scenes(1, index)).draw() if self.drawn else Path("nowhere.png")
         return caption(picture, " ".join(random.choice(WORDS) for _ in range(length)) + ".", f"caption {index}")
 
 
@@ -56,6 +60,25 @@ def padded_to(batch: Batch, limit: int, pad: int) -> Batch:
         batch.names,
         batch.cut,
     )
+
+
+def even(steps: int) -> None:
+    """Print how far steps of paper.pretrain are from their 2.1 M tokens, a picture at the paper's 65 positions."""
+    recipe, sources = paper.pretrain(), [Captions(1_000_000, drawn=False)]
+    processor = build(tiny.pretrain().modules, (talk.answers[0] for talk in (sources[0][i] for i in range(500))), 0).processor
+    processor.num_image_tokens = 65
+    began = time.perf_counter()
+    settled, mixture = settle(recipe, sources, None, processor)
+    print(f"measured in {time.perf_counter() - began:.1f} s")
+    began = time.perf_counter()
+    numbers = [*range(steps - 1), 10_000]
+    mixture.step(numbers[-1])
+    print(f"step {numbers[-1]:,} planned from nothing in {time.perf_counter() - began:.2f} s")
+    off = []
+    for number in numbers:
+        examples = (read_one(sources, sample, processor, settled.encoding, 0) for sample in mixture.step(number))
+        off.append(sum(map(len, examples)) / recipe.batch_tokens - 1)
+    print(f"{steps} steps of {recipe.batch_tokens:,} tokens: {min(off):+.2%} to {max(off):+.2%} off (bar: 1 %)")
 
 
 def main(limit: int, samples: int) -> None:
@@ -95,5 +118,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=512)
     parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
+    even(arguments.steps)
     main(arguments.limit, arguments.samples)

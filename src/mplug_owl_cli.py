@@ -116,9 +116,9 @@ def plan(
     console, device = Console(), planning.Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
     plans = []
     for made in [_recipe(stage, data, settings, start) for name in recipes for stage in stages(name)]:
-        sources = open_data(made.data)[0] if made.data else []
+        sources, weights = open_data(made.data) if made.data else ([], None)
         processor = load_processor(made.start) if sources and made.start else None
-        plans.append(planning.plan(made, sources, processor))
+        plans.append(planning.plan(made, sources, processor, weights))
         planning.show(plans[-1], device, console, who_learns(plans[-1].parts, made.name))
         console.print()
     if len(plans) > 1:

@@ -1,5 +1,6 @@
 """From sources to batches: what one forward pass takes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     return [read(f"{name}") for name in (f"chat:{folder}/chats.jsonl", f"chat:{folder}/text.jsonl")]
 
 
-def steps(sources: list[Source], processor: MplugOwlProcessor, batch: int = 4, micro_batch: int = 2, **options) -> Steps:
+WHOLE = Encoding(max_tokens=1024)
+
+
+def steps(
+    sources: list[Source],
+    processor: MplugOwlProcessor,
+    batch: int = 4,
+    micro_batch: int = 2,
+    encoding: Encoding = WHOLE,
+    **options,
+) -> Steps:
     mixture = Mixture([len(source) for source in sources], [None] * len(sources), batch, seed=0)
-    return Steps(sources, mixture, processor, Encoding(max_tokens=1024), micro_batch, **options)
+    return Steps(sources, mixture, processor, encoding, micro_batch, **options)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -116,6 +127,53 @@ def test_packed_rows_hold_the_same_tokens_without_padding(sources: list[Source],
     assert sum(row.learned for row in rows) == one.learned
     assert all(row.attention_mask is None and row.input_ids.shape[1] <= 1024 for row in rows)
     assert sum(int((row.position_ids == 0).sum()) for row in rows) == 9
+
+
+VARIED = Encoding(max_tokens=1024, crop=0.5, caption_prompts=True)
+
+
+@pytest.fixture(scope="module")
+def captions(sources: list[Source]) -> list[Source]:
+    """The same pictures, each with a caption."""
+    return [read(f"captions:{Path(sources[0].name.split(':', 1)[1]).parent}/captions.jsonl")]
+
+
+def by_name(steps: Steps, *numbers: int) -> dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and pixels of every sample of these steps, each in a pass of its own."""
+    return {
+        (batch.names[0], number): (batch.input_ids, batch.pixel_values) for number in numbers for batch in steps[number].batches
+    }
+
+
+def test_a_sample_varies_with_the_epoch_and_with_nothing_else(captions: list[Source], processor: MplugOwlProcessor) -> None:
+    """Who makes it, in which company, before or after what: the seed, the epoch and the sample alone count."""
+    alone = by_name(steps(captions, processor, batch=6, micro_batch=1, encoding=VARIED), 1, 0)  # a step is an epoch
+    shared = {}
+    for rank in (0, 1, 2):
+        shared |= by_name(steps(captions, processor, batch=6, micro_batch=1, encoding=VARIED, rank=rank, world=3), 0, 1)
+    assert alone.keys() == shared.keys()
+    assert all(torch.equal(one, other) for key in alone for one, other in zip(alone[key], shared[key], strict=True))
+    names = {name for name, _ in alone}
+    assert all(not torch.equal(alone[name, 0][1], alone[name, 1][1]) for name in names)
+    assert any(not torch.equal(alone[name, 0][0], alone[name, 1][0]) for name in names)
+    pages = [processor.decode(ids[0]) for ids, _ in alone.values()]
+    assert len({page.split("AI:")[0] for page in pages}) > 3
+
+
+def test_varied_and_packed_they_are_the_same_whoever_makes_them(captions: list[Source], processor: MplugOwlProcessor) -> None:
+    encoding = replace(VARIED, pack=1024)
+    made = {workers: list(prefetched(steps(captions, processor, encoding=encoding), 2, 5, workers)) for workers in (0, 2)}
+    for (_, ours), (_, theirs) in zip(made[0], made[2], strict=True):
+        assert all(same(one, other) for one, other in zip(ours.batches, theirs.batches, strict=True))
+
+
+def test_a_crop_of_everything_shows_everything_and_prompts_leave_talks_alone(
+    sources: list[Source], processor: MplugOwlProcessor
+) -> None:
+    """The scenes are squares, so all of their area in another shape is none of theirs: the middle, which is all, stays."""
+    plain = steps(sources, processor, batch=9)
+    varied = steps(sources, processor, batch=9, encoding=Encoding(max_tokens=1024, crop=1.0, caption_prompts=True))
+    assert all(same(one, other) for one, other in zip(plain[0].batches, varied[0].batches, strict=True))
 
 
 def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(

@@ -52,12 +52,41 @@ def test_no_source_is_ever_a_whole_sample_off_its_share(sources: list, batch: in
             assert abs(used[source] - weight / sum(weights) * batch * (number + 1)) < 1 + 1e-6
 
 
+@given(sources, st.integers(2, 9), st.integers(1, 40), st.floats(0.1, 0.9), st.data())
+def test_what_is_set_apart_has_its_share_of_every_step_to_the_sample(
+    sources: list, batch: int, steps: int, share: float, data: st.DataObject
+) -> None:
+    sources = [*sources, (5, 1.0)]
+    apart = [True, *data.draw(st.lists(st.booleans(), min_size=len(sources) - 2, max_size=len(sources) - 2)), False]
+    sizes, weights = zip(*sources, strict=True)
+    marked = min(max(round(share * batch), 1), batch - 1)
+    mixture, used = Mixture(sizes, weights, batch, seed=0, apart=apart, share=marked / batch), Counter()
+    together = {
+        kind: sum(weight for weight, mark in zip(weights, apart, strict=True) if mark == kind) for kind in (True, False)
+    }
+    for number in range(steps):
+        chosen = mixture.step(number)
+        assert len(chosen) == batch
+        assert sum(apart[sample.source] for sample in chosen) == marked
+        used.update(sample.source for sample in chosen)
+        for source, weight in enumerate(weights):
+            of = marked if apart[source] else batch - marked
+            assert abs(used[source] - weight / together[apart[source]] * of * (number + 1)) < 1 + 1e-6
+
+
 def test_a_late_step_of_a_large_run_is_found_at_once() -> None:
     """A run that resumes at step 40,000 with 4,096 samples a step should not wait for minutes."""
     mixture = Mixture([1_000_000, 500_000, 3_000], [None, 2e5, 5e4], 4096, seed=0)
     began = time.perf_counter()
     assert len(mixture.step(40_000)) == 4096
     assert time.perf_counter() - began < 5
+
+
+def test_a_kind_that_is_missing_is_told() -> None:
+    with pytest.raises(ValueError, match="2 of 4 samples a step set apart, 2 of 2 sources: each kind needs some"):
+        Mixture([3, 4], [None, None], 4, 0, apart=[True, True], share=0.5)
+    with pytest.raises(ValueError, match="0 of 4 samples a step set apart, 1 of 2 sources: each kind needs some"):
+        Mixture([3, 4], [None, None], 4, 0, apart=[True, False], share=0.1)
 
 
 @pytest.mark.parametrize(

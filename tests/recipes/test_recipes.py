@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mplug_owl import MplugOwlConfig
+from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules, count, load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny
@@ -100,10 +101,11 @@ def test_the_papers_first_stage() -> None:
     settings = recipe.optimizer
     assert (settings.lr, settings.warmup_steps, settings.weight_decay, settings.betas) == (1e-4, 2000, 0.1, (0.9, 0.98))
     assert (settings.eps, settings.clip) == (1e-6, 1.0)
-    assert (recipe.steps, recipe.batch, recipe.encoding.max_tokens) == (50_000, 4096, 512)
+    assert (recipe.steps, recipe.batch, recipe.encoding.max_tokens) == (50_000, None, 512)
     # "a batch size of 2.1 million tokens ... approximately 104 billion tokens"
-    assert recipe.batch * recipe.encoding.max_tokens == 2_097_152
-    assert recipe.steps * recipe.batch * recipe.encoding.max_tokens == 104_857_600_000
+    assert recipe.batch_tokens == pytest.approx(2.1e6, rel=0.002)
+    assert recipe.steps * recipe.batch_tokens == 104_857_600_000
+    assert recipe.encoding.pack is not None
     assert learners(recipe) == "full-full-frozen"
 
 
@@ -137,7 +139,8 @@ def test_the_tiny_stages_share_one_owl_of_a_few_million() -> None:
 
 def test_the_multilingual_owl_is_the_papers_on_another_language_model() -> None:
     for stage, like in ((paper.multilingual_pretrain(), paper.pretrain()), (paper.multilingual_instruct(), paper.instruct())):
-        assert replace(stage, name=like.name, modules=like.modules) == like
+        assert stage.encoding == replace(like.encoding, pack=None)  # BLOOM cannot be packed
+        assert replace(stage, name=like.name, modules=like.modules, encoding=like.encoding) == like
     with torch.device("meta"):
         owl = MplugOwlForConditionalGeneration(paper.owl_bloomz_7b())
     assert count(nn.ModuleList([owl.model.language_model, owl.model.embedding_norm])) == 7_069_016_064  # bigscience/bloomz-7b1
@@ -198,7 +201,13 @@ def test_epochs_and_tokens_are_what_the_papers_say() -> None:
     assert tuned.steps * tuned.batch == pytest.approx(3 * 158_000, rel=1e-3)
     for recipe in (llava, tuned):
         assert recipe.optimizer.warmup_steps == pytest.approx(0.03 * recipe.steps, abs=1)
-    assert kosmos.batch * kosmos.encoding.max_tokens == pytest.approx(1.2e6, rel=0.02)
+    assert kosmos.batch_tokens == pytest.approx(1.2e6, rel=0.02)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_step_is_counted_in_one_way(name: str) -> None:
+    recipe = find(name)
+    assert (recipe.batch is None) == (recipe.batch_tokens is not None)
 
 
 def small_kosmos1() -> MplugOwlConfig:
@@ -215,8 +224,12 @@ def small_kosmos1() -> MplugOwlConfig:
 
 def test_kosmos1_learns_and_its_model_opens_again(tmp_path: Path) -> None:
     recipe = lesson(
-        *vars(paradigms.kosmos1_pretrain().learners).values(), modules=Modules(small_kosmos1, vocabulary=300), steps=8
+        *vars(paradigms.kosmos1_pretrain().learners).values(),
+        modules=Modules(small_kosmos1, vocabulary=300),
+        encoding=Encoding(max_tokens=128, learn="everything", pack=256),  # as in the recipe, packed
+        steps=8,
     )
+    assert paradigms.kosmos1_pretrain().encoding.pack
     sources = lessons(tmp_path / "data")
     quietly(recipe, start(recipe, sources), sources, tmp_path / "run")
     losses = [row["loss"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")]

@@ -71,6 +71,7 @@ def test_a_run_leaves_its_recipe_its_metrics_its_curve_and_its_model(data: Path,
     assert [row["step"] for row in rows] == [1, 3, 4]
     assert rows[1]["lr"] == pytest.approx(recipe.optimizer.lr)
     assert 0 <= rows[0]["padding"] < 1
+    assert rows[0]["tokens_per_step"] > recipe.batch
     assert rows[0]["learned_tokens"] > 0
 
 
@@ -321,6 +322,30 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(harm: str, stopped
     assert told == [f"step-00000006: {problem}; set aside as step-00000006.damaged", f"{stopped}: going on behind step 3"]
     assert same(weights, unbroken[0])
     assert losses(stopped) == losses(unbroken[1])
+
+
+VARIED = replace(
+    FORGETFUL,
+    batch=None,
+    batch_tokens=500,
+    text_share=0.25,
+    workers=2,
+    encoding=Encoding(max_tokens=128, pack=256, crop=0.6, caption_prompts=True),
+)  # fmt: skip
+
+
+def test_crops_prompts_and_packed_rows_come_again_as_they_were(data: Path, tmp_path: Path) -> None:
+    """Steps counted in tokens, text and pictures mixed, read by two workers before the kill and by none behind it."""
+    kinds = ("captions", "chat", "text")
+    whole = trained(VARIED, data, tmp_path / "whole", *kinds)
+    with pytest.raises(PowerCutError):
+        trained(VARIED, data, tmp_path / "run", *kinds, report=killed_at(5))
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["batch"] > 1
+    told: list[str] = []
+    again = trained(replace(VARIED, workers=0), data, tmp_path / "run", *kinds, resume=True, note=told.append)
+    assert told == [f"{tmp_path / 'run'}: going on behind step 3"]
+    assert same(again, whole)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
 def test_another_recipe_is_refused_with_what_differs(stopped: Path, data: Path) -> None:

@@ -18,6 +18,8 @@ from tests.school import lesson, lessons
 
 P_L = 6.607e9  # LLaMA-7B without its embedding
 F_V, F_K = 0.162e12, 0.017e12  # forward, one picture
+# Stage 1 as the appendix counts it, padding included.
+PADDED = replace(paper.pretrain_appendix(), encoding=Encoding(max_tokens=512))
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def shown(recipe: Recipe, device: Device | None = None, width: int = 80) -> str:
     ],
 )
 def test_flops_of_a_sample(learners: Learners, expected, quick) -> None:
-    recipe = replace(paper.pretrain(), learners=learners)
+    recipe = replace(PADDED, learners=learners)
     assert plan(recipe).flops_per_sample == pytest.approx(expected(512), rel=0.002)
 
 
@@ -76,12 +78,35 @@ def test_flops_are_what_a_step_really_takes(learners: tuple[str, str, str], tmp_
 
 
 def test_the_papers_first_stage_reads_105_billion_tokens(quick) -> None:
-    made = plan(paper.pretrain())
-    assert made.tokens_per_step * made.recipe.steps == pytest.approx(104.9e9, rel=1e-3)
-    assert made.positions_per_picture == 65
-    text = shown(paper.pretrain())
-    assert "104.9 B" in text
-    assert "upper bound" in text
+    for recipe in (paper.pretrain(), PADDED):
+        made = plan(recipe)
+        assert made.tokens_per_step * made.recipe.steps == pytest.approx(104.9e9, rel=1e-3)
+        assert made.samples_per_step == 4096
+        assert made.positions_per_picture == 65
+        text = shown(recipe)
+        assert "104.9 B" in text
+        assert "upper bound" in text
+
+
+def test_where_tokens_make_a_step_nothing_but_pictures_is_the_bound(quick) -> None:
+    """Captions of 90 positions are 23,302 pictures a step, which cost more than 4,096 long texts with one each."""
+    recipe = paper.pretrain()
+    made = plan(recipe)
+    step = made.flops_per_sample * made.samples_per_step
+    pictures = recipe.batch_tokens / 65
+    assert step == pytest.approx(4 * P_L * recipe.batch_tokens + 3 * (F_V + F_K) * pictures, rel=0.002)
+    assert step > 4 * P_L * recipe.batch_tokens + 3 * (F_V + F_K) * recipe.batch_tokens / 90
+    assert made.pictures_at_once == pytest.approx(2048 / 65)
+    assert "2,048 positions, 31.5 pictures at once" in shown(recipe)
+
+
+def test_on_data_a_step_has_as_many_samples_as_come_to_its_tokens(tmp_path) -> None:
+    sources = lessons(tmp_path)
+    recipe = lesson(batch=None, batch_tokens=5000, encoding=Encoding(max_tokens=256, pack=512))
+    made = plan(recipe, sources, start(recipe, sources).processor)
+    assert made.tokens_per_step == pytest.approx(5000)
+    assert made.samples_per_step == pytest.approx(5000 / made.tokens_per_sample)
+    assert made.pictures_at_once == pytest.approx(512 / made.tokens_per_sample)
 
 
 def test_time_is_work_over_rate(quick) -> None:
@@ -123,7 +148,7 @@ def test_on_data_it_measures_instead_of_guessing(tmp_path) -> None:
 
 
 def test_memory_by_part() -> None:
-    first, second = plan(paper.pretrain()), plan(paper.instruct())
+    first, second = plan(PADDED), plan(paper.instruct())
     learned, frozen = 384_653_312, 6_738_415_616
     assert first.memory["weights that learn"] == 4 * learned
     assert first.memory["weights that are frozen"] == 2 * frozen
@@ -151,7 +176,7 @@ def test_activations_grow_with_the_micro_batch_and_shrink_by_computing_layers_ag
     ],
 )
 def test_what_does_not_fit_comes_with_advice(changes: dict, advice: list[str], quick) -> None:
-    text = shown(replace(paper.pretrain(), **changes), Device(memory_gib=8))
+    text = shown(replace(PADDED, **changes), Device(memory_gib=8))
     _, _, given = text.partition("GiB do not fit into 8 GiB. What helps, most first:\n")
     lines = given.strip().splitlines()
     for expected, line in zip(advice, lines, strict=False):
@@ -161,10 +186,10 @@ def test_what_does_not_fit_comes_with_advice(changes: dict, advice: list[str], q
 
 
 def test_advice_says_what_it_leaves(quick) -> None:
-    text = shown(paper.pretrain(), Device(memory_gib=75))
+    text = shown(PADDED, Device(memory_gib=75))
     (fewer,) = (line for line in text.splitlines() if "micro_batch=" in line)
     assert "--set micro_batch=16 " in fewer  # the most that fits
-    assert f" {plan(override(paper.pretrain(), ['micro_batch=16'])).gib:.0f} GiB" in fewer
+    assert f" {plan(override(PADDED, ['micro_batch=16'])).gib:.0f} GiB" in fewer
     assert "all of these" not in text
 
 
@@ -182,11 +207,14 @@ def test_stages_below_each_other(quick) -> None:
 
 
 def test_a_packed_row_holds_as_many_samples_as_it_has_room_for(quick) -> None:
-    padded, encoding = paper.pretrain(), paper.pretrain().encoding
-    packed = replace(padded, encoding=replace(encoding, pack=16_384))
-    assert plan(packed).memory == plan(padded).memory  # 32 of 512
-    assert plan(replace(packed, micro_batch=1)).memory == plan(padded).memory
-    assert "encoding.pack=8192 " in shown(packed, Device(memory_gib=75))
+    padded, packed = plan(PADDED), plan(replace(PADDED, encoding=replace(PADDED.encoding, pack=16_384)))
+    same = ("logits", "gradients", "weights that learn")
+    assert all(packed.memory[name] == padded.memory[name] for name in same)  # 32 of 512
+    # 16,384 positions could be 252 pictures, and of captions nearly are.
+    more = (packed.memory["activations"] - padded.memory["activations"]) / 0.35e9
+    assert more == pytest.approx(16_384 / 65 - 32)
+    assert plan(replace(packed.recipe, micro_batch=1)).memory == packed.memory
+    assert "encoding.pack=8192 " in shown(packed.recipe, Device(memory_gib=110))
 
 
 def test_what_fits_comes_without() -> None:

@@ -23,6 +23,9 @@ from tests.school import lesson
         ("trackers=tensorboard, wandb", lambda recipe: recipe.trackers == ("tensorboard", "wandb")),
         ("encoding.pictures=false", lambda recipe: recipe.encoding.pictures is False),
         ("save_every=20", lambda recipe: recipe.save_every == 20),
+        ("encoding.crop=0.8", lambda recipe: recipe.encoding.crop == 0.8),
+        ("encoding.caption_prompts=true", lambda recipe: recipe.encoding.caption_prompts),
+        ("text_share=0.25", lambda recipe: recipe.text_share == 0.25),
         ("save_every=None", lambda recipe: recipe.save_every is None),
         ("start=runs/one", lambda recipe: recipe.start == "runs/one"),
         ("data=text:a.txt,chat:b.jsonl", lambda recipe: recipe.data == ("text:a.txt", "chat:b.jsonl")),
@@ -36,6 +39,12 @@ def test_a_setting_becomes_what_the_field_holds(setting: str, read) -> None:
 def test_settings_that_need_each_other_may_come_in_any_order() -> None:
     recipe = override(lesson(batch=32, micro_batch=32), ["batch=4", "micro_batch=2"])
     assert (recipe.batch, recipe.micro_batch) == (4, 2)
+
+
+def test_samples_or_tokens_make_a_step() -> None:
+    assert override(paper.pretrain(), ["batch=48", "micro_batch=32"]).batch == 48  # packed, so no multiple is needed
+    tokens = override(lesson(), ["batch=none", "batch_tokens=9000"])
+    assert (tokens.batch, tokens.batch_tokens) == (None, 9000)
 
 
 def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> None:
@@ -68,6 +77,12 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
         ("keep_checkpoints=0", "keep_checkpoints is 0; it must be 1 or more"),
         ("save_every=0", "save_every is 0; it must be 1 or more, or none"),
         ("encoding.max_tokens=1", "max_tokens is 1; it must be 2 or more"),
+        ("encoding.pack=100", r"encoding\.pack is 100; it must be encoding\.max_tokens, 256, or more"),
+        ("encoding.crop=0", r"encoding\.crop is 0\.0; it must be above 0 and at most 1, or none"),
+        ("encoding.crop=1.1", r"encoding\.crop is 1\.1; it must be above 0 and at most 1, or none"),
+        ("text_share=1", r"text_share is 1\.0; it must be between 0 and 1, or none"),
+        ("batch_tokens=0", "batch_tokens is 0; it must be 1 or more, or none"),
+        ("batch=none", "batch and batch_tokens are none; one of them must say how large a step is"),
     ],
 )
 def test_a_wrong_setting_is_told_with_what_would_be_right(setting: str, told: str) -> None:

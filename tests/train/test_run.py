@@ -62,6 +62,19 @@ def test_ten_broken_records_are_enough_to_read(tmp_path: Path, console: Console)
     assert len(str(caught.value).splitlines()) == 11
 
 
+def test_a_kind_of_data_that_is_missing_is_told_before_a_model_is_made(tmp_path: Path, console: Console) -> None:
+    made = recipe(tmp_path / "data", text_share=0.5, start=str(tmp_path / "no model is here"))
+    with pytest.raises(
+        ValueError, match=r"text_share=0\.5 needs .*chats\.jsonl have pictures: add one of text alone, or --set"
+    ):
+        run(made, tmp_path / "run", console=console)
+
+
+def test_how_many_samples_come_to_the_tokens_is_told(tmp_path: Path, console: Console) -> None:
+    run(recipe(tmp_path / "data", batch=None, batch_tokens=700), tmp_path / "run", console=console)
+    assert re.search(r"\d+ samples a step come to 700 tokens: \d+\.\d a sample, measured on 4", said(console))
+
+
 def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, console: Console) -> None:
     made = recipe(tmp_path / "data", save_every=1)
     run(made, tmp_path / "run", console=console)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mplug_owl.data.augment import asked, cropped
 from mplug_owl.data.encode import Example, encode
 from mplug_owl.data.mixture import Mixture, SampleId
 from mplug_owl.data.packing import pack, positions
@@ -30,6 +31,8 @@ class Encoding:
     """How a conversation becomes tokens; see `encode`.
 
     `pack` lays conversations end to end in rows of at most that many positions, one row a forward pass; None pads them.
+    `crop` shows a random part of each picture, at least that share of its area; None shows all of it. `caption_prompts` asks
+    for captions in one of several sentences, where the original shows the picture alone.
     """
 
     max_tokens: int
@@ -37,6 +40,8 @@ class Encoding:
     pictures: bool = True
     style: Literal["owl", "original"] = "owl"
     pack: int | None = None
+    crop: float | None = None
+    caption_prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,16 @@ class Steps(Dataset[StepData]):
         return StepData(tuple(batches), tuple(aside))
 
     def _read(self, sample: SampleId) -> tuple[Example, list[np.ndarray]]:
-        how = self.encoding
-        talk = self.sources[sample.source][sample.index]
-        example = encode(talk, self.processor, how.max_tokens, how.learn, how.pictures, how.style)
-        return example, [self._square(picture, example.name) for picture in example.pictures]
+        example = read_one(self.sources, sample, self.processor, self.encoding, self.mixture.seed)
+        if self.encoding.crop is None:
+            return example, [self._square(picture, example.name) for picture in example.pictures]
+        squares = []
+        for place, picture in enumerate(example.pictures):
+            # Another part of it each epoch, so there is nothing to remember.
+            opened = open_image(picture, "" if isinstance(picture, Path) else example.name)
+            box = cropped(opened.size, self.encoding.crop, self.mixture.seed, sample, place)
+            squares.append(self.processor.image_processor.square(opened, box))
+        return example, squares
 
     def _nothing(self) -> Example:
         end = self.processor.tokenizer.eos_token_id
@@ -181,6 +192,14 @@ class Steps(Dataset[StepData]):
                 self._remembered -= self._squares.popitem(last=False)[1].nbytes
         self._squares.move_to_end(picture)
         return self._squares[picture]
+
+
+def read_one(sources: Sequence[Source], sample: SampleId, processor: MplugOwlProcessor, how: Encoding, seed: int) -> Example:
+    """A sample as an example; its pictures are not opened. Raises ValueError where it cannot be read."""
+    talk = sources[sample.source][sample.index]
+    if how.caption_prompts:
+        talk = asked(talk, seed, sample)
+    return encode(talk, processor, how.max_tokens, how.learn, how.pictures, how.style)
 
 
 def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:

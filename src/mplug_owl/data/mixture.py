@@ -23,17 +23,29 @@ class Mixture:
     """Sources of these `sizes`, mixed by `weights` (their sizes, where None), `batch` samples a step.
 
     Every source goes through a fresh permutation each epoch; the shares of a step differ from the weights by less than one
-    sample, and over many steps not at all.
+    sample, and over many steps not at all. With `apart`, the sources it marks make up the same `share` of every step together,
+    to the sample, and the others the rest; weights count among sources of one kind alone.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float | None], batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float | None],
+        batch: int,
+        seed: int,
+        apart: Sequence[bool] | None = None,
+        share: float = 0.0,
+    ) -> None:
         if not sizes or min(sizes) < 1:
             raise ValueError(f"sources of {list(sizes)} samples: each needs one at least")
         given = [float(size) if weight is None else weight for size, weight in zip(sizes, weights, strict=True)]
         if min(given) <= 0:
             raise ValueError(f"weights {given}: each must be above 0")
         self.sizes, self.batch, self.seed = tuple(sizes), batch, seed
-        self.shares = np.array(given) / sum(given)
+        self._kinds = [(np.arange(len(given)), batch)] if apart is None else _kinds(np.array(apart), batch, share)
+        self.due = np.zeros(len(given))  # samples of each source a step, on average
+        for kind, samples in self._kinds:
+            self.due[kind] = np.array(given)[kind] / np.array(given)[kind].sum() * samples
         self._used = [np.zeros(len(sizes), dtype=np.int64)]
 
     def step(self, number: int) -> list[SampleId]:
@@ -49,20 +61,31 @@ class Mixture:
 
     def _used_before(self, number: int) -> np.ndarray:
         """How many samples of each source the steps before this one take: the whole part of its share, the rest to whichever
-        source is the most overdue.
+        source of its kind is the most overdue.
         """
-        whole = np.floor(self.shares * self.batch).astype(np.int64)
+        whole = np.floor(self.due).astype(np.int64)
         while len(self._used) <= number:
             used = self._used[-1] + whole
-            due = self.shares * (len(self._used) * self.batch)
-            for _ in range(self.batch - whole.sum()):
-                used[np.argmax(due - used)] += 1
+            due = self.due * len(self._used)
+            for kind, samples in self._kinds:
+                for _ in range(samples - whole[kind].sum()):
+                    used[kind[np.argmax((due - used)[kind])]] += 1
             self._used.append(used)
         return self._used[number]
 
     def _sample(self, source: int, position: int) -> SampleId:
         epoch, place = divmod(position, self.sizes[source])
         return SampleId(source, epoch, int(_permutation(self.sizes[source], self.seed, source, epoch)[place]))
+
+
+def _kinds(apart: np.ndarray, batch: int, share: float) -> list[tuple[np.ndarray, int]]:
+    """The sources marked and the others, each with its samples a step."""
+    marked = round(share * batch)
+    if not 0 < marked < batch or apart.all() or not apart.any():
+        raise ValueError(
+            f"{marked} of {batch} samples a step set apart, {apart.sum()} of {len(apart)} sources: each kind needs some"
+        )
+    return [(np.flatnonzero(apart), marked), (np.flatnonzero(~apart), batch - marked)]
 
 
 @lru_cache(maxsize=16)

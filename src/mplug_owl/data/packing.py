@@ -3,6 +3,7 @@
 Positions restart with every conversation. transformers reads the restarts and lets none of them attend to another.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 
@@ -13,16 +14,16 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
     row of its own.
     """
     rows: list[list[int]] = []
-    free: list[int] = []
+    free: list[tuple[int, int]] = []  # positions left and which row, in order: a step of 2.1 M tokens has 23,000 examples
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        fitting = [row for row, left in enumerate(free) if left >= lengths[index]]
-        if fitting:
-            row = min(fitting, key=lambda row: (free[row], row))
+        place = bisect_left(free, (lengths[index], 0))
+        if place < len(free):
+            left, row = free.pop(place)
             rows[row].append(index)
-            free[row] -= lengths[index]
         else:
+            left, row = room, len(rows)
             rows.append([index])
-            free.append(room - lengths[index])
+        insort(free, (left - lengths[index], row))
     return sorted((sorted(row) for row in rows), key=lambda row: row[0])
 
 

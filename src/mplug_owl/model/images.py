@@ -115,20 +115,22 @@ class MplugOwlImageProcessor(BaseImageProcessor):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.resample, self.rescale_factor = int(resample), rescale_factor
 
-    def square(self, image: Image.Image) -> np.ndarray:
-        """One picture as [S, S, 3] of uint8. Resized before it becomes RGB: the original's order.
+    def square(self, image: Image.Image, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+        """One picture, or what is in a box of it, as [S, S, 3] of uint8. Resized before it becomes RGB: the original's order.
 
         A tall picture shrinks vertically first. Pillow 13 does so by this very rule and Pillow 12 never; they differ by up
         to 12 of 255 levels, so the order is ours and the same picture gives the same numbers under both.
         """
-        side, (width, height) = self.size, image.size
+        side, (left, top, right, bottom) = self.size, box or (0, 0, *image.size)
+        width, height = right - left, bottom - top
         if height > side and height - side > 2 * (width - side):
             if image.mode in ("RGBA", "LA"):  # as Pillow: colours weighted by their alpha while pixels mix
-                premultiplied = image.convert(image.mode[:-1] + "a").resize((width, side), self.resample)
+                premultiplied = image.convert(image.mode[:-1] + "a").resize((width, side), self.resample, box)
                 image = premultiplied.resize((side, side), self.resample).convert(image.mode)
             else:
-                image = image.resize((width, side), self.resample)
-        return np.asarray(image.resize((side, side), self.resample).convert("RGB"))
+                image = image.resize((width, side), self.resample, box)
+            box = None  # what is left is in it
+        return np.asarray(image.resize((side, side), self.resample, box).convert("RGB"))
 
     def normalise(self, squares_ISSC: Iterable[np.ndarray]) -> torch.Tensor:
         """Squares of uint8 to pixel values [I, 3, S, S] of float32: one table look-up a value."""

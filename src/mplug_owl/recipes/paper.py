@@ -21,14 +21,21 @@ OWL_7B = Modules(owl_7b, vision="openai/clip-vit-large-patch14", language="huggy
 
 def pretrain() -> Recipe:
     """Stage 1, multimodal pretraining: f_V and f_K learn from captions against a frozen f_L. The body's numbers."""
+    # Each row four full samples or some twenty captions. Rows twice as long would double what attention costs a token.
+    encoding = Encoding(
+        max_tokens=512,  # appendix
+        pack=2048,
+        crop=0.9,  # OpenCLIP's for captions; the released code's 0.5 may cut away what a caption tells
+    )
     return Recipe(
         name="paper.pretrain",
         modules=OWL_7B,
         learners=Learners(vision="full", abstractor="full", language="frozen"),
-        encoding=Encoding(max_tokens=512),  # appendix
+        encoding=encoding,
         optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.1, betas=(0.9, 0.98)),  # section 3.1
         steps=50_000,
-        batch=4096,  # 2.1 M tokens of at most 512 each (section 3.1), padding included
+        batch=None,
+        batch_tokens=4096 * 512,  # 2.1 M (section 3.1)
         micro_batch=32,
         frozen_bf16=True,
         save_every=1000,
@@ -36,9 +43,9 @@ def pretrain() -> Recipe:
 
 
 def pretrain_appendix() -> Recipe:
-    """Stage 1 with the numbers of the paper's appendix."""
+    """Stage 1 with the numbers of the paper's appendix, which counts pairs where the body counts tokens."""
     settings = AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98))
-    return replace(pretrain(), name="paper.pretrain_appendix", optimizer=settings)
+    return replace(pretrain(), name="paper.pretrain_appendix", optimizer=settings, batch=4096, batch_tokens=None)
 
 
 def instruct() -> Recipe:
@@ -48,11 +55,12 @@ def instruct() -> Recipe:
         modules=OWL_7B,
         learners=Learners(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=8, alpha=32, dropout=0.05),  # released code; the text names no rank
-        encoding=Encoding(max_tokens=1024),
+        encoding=Encoding(max_tokens=1024, pack=2048),
         optimizer=AdamW(lr=2e-5, warmup_steps=50, weight_decay=1e-4, betas=(0.9, 0.999)),
         steps=2000,
-        batch=256,  # 128 of text and 128 with pictures
+        batch=256,
         micro_batch=8,
+        text_share=0.5,  # 128 of text and 128 with pictures
         frozen_bf16=True,
         save_every=200,
     )
@@ -85,7 +93,8 @@ OWL_BLOOMZ_7B = Modules(owl_bloomz_7b, vision="openai/clip-vit-large-patch14", l
 
 def multilingual_pretrain() -> Recipe:
     """Stage 1 on BLOOMZ-7B. Released without a word on its training: the paper's numbers for LLaMA are our choice."""
-    return replace(pretrain(), name="paper.multilingual_pretrain", modules=OWL_BLOOMZ_7B)
+    encoding = replace(pretrain().encoding, pack=None)  # BLOOM lets packed conversations see one another
+    return replace(pretrain(), name="paper.multilingual_pretrain", modules=OWL_BLOOMZ_7B, encoding=encoding)
 
 
 def multilingual_instruct() -> Recipe:
@@ -93,4 +102,5 @@ def multilingual_instruct() -> Recipe:
 
     The author: github.com/X-PLUG/mPLUG-Owl, issues 84 and 131.
     """
-    return replace(instruct(), name="paper.multilingual_instruct", modules=OWL_BLOOMZ_7B)
+    encoding = replace(instruct().encoding, pack=None)
+    return replace(instruct(), name="paper.multilingual_instruct", modules=OWL_BLOOMZ_7B, encoding=encoding)

@@ -79,6 +79,7 @@ def blip2() -> Recipe:
         optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.05, betas=(0.9, 0.98), min_lr=5e-5),  # section 3.4
         steps=80_000,  # section 3.4
         batch=1920,  # section 3.4, for OPT
+        batch_tokens=None,
     )
 
 
@@ -89,10 +90,13 @@ def llava_pretrain() -> Recipe:
         name="paradigms.llava_pretrain",
         modules=LINEAR,
         learners=Learners(vision="frozen", abstractor="full", language="frozen"),
+        # It shows whole pictures, and asks for captions in one of several sentences (section 4.2).
+        encoding=replace(paper.pretrain().encoding, crop=None, caption_prompts=True),
         # Rates, batches, epochs, no decay and 3 % of warm-up are its own. It says Adam, so Adam's usual averages.
         optimizer=AdamW(lr=2e-3, warmup_steps=139, weight_decay=0.0, betas=(0.9, 0.999)),
         steps=4648,  # one epoch of 595 K
         batch=128,
+        batch_tokens=None,
         micro_batch=16,
     )
 
@@ -109,6 +113,7 @@ def llava_instruct() -> Recipe:
         steps=14_812,  # three epochs of 158 K
         batch=32,
         micro_batch=4,
+        text_share=None,  # all of it has pictures
         gradient_checkpointing=True,  # its own
     )
 
@@ -127,6 +132,7 @@ def minigpt4_pretrain() -> Recipe:
         optimizer=AdamW(lr=1e-4, warmup_steps=5000, weight_decay=0.05, betas=(0.9, 0.999), min_lr=8e-5),  # released code
         steps=20_000,  # section 3.1
         batch=256,  # section 3.1
+        batch_tokens=None,
     )
 
 
@@ -153,11 +159,11 @@ def kosmos1_pretrain() -> Recipe:
         name="paradigms.kosmos1_pretrain",
         modules=KOSMOS1,
         learners=Learners(vision="last", abstractor="full", language="full"),
-        encoding=Encoding(max_tokens=2048, learn="everything"),
+        encoding=Encoding(max_tokens=2048, learn="everything", pack=2048),
         # Its training setup, where the rate goes down in a line; ours goes down a cosine.
         optimizer=AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98)),
         steps=300_000,  # its training setup: 360 B tokens
-        batch=592,  # of 2,048 tokens each: its 1.2 M tokens a step
+        batch_tokens=592 * 2048,  # its 1.2 M
         micro_batch=8,
     )
 
@@ -171,4 +177,5 @@ def kosmos1_instruct() -> Recipe:
         start="runs/paradigms.kosmos1_pretrain",  # a language model made from scratch has to have learned before
         learners=kosmos1_pretrain().learners,
         encoding=replace(paper.instruct().encoding, pictures=False),
+        text_share=None,  # all of it
     )

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from peft import PeftModel
 from torch import nn
 
 from mplug_owl.data.loader import Batch, Steps, prefetched
-from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
+from mplug_owl.train.batch import settle
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
@@ -69,7 +69,9 @@ def train(
         project_dir=out,
     )
     world, main = accelerator.num_processes, accelerator.is_main_process
-    mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
+    before = out if resume else None
+    settled = [settle(recipe, sources, weights, owl.processor, before, note) if main else None]
+    ((recipe, mixture),) = broadcast_object_list(settled)  # measured once: a failing disk must not part the processes
     steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
 
     if recipe.encoding.pack is not None:
@@ -106,11 +108,11 @@ def train(
                 group["lr"] = rate * group["scale"]
 
             # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
-            counts = torch.tensor([sum(batch.learned for batch in data.batches), len(data.aside)], device=accelerator.device)
-            learned, unreadable = accelerator.reduce(counts)
+            own = [sum(batch.learned for batch in data.batches), len(data.aside), sum(batch.tokens for batch in data.batches)]
+            learned, unreadable, tokens = accelerator.reduce(torch.tensor(own, device=accelerator.device))
             aside = gather_object(list(data.aside)) if unreadable else []
             if main:
-                quarantine.add(aside, recipe.batch)
+                quarantine.add(aside, mixture.batch)
 
             step_loss = _learn(accelerator, model, data.batches, learned, recipe, number)
             norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
@@ -118,7 +120,7 @@ def train(
             total, asked = totals.tolist()
             if watch.accepts(done, total, norm, (name for batch in data.batches for name in batch.names)):
                 optimizer.step()
-                window.add(data.batches, total, int(learned))
+                window.add(data.batches, total, int(learned), int(tokens))
             optimizer.zero_grad(set_to_none=True)
 
             saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
@@ -247,6 +249,7 @@ class _Window:
         self.began = self.waiting_since = time.perf_counter()
         self.waited = 0.0
         self.loss, self.steps, self.tokens, self.samples, self.places, self.cut, self.learned = 0.0, 0, 0, 0, 0, 0, 0
+        self.everywhere = 0  # tokens of all processes; the others are this one's
 
     def data_arrived(self) -> None:
         self.waited += time.perf_counter() - self.waiting_since
@@ -254,10 +257,11 @@ class _Window:
     def step_ended(self) -> None:
         self.waiting_since = time.perf_counter()
 
-    def add(self, micro_batches: Sequence[Batch], loss: float, learned: int) -> None:
+    def add(self, micro_batches: Sequence[Batch], loss: float, learned: int, tokens: int) -> None:
         self.loss += loss * learned
         self.learned += learned
         self.steps += 1
+        self.everywhere += tokens
         for batch in micro_batches:
             self.tokens += batch.tokens
             self.pictures += 0 if batch.pixel_values is None else len(batch.pixel_values)
@@ -269,6 +273,7 @@ class _Window:
         seconds = time.perf_counter() - self.began
         line = {
             "loss": self.loss / max(1, self.learned),
+            "tokens_per_step": round(self.everywhere / max(1, self.steps)),
             "tokens_per_second": round(self.tokens / seconds, 1),
             "samples_per_second": round(self.samples / seconds, 2),
             "padding": round(1 - self.tokens / max(1, self.places), 4),

@@ -9,13 +9,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from mplug_owl.data.encode import encode
 from mplug_owl.data.sources import Source
+from mplug_owl.data.survey import Lengths
 from mplug_owl.model.build import count
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.model.towers import image_size, look
 from mplug_owl.train.activations import kept_bytes
+from mplug_owl.train.batch import Weights, mean_sample, text_alone
 from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import Part, prepare, table
 
@@ -66,21 +68,30 @@ class Effort:
 
 @dataclass(frozen=True)
 class Plan:
-    """Costs of one stage: tokens and pictures a sample, FLOPs, bytes by part on one device."""
+    """Costs of one stage: tokens and pictures a sample, FLOPs, bytes by part on one device.
+
+    `pictures_at_once` go through in one forward pass.
+    """
 
     recipe: Recipe
     parts: tuple[Part, ...]
     positions_per_picture: int
     tokens_per_sample: float
     pictures_per_sample: float
+    pictures_at_once: float
     measured: bool
     work: Work
     memory: dict[str, float]
 
     @property
+    def samples_per_step(self) -> float:
+        """Samples of a step, as many as come to its tokens where the recipe counts these."""
+        return self.recipe.batch or (self.recipe.batch_tokens or 0) / self.tokens_per_sample
+
+    @property
     def tokens_per_step(self) -> float:
         """Positions a step reads, padding included where nothing was measured."""
-        return self.tokens_per_sample * self.recipe.batch
+        return self.tokens_per_sample * self.samples_per_step
 
     @property
     def flops_per_sample(self) -> float:
@@ -90,7 +101,7 @@ class Plan:
     @property
     def flops(self) -> float:
         """Floating-point operations of the whole run."""
-        return self.flops_per_sample * self.recipe.batch * self.recipe.steps
+        return self.flops_per_sample * self.samples_per_step * self.recipe.steps
 
     @property
     def gib(self) -> float:
@@ -102,20 +113,31 @@ class Plan:
         return self.flops / (device.tflops * 1e12 * device.mfu * device.count) / 3600
 
 
-def plan(recipe: Recipe, sources: Sequence[Source] = (), processor: object | None = None, sample: int = 200) -> Plan:
+def plan(
+    recipe: Recipe,
+    sources: Sequence[Source] = (),
+    processor: MplugOwlProcessor | None = None,
+    weights: Weights | None = None,
+) -> Plan:
     """Plan a recipe on the meta device. With sources and a processor, tokens and pictures a sample are measured on the data.
 
-    Without, every sample is taken as `max_tokens` long with one picture: an upper bound.
+    Without, every sample is taken as `max_tokens` long with one picture: an upper bound. Where tokens make the step, or fill a
+    packed row, shorter samples are more samples with more pictures: then nothing but pictures is the bound.
     """
-    tokens, pictures, measured = float(recipe.encoding.max_tokens), float(recipe.encoding.pictures), False
+    mean = None
     if sources and processor is not None:
-        how = recipe.encoding
-        talks = [source[i] for source in sources for i in range(min(len(source), sample))]
-        examples = [encode(talk, processor, how.max_tokens, how.learn, how.pictures, how.style) for talk in talks]
-        tokens = sum(len(example) for example in examples) / len(examples)
-        pictures = sum(len(example.pictures) for example in examples) / len(examples)
-        measured = True
-    return _planned(recipe, tokens, pictures, measured)
+        mean = mean_sample(recipe, sources, weights, processor, text_alone(recipe, sources))
+    with torch.device("meta"):
+        owl = MplugOwlForConditionalGeneration(recipe.modules.config())
+    prepare(owl, recipe)
+    parts = tuple(table(owl, recipe.learners))
+    most = recipe.encoding.pictures * recipe.encoding.max_tokens / owl.num_image_tokens  # pictures that fit a sample
+    known = mean or Lengths(recipe.encoding.max_tokens, float(recipe.encoding.pictures) if recipe.batch else most, 0)
+    packed = mean is None and recipe.encoding.pack is not None
+    at_once = samples_at_once(recipe, known.tokens) * (most if packed else known.pictures)
+    memory = _memory(owl, recipe, parts, known.tokens, at_once)
+    effort = work(recipe.modules.config(), parts)
+    return Plan(recipe, parts, owl.num_image_tokens, known.tokens, known.pictures, at_once, mean is not None, effort, memory)
 
 
 def work(config: MplugOwlConfig, parts: Sequence[Part]) -> Work:
@@ -156,10 +178,14 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     costs.add_column(justify="right")
     costs.add_column(style="dim")
     basis = "measured on the data" if made.measured else "upper bound: all of them full"
-    costs.add_row("samples a step", f"{recipe.batch:,}", f"{recipe.steps:,} steps, {recipe.batch * recipe.steps:,} samples")
+    in_all = f"{recipe.steps:,} steps, {made.samples_per_step * recipe.steps:,.0f} samples"
+    pictures = f"language positions; {made.pictures_per_sample:.3g} pictures a sample"
+    if recipe.batch is None and not made.measured:
+        basis, in_all = "all of them full", f"{recipe.steps:,} steps; more where samples are shorter"
+        pictures = f"language positions; {made.pictures_per_sample:.3g} a sample, upper bound"
+    costs.add_row("samples a step", f"{made.samples_per_step:,.0f}", in_all)
     costs.add_row("tokens a step", f"{made.tokens_per_step:,.0f}", f"{made.tokens_per_sample:,.0f} a sample, {basis}")
     costs.add_row("tokens in all", _short(made.tokens_per_step * recipe.steps), "")
-    pictures = f"language positions; {made.pictures_per_sample:.3g} pictures a sample"
     costs.add_row("a picture takes", f"{made.positions_per_picture}", pictures)
     passes = 2 * _passes(made.parts[2], any(part.learned for part in made.parts[:2]))
     each = f"{passes:.3g} x f_L's parameters a token, {made.work.picture:.1e} a picture"
@@ -172,8 +198,10 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     for name, size in made.memory.items():
         memory.add_row(name, f"{size / 2**30:,.2f} GiB")
     memory.add_row("[bold]together[/]", f"[bold]{made.gib:,.2f} GiB[/]")
-    at_once = samples_at_once(recipe, made.tokens_per_sample)
-    title = f"memory on one device, {at_once:.3g} samples at once (estimate)"
+    through = f"{samples_at_once(recipe, made.tokens_per_sample):.3g} samples"
+    if (room := recipe.encoding.pack) is not None:
+        through = f"{room:,} positions, {made.pictures_at_once:.3g} pictures"
+    title = f"memory on one device, {through} at once (estimate)"
     console.print(Group(who_learns, "", "[bold]cost[/]", costs, "", f"[bold]{title}[/]", memory))
     if made.gib > device.memory_gib:
         console.print(f"\n[red]{made.gib:,.0f} GiB do not fit into {device.memory_gib:,.0f} GiB.[/] What helps, most first:")
@@ -204,16 +232,6 @@ def compare(plans: Sequence[Plan], device: Device) -> Table:
     return rows
 
 
-def _planned(recipe: Recipe, tokens: float, pictures: float, measured: bool) -> Plan:
-    with torch.device("meta"):
-        owl = MplugOwlForConditionalGeneration(recipe.modules.config())
-    prepare(owl, recipe)
-    parts = tuple(table(owl, recipe.learners))
-    memory = _memory(owl, recipe, parts, tokens, pictures)
-    effort = work(recipe.modules.config(), parts)
-    return Plan(recipe, parts, owl.num_image_tokens, tokens, pictures, measured, effort, memory)
-
-
 def _picture_flops(owl: MplugOwlForConditionalGeneration) -> tuple[int, int]:
     """One picture's forward pass through f_V and through f_K, counted by PyTorch on the meta device, attention included."""
     side = image_size(owl.config.vision_config)
@@ -236,7 +254,10 @@ def _passes(part: Part, something_in_front_learns: bool) -> float:
 def _memory(
     owl: MplugOwlForConditionalGeneration, recipe: Recipe, parts: Sequence[Part], tokens: float, pictures: float
 ) -> dict[str, float]:
-    """Bytes by part at the moment when there is most: a step's last way back begins, with gradients of those before."""
+    """Bytes by part at the moment when there is most: a step's last way back begins, with gradients of those before.
+
+    `tokens` are a sample's, `pictures` those that go through at once.
+    """
     learned = sum(part.learned for part in parts)
     frozen = count(owl) - learned
     element = 2 if recipe.precision == "bf16" else 4
@@ -247,7 +268,7 @@ def _memory(
         "weights that are frozen": (2.0 if recipe.frozen_bf16 else 4.0) * frozen,
         "gradients": 4.0 * learned,
         "AdamW's two averages": 8.0 * learned,
-        "activations": samples * (read + pictures * seen),
+        "activations": samples * read + pictures * seen,
         # The loss is taken in fp32: scores, their softmax and its gradient.
         "logits": samples * tokens * owl.config.text_config.vocab_size * (element + 4.0 + 4.0),
     }
@@ -293,7 +314,8 @@ def _left(made: Plan, *settings: str) -> float:
         owl = MplugOwlForConditionalGeneration(changed.modules.config())
     prepare(owl, changed)
     parts = table(owl, changed.learners)
-    return sum(_memory(owl, changed, parts, tokens, made.pictures_per_sample).values()) / 2**30
+    pictures = made.pictures_at_once * samples_at_once(changed, tokens) / samples_at_once(recipe, tokens)
+    return sum(_memory(owl, changed, parts, tokens, pictures).values()) / 2**30
 
 
 def _halves(recipe: Recipe) -> tuple[str, list[int]]:
@@ -301,7 +323,7 @@ def _halves(recipe: Recipe) -> tuple[str, list[int]]:
     if (room := recipe.encoding.pack) is not None:
         return "encoding.pack", [room >> power for power in range(1, 64) if room >> power >= recipe.encoding.max_tokens]
     sizes = [recipe.micro_batch >> power for power in range(1, recipe.micro_batch.bit_length())]
-    return "micro_batch", [size for size in sizes if recipe.batch % size == 0]
+    return "micro_batch", [size for size in sizes if recipe.batch is None or recipe.batch % size == 0]
 
 
 def _short(value: float) -> str:

@@ -68,10 +68,13 @@ class AdamW:
 class Recipe:
     """One stage of training.
 
-    `batch` samples make a step, over all processes together; `micro_batch` of them go through the model at once, the rest is
-    accumulated. `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None
-    for `modules`. `frozen_bf16` stores what does not learn in half the memory. `trackers` get every line of metrics as well as
-    metrics.jsonl; `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
+    `batch` samples make a step, over all processes together; where it is None, as many as come to `batch_tokens` language
+    positions on average, pictures' included, measured before the first step. `micro_batch` of them go through the model at
+    once, or what fits a row of `encoding.pack`; the rest is accumulated. `text_share` of every step, to the sample, comes from
+    the sources of text alone and the rest from those with pictures; None mixes them all by weight. `data` are
+    "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None for `modules`.
+    `frozen_bf16` stores what does not learn in half the memory. `trackers` get every line of metrics as well as metrics.jsonl;
+    `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
     A run stops when more than `max_bad_share` of its samples cannot be read, or when `patience` steps in a row give no number
     or a loss above `spike` times the usual.
     """
@@ -82,8 +85,10 @@ class Recipe:
     encoding: Encoding
     optimizer: AdamW
     steps: int
-    batch: int
+    batch: int | None
     micro_batch: int
+    batch_tokens: int | None = None
+    text_share: float | None = None
     data: tuple[str, ...] = ()
     start: str | None = None
     lora: LoRA = field(default_factory=LoRA)
@@ -102,12 +107,20 @@ class Recipe:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "micro_batch", "log_every", "keep_checkpoints"):
+        for name in ("steps", "micro_batch", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.save_every is not None and self.save_every < 1:
-            raise ValueError(f"save_every is {self.save_every}; it must be 1 or more, or none")
-        if self.batch % self.micro_batch:
+        for name in ("batch", "batch_tokens", "save_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more, or none")
+        if self.batch is None and self.batch_tokens is None:
+            raise ValueError("batch and batch_tokens are none; one of them must say how large a step is")
+        if (
+            self.batch is not None
+            and self.batch_tokens is None
+            and self.encoding.pack is None
+            and self.batch % self.micro_batch
+        ):
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         rates = {"lr": self.optimizer.lr, **{f"rates.{name}": rate for name, rate in vars(self.optimizer.rates).items()}}
         for name, rate in rates.items():
@@ -117,6 +130,12 @@ class Recipe:
                 )
         if self.encoding.max_tokens < 2:
             raise ValueError(f"encoding.max_tokens is {self.encoding.max_tokens}; it must be 2 or more")
+        if (pack := self.encoding.pack) is not None and pack < self.encoding.max_tokens:
+            raise ValueError(f"encoding.pack is {pack}; it must be encoding.max_tokens, {self.encoding.max_tokens}, or more")
+        if self.encoding.crop is not None and not 0 < self.encoding.crop <= 1:
+            raise ValueError(f"encoding.crop is {self.encoding.crop}; it must be above 0 and at most 1, or none")
+        if self.text_share is not None and not 0 < self.text_share < 1:
+            raise ValueError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

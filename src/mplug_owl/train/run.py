@@ -11,10 +11,12 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mplug_owl.conversation import Conversation
-from mplug_owl.data.encode import encode
+from mplug_owl.data.loader import read_one
+from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.sources import Source, check, read
 from mplug_owl.model.build import Owl, build, load
 from mplug_owl.train import metrics
+from mplug_owl.train.batch import text_alone
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import Progress, train
 from mplug_owl.train.recipe import Recipe
@@ -37,6 +39,7 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
     metrics.check(recipe.trackers)
     sources, weights = open_data(recipe.data)
     _look_through(recipe, sources, console)
+    text_alone(recipe, sources)  # what is missing is told before a model of billions is made
     owl = start(recipe, sources)
     if recipe.start is None and recipe.learners.abstractor == "frozen" and recipe.encoding.pictures:
         console.print(
@@ -126,9 +129,11 @@ def _look_through(recipe: Recipe, sources: Sequence[Source], console: Console) -
 
 def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source], console: Console) -> None:
     how = recipe.encoding
-    for source in sources:
-        first = _readable(source, 100)
-        examples = [encode(talk, owl.processor, how.max_tokens, how.learn, how.pictures, how.style) for talk in first]
+    for number, source in enumerate(sources):
+        examples = []
+        for index in range(min(len(source), 100)):
+            with contextlib.suppress(ValueError):
+                examples.append(read_one(sources, SampleId(number, 0, index), owl.processor, how, recipe.seed))
         empty = sum(not any(example.learned) for example in examples)
         cut = sum(example.cut > 0 for example in examples)
         if empty or cut:

@@ -1,0 +1,93 @@
+"""A look at sources: mean lengths to the error that is asked for, and whether there are pictures."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mplug_owl import MplugOwlProcessor
+from mplug_owl.conversation import PLAIN, Conversation, Message, caption
+from mplug_owl.data import survey
+from mplug_owl.data.loader import Encoding, read_one
+from mplug_owl.data.mixture import SampleId
+from mplug_owl.data.survey import LOOKED_AT, lengths, pictured
+
+WORDS = ("a", "red", "cat", "near", "the", "house")
+
+
+@dataclass
+class Made:
+    """Captions of 9 to 14 words, or documents of words alone; every `broken`th cannot be read."""
+
+    count: int
+    captions: bool = True
+    broken: int = 0
+    name: str = "made"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Conversation:
+        if self.broken and index % self.broken == 0:
+            raise ValueError(f"record {index} is broken")
+        chance = random.Random(index)
+        words = " ".join(chance.choice(WORDS) for _ in range(chance.randint(9, 14)))
+        return (
+            caption(Path("cat.png"), words) if self.captions else Conversation((Message("assistant", (words,)),), None, PLAIN)
+        )
+
+
+HOW = Encoding(max_tokens=512)
+
+
+def true_mean(source: Made, processor: MplugOwlProcessor, how: Encoding = HOW) -> float:
+    return sum(len(read_one([source], SampleId(0, 0, i), processor, how, 0)) for i in range(len(source))) / len(source)
+
+
+@pytest.mark.parametrize("error", [0.01, 0.005])
+def test_the_mean_is_known_to_its_error_without_reading_everything(
+    error: float, processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "ERROR", error)
+    source = Made(3_000)
+    found = lengths([source], [1.0], processor, HOW, seed=0)
+    assert found.measured == pytest.approx((0.12 / error) ** 2, abs=survey.BLOCK)  # their lengths vary by 12 %
+    assert found.tokens == pytest.approx(true_mean(source, processor), rel=3 * error)
+    assert found.pictures == 1
+    assert found == lengths([source], [1.0], processor, HOW, seed=0)
+
+
+def test_a_small_source_is_measured_in_full_and_sources_by_their_shares(processor: MplugOwlProcessor) -> None:
+    pair = [Made(50), Made(70, captions=False)]
+    found = lengths(pair, [0.25, 0.75], processor, HOW, seed=0)
+    means = [true_mean(source, processor) for source in pair]
+    assert found.tokens == pytest.approx(0.25 * means[0] + 0.75 * means[1])
+    assert (found.pictures, found.measured) == (0.25, 120)
+
+
+def test_what_cannot_be_read_has_no_positions(processor: MplugOwlProcessor) -> None:
+    """Nothing takes its place in a step, so it makes the mean sample shorter."""
+    whole, broken = (lengths([Made(40, broken=every)], [1.0], processor, HOW, seed=0).tokens for every in (0, 4))
+    assert 0.65 < broken / whole < 0.85
+    with pytest.raises(ValueError, match="made: none of 40 records can be read"):
+        lengths([Made(40, broken=1)], [1.0], processor, HOW, seed=0)
+
+
+def test_prompts_are_counted(processor: MplugOwlProcessor) -> None:
+    asked = Encoding(max_tokens=512, caption_prompts=True)
+    bare, longer = (lengths([Made(100)], [1.0], processor, how, seed=0).tokens for how in (HOW, asked))
+    assert longer == pytest.approx(true_mean(Made(100), processor, asked))
+    assert longer > bare + 5
+
+
+def test_whether_there_are_pictures() -> None:
+    assert pictured(Made(10_000)) == 1
+    assert pictured(Made(1, captions=False)) == 0
+    assert pictured(Made(10, broken=1)) == 0
+
+    class Mixed(Made):
+        def __getitem__(self, index: int) -> Conversation:
+            return Made(self.count, captions=index > 6_000)[index]
+
+    assert pictured(Mixed(10_000)) == pytest.approx(0.4, abs=2 / LOOKED_AT)
