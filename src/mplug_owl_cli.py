@@ -22,6 +22,8 @@ app = typer.Typer(
 
 # The exit code of a run that stopped behind a checkpoint because it was asked to: EX_TEMPFAIL, try again with --resume.
 STOPPED = 75
+# The exit code of a run that the disk had no room for: EX_IOERR.
+UNWRITTEN = 74
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's or run's folder, an adapter, or a hub id.")]
 RecipeArgument = Annotated[
@@ -170,7 +172,7 @@ def main() -> NoReturn:
         if os.environ.get("OWL_DEBUG"):
             raise
         print(f"owl: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(UNWRITTEN if type(error).__name__ == "Unwritten" else 2)
     except Exception as error:
         if type(error).__name__ != "Stopped":  # by its name: importing it would import torch for every verb
             raise

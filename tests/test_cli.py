@@ -1,6 +1,8 @@
 """The command `owl`: every verb, what it says of mistakes, and a whole story typed line by line."""
 
 import json
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +151,19 @@ def test_a_mistake_is_one_clear_line(owl, tmp_path: Path, mistake: str) -> None:
     assert len(err.strip().splitlines()) <= 2  # the second names the broken record, where records were checked
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_one_line_and_a_code_of_its_own(owl, world: Path) -> None:
+    few = ["--set", "steps=1", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        code, out, err = owl("train", "tiny.language", "--data", f"chat:{world}/text.jsonl", *few)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, out) == (74, "")
+    assert re.search(r"^owl: runs/tiny\.language/model could not be written \(.*File too large.*\)$", err, re.MULTILINE)
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

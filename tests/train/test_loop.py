@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
-from mplug_owl.data.loader import Aside, Encoding
+from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules, Owl, load
 from mplug_owl.train import loop, metrics
-from mplug_owl.train.aside import Quarantine, Watch
+from mplug_owl.train.aside import Watch
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe
 from mplug_owl.train.run import start
@@ -190,19 +190,6 @@ def test_a_spike_is_left_out() -> None:
     assert watch.accepts(22, 2.9, 1.0, ())
 
 
-def test_broken_samples_are_set_aside_once_each_and_too_many_end_the_run(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path / "quarantine.jsonl", share=0.05)
-    broken = [Aside("a.jsonl", index, "not a picture") for index in (3, 7)]
-    quarantine.add(broken, 100)
-    quarantine.add(broken[:1], 90)
-    rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
-    assert rows == [{"source": "a.jsonl", "index": index, "reason": "not a picture"} for index in (3, 7)]
-    Quarantine(tmp_path / "quarantine.jsonl", share=0.05).add(broken, 100)
-    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2
-    with pytest.raises(ValueError, match=r"13 of 200 samples cannot be read, more than the 5% allowed by max_bad_share"):
-        quarantine.add([Aside("b.jsonl", index, "cut short") for index in range(10)], 10)
-
-
 @pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGUSR1])
 def test_asked_to_stop_it_leaves_behind_a_checkpoint_and_goes_on_from_it(
     signal_sent: signal.Signals, data: Path, tmp_path: Path
@@ -316,7 +303,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(harm: str, stopped
         case "remove":
             file.unlink()
     weights, told = resumed(stopped, data)
-    problem = {"remove": "learned.safetensors is missing", "manifest": "no readable manifest.json"}
+    problem = {"remove": "learned.safetensors is missing", "manifest": "manifest.json is damaged"}
     problem = problem.get(harm, "learned.safetensors is damaged")
     assert told == [f"step-00000006: {problem}; set aside as step-00000006.damaged", f"{stopped}: going on behind step 3"]
     assert same(weights, unbroken[0])
@@ -333,6 +320,14 @@ def test_another_recipe_is_refused_with_what_differs(stopped: Path, data: Path) 
 def test_a_used_folder_is_refused(stopped: Path, data: Path) -> None:
     with pytest.raises(ValueError, match="holds a run already; choose another --out, or go on with it by --resume"):
         trained(FORGETFUL, data, stopped)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_nothing_can_learn_it_says_so(mode, data: Path, tmp_path: Path) -> None:
+    told = r"^train: called under torch\.no_grad\(\) or inference_mode, where nothing can learn; call it outside$"
+    with mode(), pytest.raises(ValueError, match=told):
+        trained(lesson(), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # What it leaves

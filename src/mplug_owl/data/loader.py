@@ -3,6 +3,7 @@
 A sample that cannot be read is set aside with its reason; nothing takes its place.
 """
 
+import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -186,5 +187,13 @@ class Steps(Dataset[StepData]):
 def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:
     """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
     numbers = range(first, last)
-    loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers)
+    loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)
     yield from zip(numbers, loader, strict=True)
+
+
+def _leave_signals(worker: int) -> None:
+    """Schedulers ask every process of a job to stop. The workers go on, for the step that ends needs its data; they leave when
+    the process that they work for does.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -3,11 +3,11 @@
 import json
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mplug_owl.data.loader import Aside
-from mplug_owl.train import metrics
+from mplug_owl.train.disk import Lines, read
 
 # A few odd samples among the first are no reason to stop; a share means something from here on.
 ENOUGH_TO_JUDGE = 200
@@ -18,9 +18,9 @@ RECENT = 50
 class Quarantine:
     """`quarantine.jsonl` of a run: every sample that could not be read, once. Raises ValueError above `share` of those seen."""
 
-    def __init__(self, path: Path, share: float) -> None:
-        self.path, self.share = path, share
-        self.known = {(row["source"], row["index"]) for row in metrics.read(path)}
+    def __init__(self, path: Path, share: float, note: Callable[[str], None] = lambda sentence: None) -> None:
+        self.lines, self.share = Lines(path, note=note), share
+        self.known = {(row["source"], row["index"]) for row in read(path)}
         self.seen = 0
         self.bad = 0
 
@@ -32,11 +32,11 @@ class Quarantine:
         for one in found:
             if (one.source, one.index) not in self.known:
                 self.known.add((one.source, one.index))
-                _append(self.path, {"source": one.source, "index": one.index, "reason": one.reason})
+                self.lines.write({"source": one.source, "index": one.index, "reason": one.reason})
         if self.seen >= ENOUGH_TO_JUDGE and self.bad > self.share * self.seen:
             raise ValueError(
                 f"{self.bad} of {self.seen} samples cannot be read, more than the {self.share:.0%} allowed by max_bad_share; "
-                f"they are listed in {self.path}"
+                f"they are listed in {self.lines.path}"
             )
 
 

@@ -19,6 +19,7 @@ from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
+from mplug_owl.train.disk import writing
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
@@ -57,8 +58,11 @@ def train(
     `out` also gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and, where LoRA alone learned, adapter/. With
     `resume` the newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its
     number. Samples that cannot be read go into quarantine.jsonl, steps that cannot be learned from into skipped.jsonl.
-    Raises ValueError where `out` holds another run or too much is set aside, and Stopped, behind a checkpoint, when asked to.
+    Raises ValueError where `out` holds another run or too much is set aside, Stopped, behind a checkpoint, when asked to, and
+    Unwritten where the disk has no room for the finished model. No room for a checkpoint or a line is told by `note` alone.
     """
+    if not torch.is_grad_enabled():
+        raise ValueError("train: called under torch.no_grad() or inference_mode, where nothing can learn; call it outside")
     metrics.check(recipe.trackers)
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -85,8 +89,8 @@ def train(
         start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
     accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
     trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
-    log = metrics.Metrics(out / "metrics.jsonl", start, trackers) if main else None
-    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share)
+    log = metrics.Metrics(out / "metrics.jsonl", start, trackers, note) if main else None
+    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share, note) if main else None
     writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
     model, optimizer = accelerator.prepare(learner, optimizer)
     set_mode(owl.model, recipe.learners)
@@ -94,7 +98,7 @@ def train(
     tflops = recipe.tflops or device_tflops(accelerator.device)
     effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
     window = _Window(effort)
-    with Stop() as stop:
+    with Stop() as stop, contextlib.closing(log) if log else contextlib.nullcontext():
         for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
             window.data_arrived()
             done = number + 1
@@ -106,7 +110,7 @@ def train(
             counts = torch.tensor([sum(batch.learned for batch in data.batches), len(data.aside)], device=accelerator.device)
             learned, unreadable = accelerator.reduce(counts)
             aside = gather_object(list(data.aside)) if unreadable else []
-            if main:
+            if quarantine is not None:
                 quarantine.add(aside, recipe.batch)
 
             step_loss = _learn(accelerator, model, data.batches, learned, recipe, number)
@@ -138,8 +142,6 @@ def train(
     writer.wait()
     for problem in writer.problems():
         note(problem)
-    if log is not None:
-        log.close()
     if main:
         _finish(out, learner, owl, recipe, parts, sources)
     accelerator.wait_for_everyone()  # one that left while the model is being written could take the others down
@@ -202,7 +204,8 @@ def _start(
 
 def _from_the_beginning(out: Path, recipe: Recipe) -> int:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
+    with writing(str(out / "recipe.json")):
+        (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
     return 0
 
 
@@ -223,15 +226,17 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequ
     model = owl.model
     if isinstance(learner, PeftModel):
         if set(vars(recipe.learners).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
-            learner.save_pretrained(out / "adapter")
+            with writing(str(out / "adapter")):
+                learner.save_pretrained(out / "adapter")
         model = learner.merge_and_unload()
     if recipe.frozen_bf16:
         model.to(torch.bfloat16)
     model.eval()
-    model.save_pretrained(out / "model")
-    owl.processor.save_pretrained(out / "model")
-    metrics.draw([out], out / "curve.png")
-    card.write(out, recipe, parts, sources)
+    with writing(str(out / "model")):
+        model.save_pretrained(out / "model")
+        owl.processor.save_pretrained(out / "model")
+        metrics.draw([out], out / "curve.png")
+        card.write(out, recipe, parts, sources)
 
 
 class _Window:
