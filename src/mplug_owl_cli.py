@@ -76,13 +76,15 @@ def train(
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in the run's folder.")
     ] = False,
 ) -> None:
-    """Train one stage by a recipe."""
+    """Train one stage by a recipe. With --resume, what is not given again is as it was when the run began."""
     from rich.console import Console
 
     from mplug_owl.train.run import run
 
-    made = _recipe(recipe, data, settings, start)
-    finished = run(made, out or Path("runs") / made.name, resume, Console(stderr=True))
+    console = Console(stderr=True)
+    folder = out or Path("runs") / _recipe(recipe, [], [setting for setting in settings if setting.startswith("name=")]).name
+    saved = _saved(folder, recipe, data, settings, start, console) if resume else None
+    finished = run(_recipe(recipe, data, settings, start, saved), folder, resume, console)
     if os.environ.get("RANK", "0") == "0":
         print(finished)
 
@@ -183,18 +185,40 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _recipe(name: str, data: list[str], settings: list[str], start: str | None):  # type: ignore[no-untyped-def]
+def _recipe(name, data, settings, start=None, saved=None):  # type: ignore[no-untyped-def]
+    """A recipe by its name, its values those `saved` in a run's recipe.json if there are, the command line's put in."""
     from dataclasses import replace
 
     from mplug_owl.recipes import find
-    from mplug_owl.train.recipe import override
+    from mplug_owl.train.recipe import as_saved, override
 
-    recipe = find(name)
+    recipe = find(name) if saved is None else as_saved(find(name), saved)
     if data:
         recipe = replace(recipe, data=tuple(data))
     if start:
         recipe = replace(recipe, start=start)
     return override(recipe, settings)
+
+
+def _saved(folder, name, data, settings, start, console):  # type: ignore[no-untyped-def]
+    """What a run's recipe.json holds, None where there is none. What of it the command line does not say is shown."""
+    import json
+
+    from mplug_owl.train.recipe import as_json, differences
+
+    file = folder / "recipe.json"
+    if not file.exists():
+        return None
+    try:
+        saved = dict(json.loads(file.read_text(encoding="utf-8")))
+        began = as_json(_recipe(name, [], [], saved=saved))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: not the recipe of a run ({str(error).splitlines()[0]})") from error
+    given = {setting.partition("=")[0] for setting in settings} | {"data" if data else "", "start" if start else ""}
+    taken = [line for line in differences(began, as_json(_recipe(name, [], []))) if line.partition(":")[0] not in given]
+    if taken:
+        console.print(f"taken from {file}: {'; '.join(taken)}", markup=False, highlight=False)
+    return saved
 
 
 def _be_quiet() -> None:

@@ -242,6 +242,40 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
     assert said == answer
 
 
+def test_a_resumed_run_needs_nothing_said_twice(owl, world: Path) -> None:
+    said = ["--data", f"chat:{world}/text.jsonl@2", "--data", f"chat:{world}/chats.jsonl@1"]
+    few = [f"--set={field}" for field in ("steps=3", "batch=2", "micro_batch=2", "modules.vocabulary=300", "save_every=2")]
+    assert owl("train", "tiny.language", *said, *few, "--resume")[0] == 0  # as a scheduler types it every time
+    before = Path("runs/tiny.language/metrics.jsonl").read_text()
+
+    code, out, err = owl("train", "tiny.language", "--resume", "--set", "log_every=1")
+    assert (code, out.strip()) == (0, "runs/tiny.language/model")
+    told = " ".join(err.split())
+    assert "taken from runs/tiny.language/recipe.json: batch: 2 then, 32 now; " in told
+    assert f"data: ['{said[1]}', '{said[3]}'] then, [] now" in told
+    assert "runs/tiny.language: going on behind step 2" in told
+    after = Path("runs/tiny.language/metrics.jsonl").read_text()
+    losses = [[(row["step"], row["loss"]) for row in map(json.loads, text.splitlines())] for text in (before, after)]
+    assert losses[0] == losses[1]
+
+    for words, difference in (
+        (["--set", "batch=4"], "it differs in batch: 2 then, 4 now"),
+        (said[:2], f"it differs in data: ['{said[1]}', '{said[3]}'] then, ['{said[1]}'] now"),
+    ):
+        code, _, err = owl("train", "tiny.language", "--resume", *words)
+        assert code == 2
+        assert difference in err
+
+
+def test_a_damaged_recipe_of_a_run(owl) -> None:
+    Path("run").mkdir()
+    for text in ('{"steps": ', '{"steps": "few"}', "[]", "[1]", '{"batch": 5}'):
+        Path("run/recipe.json").write_text(text)
+        code, _, err = owl("train", "tiny.language", "--resume", "--out", "run")
+        assert code == 2
+        assert err.startswith("owl: run/recipe.json: not the recipe of a run (")
+
+
 def test_inspecting_without_a_model_shows_words(owl, world: Path) -> None:
     code, out, _ = owl("inspect", f"{world}/captions.jsonl", "--count", "2")
     assert code == 0

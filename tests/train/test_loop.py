@@ -17,7 +17,6 @@ from mplug_owl.chat import Chat
 from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules, Owl, load
 from mplug_owl.train import loop, metrics
-from mplug_owl.train.aside import Watch
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe
 from mplug_owl.train.run import start
@@ -153,16 +152,6 @@ def test_a_frozen_layer_is_computed_again_where_gradients_pass(data: Path, tmp_p
     assert len(passes) == 2 * recipe.steps * recipe.batch // recipe.micro_batch
 
 
-def test_losses_that_are_no_number_are_left_out_and_named_until_patience_ends(data: Path, tmp_path: Path) -> None:
-    recipe, sources = lesson(optimizer=replace(STEADY, lr=1e30), steps=9, patience=2), lessons(data)
-    with pytest.raises(ValueError, match=r"step 4: the loss is nan .*, the 3th step in a row .*: chats\.jsonl, line \d, chats"):
-        quietly(recipe, start(recipe, sources), sources, tmp_path)
-    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in skipped] == [2, 3, 4]
-    assert all(row["samples"] for row in skipped)
-    assert not (tmp_path / "model").exists()
-
-
 def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, sources = lesson(steps=4), lessons(data)
     true_loss, seen = loop._loss, []
@@ -177,17 +166,6 @@ def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Pa
     before, after, later = seen[0], seen[2], seen[4]  # two passes a step
     assert torch.equal(before, after)
     assert not torch.equal(after, later)
-
-
-def test_a_spike_is_left_out() -> None:
-    watch = Watch(None, spike=3.0, patience=1)
-    assert all(watch.accepts(step, 1.0, 1.0, ()) for step in range(20))
-    assert not watch.accepts(21, 3.1, 1.0, ())
-    again = Watch(None, spike=3.0, patience=1)
-    again.restore(watch.state)
-    with pytest.raises(ValueError, match="2th step in a row"):
-        again.accepts(22, 4.0, 1.0, ())
-    assert watch.accepts(22, 2.9, 1.0, ())
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGUSR1])

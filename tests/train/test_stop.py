@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.train import checkpoint, metrics, stop
+from mplug_owl.train.run import start
+from tests.school import lesson, lessons, quietly
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +47,24 @@ def test_a_second_signal_leaves_at_once(name: str) -> None:
     assert done.stdout == "asked True\n"
     assert done.returncode == 128 + getattr(signal, name)
     assert time.monotonic() - begun < 30
+
+
+def test_it_tells_once_when_stopping_would_take_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 20.0, 41.0, 70.0])
+    monkeypatch.setattr(stop.time, "monotonic", lambda: next(clock))
+    asked = stop.Stop(grace=30.0)
+    assert asked.step_ended(50.0) == []  # a first step has nothing to be measured from
+    assert asked.step_ended(9.0) == []
+    (told,) = asked.step_ended(9.5)
+    assert told.startswith("a step takes 21.0 s and writing a checkpoint 9.5 s: killed 30 s after it is asked to stop")
+    assert asked.step_ended(9.5) == []
+
+
+def test_a_run_tells_when_a_checkpoint_takes_longer_than_grace(tmp_path: Path) -> None:
+    recipe, sources, told = lesson(steps=4, save_every=1, grace=1e-6), lessons(tmp_path / "data"), []
+    quietly(recipe, start(recipe, sources), sources, tmp_path / "run", note=told.append)
+    assert len(told) == 1
+    assert "say so by grace=SECONDS" in told[0]
 
 
 def test_a_whole_job_may_be_asked_its_data_workers_too(tmp_path: Path) -> None:

@@ -131,6 +131,10 @@ class Steps(Dataset[StepData]):
             batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
         return StepData(tuple(batches), tuple(aside))
 
+    def names(self, number: int) -> list[str]:
+        """The samples of a step over all processes, each as `SOURCE[INDEX]`: what is read from its source at this index."""
+        return [f"{self.sources[sample.source].name}[{sample.index}]" for sample in self.mixture.step(number)]
+
     def _read(self, sample: SampleId) -> tuple[Example, list[np.ndarray]]:
         how = self.encoding
         talk = self.sources[sample.source][sample.index]

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +57,28 @@ def snapshot(
 
 
 class Writer:
-    """Writes snapshots in the background, one at a time. `problems` tells what went wrong since it was last asked."""
+    """Writes snapshots in the background, one at a time. `problems` tells what went wrong since it was last asked.
+
+    `seconds` is how long the last one took.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[Path] | None = None
         self._problems: list[str] = []
+        self.seconds = 0.0
 
     def save(self, taken: Snapshot) -> None:
         """Begin to write; waits for the one before, so memory never holds more than two."""
         self.wait()
-        self._writing = self._thread.submit(write, self.folder, taken, self.keep)
+        self._writing = self._thread.submit(self._write, taken)
+
+    def _write(self, taken: Snapshot) -> Path:
+        began = time.perf_counter()
+        written = write(self.folder, taken, self.keep)
+        self.seconds = time.perf_counter() - began
+        return written
 
     def wait(self) -> None:
         """Until what was begun is on the disk."""
@@ -119,10 +131,15 @@ def _write(target: Path, partial: Path, taken: Snapshot, keep: int) -> Path:
     return target
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside."""
+def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside.
+
+    Of those alone whose step `fits`.
+    """
     notes: list[str] = []
     for candidate in reversed(_named(folder)):
+        if not fits(int(candidate.name.removeprefix("step-"))):
+            continue
         if (problem := _problem(candidate)) is None:
             return Checkpoint(_manifest(candidate)["step"], candidate), notes
         aside = candidate.with_name(candidate.name + ".damaged")

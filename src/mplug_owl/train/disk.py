@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Lines:
                 new.replace(path)  # killed before this, the old lines are all there
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row as one line."""
+        """Append a row as one line. JSON has no infinities; they become null."""
+        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         self._held.append(json.dumps(row) + "\n")
         self.flush()
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,16 +20,16 @@ from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
-from mplug_owl.train.disk import writing
+from mplug_owl.train.disk import Lines, writing
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
-from mplug_owl.train.recipe import Recipe, as_json
+from mplug_owl.train.recipe import Recipe, as_json, differences
 from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
-FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share")
+FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share", "grace")
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,14 @@ def train(
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
     optimizer = make_optimizer(owl.model, recipe.optimizer)
-    watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
     with accelerator.main_process_first():
-        start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
+        start, state = _start(out, recipe, learner, optimizer, resume, note if main else lambda sentence: None)
     accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
     trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
     log = metrics.Metrics(out / "metrics.jsonl", start, trackers, note) if main else None
     quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share, note) if main else None
+    skipped = Lines(out / "skipped.jsonl", lambda row: row["step"] <= start, note) if main else None
+    watch = Watch(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
     writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
     model, optimizer = accelerator.prepare(learner, optimizer)
     set_mode(owl.model, recipe.learners)
@@ -98,7 +100,7 @@ def train(
     tflops = recipe.tflops or device_tflops(accelerator.device)
     effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
     window = _Window(effort)
-    with Stop() as stop, contextlib.closing(log) if log else contextlib.nullcontext():
+    with Stop(recipe.grace) as stop, contextlib.closing(log) if log else contextlib.nullcontext():
         for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
             window.data_arrived()
             done = number + 1
@@ -117,9 +119,16 @@ def train(
             norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
             totals = accelerator.reduce(torch.stack([step_loss, torch.tensor(float(stop.asked), device=step_loss.device)]))
             total, asked = totals.tolist()
-            if watch.accepts(done, total, norm, (name for batch in data.batches for name in batch.names)):
+            if watch.accepts(done, total, norm):
                 optimizer.step()
                 window.add(data.batches, total, int(learned))
+            elif watch.alarmed:
+                with accelerator.main_process_first():
+                    writer.wait()
+                    back = watch.go_back(done, writer.folder, recipe.save_every)
+                checkpoint.restore(back, learner, optimizer)
+                if main:
+                    note(f"step {done}: too many steps left out in a row; going on with the weights of step {back.step}")
             optimizer.zero_grad(set_to_none=True)
 
             saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
@@ -127,13 +136,13 @@ def train(
             if main and log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
                 line = window.line()
                 log.write(step=done, lr=rate, grad_norm=norm, **line)
-                report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
+                report(Progress(done, recipe.steps, line.get("loss", float("nan")), rate, line["tokens_per_second"]))
                 window = _Window(effort)
             if main and saves:
                 writer.save(checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state))
             if main and asked:
                 writer.wait()
-            for problem in writer.problems():
+            for problem in (*writer.problems(), *stop.step_ended(writer.seconds)):
                 note(problem)
             if asked:
                 raise Stopped(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
@@ -179,11 +188,10 @@ def _start(
     recipe: Recipe,
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
-    watch: Watch,
     resume: bool,
     note: Callable[[str], None],
-) -> int:
-    """The step to begin with: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
+) -> tuple[int, dict[str, Any]]:
+    """The step to begin with and what to remember: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
     if not resume:
         if (out / "metrics.jsonl").exists():
             raise ValueError(f"{out}: holds a run already; choose another --out, or go on with it by --resume")
@@ -194,31 +202,23 @@ def _start(
     if found is None:
         note(f"{out}: no whole checkpoint; starting from the beginning")
         return _from_the_beginning(out, recipe)
-    if differences := _differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
-        raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
+    if different := differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
+        raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(different)}")
     checkpoint.restore(found, learner, optimizer)
-    watch.restore(checkpoint.state_of(found))
     note(f"{out}: going on behind step {found.step}")
-    return found.step
+    return found.step, checkpoint.state_of(found)
 
 
-def _from_the_beginning(out: Path, recipe: Recipe) -> int:
+def _from_the_beginning(out: Path, recipe: Recipe) -> tuple[int, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     with writing(str(out / "recipe.json")):
         (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
-    return 0
+    return 0, {}
 
 
 def _numbers(recipe: dict[str, object]) -> dict[str, object]:
     """The recipe without what changes no number of a run."""
     return {name: value for name, value in recipe.items() if name not in FREE_TO_CHANGE}
-
-
-def _differences(before: object, now: object, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        inner = [(f"{path}.{key}".lstrip("."), key) for key in sorted(before.keys() | now.keys())]
-        return [line for name, key in inner for line in _differences(before.get(key), now.get(key), name)]
-    return [] if before == now else [f"{path}: {before} then, {now} now"]
 
 
 def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequence[Part], sources: Sequence[Source]) -> None:
@@ -268,7 +268,7 @@ class _Window:
     def line(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
         line = {
-            "loss": self.loss / max(1, self.learned),
+            **({"loss": self.loss / max(1, self.learned)} if self.steps else {}),  # every step since was left out
             "tokens_per_second": round(self.tokens / seconds, 1),
             "samples_per_second": round(self.samples / seconds, 2),
             "padding": round(1 - self.tokens / max(1, self.places), 4),
