@@ -269,7 +269,7 @@ def test_a_resumed_run_needs_nothing_said_twice(owl, world: Path) -> None:
 
 def test_a_damaged_recipe_of_a_run(owl) -> None:
     Path("run").mkdir()
-    for text in ('{"steps": ', '{"steps": "few"}', "[]", "[1]", '{"batch": 5}'):
+    for text in ('{"steps": ', '{"steps": "few"}', "17", "[1]", '{"batch": 5}'):
         Path("run/recipe.json").write_text(text)
         code, _, err = owl("train", "tiny.language", "--resume", "--out", "run")
         assert code == 2
