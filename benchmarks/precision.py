@@ -16,24 +16,23 @@ from pathlib import Path
 import torch
 
 from mplug_owl.data.loader import Encoding
-from mplug_owl.data.scenes import write
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.loop import train
 from mplug_owl.train.recipe import Learners, Recipe
 from mplug_owl.train.run import open_data, start
 
-SCENES, WINDOW = 400, 10
+WINDOW = 10
 
 
-def recipe(data: Path, steps: int, batch: int) -> Recipe:
+def recipe(steps: int, batch: int) -> Recipe:
     """Everything learns, from pictures and words."""
     return replace(
         tiny.pretrain(),
         name="precision",
         learners=Learners("full", "full", "full"),
         encoding=Encoding(max_tokens=256),
-        data=(f"chat:{data}/chats.jsonl", f"captions:{data}/captions.jsonl"),
+        data=("scenes:chats", "scenes:captions"),
         steps=steps,
         batch=batch,
         micro_batch=batch,
@@ -65,8 +64,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write(folder / "data", SCENES, seed=1)
-        made = recipe(folder / "data", arguments.steps, arguments.batch)
+        made = recipe(arguments.steps, arguments.batch)
         fp32 = losses(replace(made, precision="fp32"), 0, folder / "fp32")
         print(f"fp32: loss {fp32[:WINDOW].mean():.3f} at first, {fp32[-WINDOW:].mean():.3f} at the end", flush=True)
         for title, precision, order in (("bf16", "bf16", 0), ("fp32 in another order", "fp32", 1)):
