@@ -46,7 +46,7 @@ def check(trackers: Sequence[str]) -> None:
 
 def follow(accelerator: Accelerator, run: str, recipe: dict[str, Any]) -> Sequence[GeneralTracker]:
     """Open the trackers that the accelerator was made with, each told the recipe."""
-    named = {"wandb": {"name": run}, "trackio": {"name": run}}
+    named = {"wandb": {"name": run, "dir": accelerator.project_dir}, "trackio": {"name": run}}
     accelerator.init_trackers("mplug-owl", dict(flat(recipe)), init_kwargs=named)
     return accelerator.trackers
 
