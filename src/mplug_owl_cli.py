@@ -22,6 +22,8 @@ app = typer.Typer(
 
 # The exit code of a run that stopped behind a checkpoint because it was asked to: EX_TEMPFAIL, try again with --resume.
 STOPPED = 75
+# The exit code of a run that the disk had no room for: EX_IOERR.
+UNWRITTEN = 74
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's or run's folder, an adapter, or a hub id.")]
 RecipeArgument = Annotated[
@@ -77,19 +79,22 @@ def train(
         int | None, typer.Option(help="Ask a few questions about the drawn world every so many steps.", min=1)
     ] = None,
 ) -> None:
-    """Train one stage by a recipe."""
+    """Train one stage by a recipe. With --resume, what is not given again is as it was when the run began."""
     from rich.console import Console
 
     from mplug_owl.train.run import run
 
-    made, console, exam = _recipe(recipe, data, settings, start), Console(stderr=True), None
+    console, exam = Console(stderr=True), None
+    folder = out or Path("runs") / _recipe(recipe, [], [setting for setting in settings if setting.startswith("name=")]).name
+    saved = _saved(folder, recipe, data, settings, start, console) if resume else None
+    made = _recipe(recipe, data, settings, start, saved)
     if eval_every is not None:
         from mplug_owl.eval import tasks
         from mplug_owl.eval.during import small_exam
         from mplug_owl.train.exam import Exam
 
         exam = Exam(eval_every, small_exam(tasks.find("scenes"), made.encoding.pictures, console.print))
-    finished = run(made, out or Path("runs") / made.name, resume, console, exam)
+    finished = run(made, folder, resume, console, exam)
     if os.environ.get("RANK", "0") == "0":
         print(finished)
 
@@ -207,7 +212,7 @@ def main() -> NoReturn:
         if os.environ.get("OWL_DEBUG"):
             raise
         print(f"owl: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(UNWRITTEN if type(error).__name__ == "Unwritten" else 2)
     except Exception as error:
         if type(error).__name__ != "Stopped":  # by its name: importing it would import torch for every verb
             raise
@@ -218,18 +223,40 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _recipe(name: str, data: list[str], settings: list[str], start: str | None):  # type: ignore[no-untyped-def]
+def _recipe(name, data, settings, start=None, saved=None):  # type: ignore[no-untyped-def]
+    """A recipe by its name, its values those `saved` in a run's recipe.json if there are, the command line's put in."""
     from dataclasses import replace
 
     from mplug_owl.recipes import find
-    from mplug_owl.train.recipe import override
+    from mplug_owl.train.recipe import as_saved, override
 
-    recipe = find(name)
+    recipe = find(name) if saved is None else as_saved(find(name), saved)
     if data:
         recipe = replace(recipe, data=tuple(data))
     if start:
         recipe = replace(recipe, start=start)
     return override(recipe, settings)
+
+
+def _saved(folder, name, data, settings, start, console):  # type: ignore[no-untyped-def]
+    """What a run's recipe.json holds, None where there is none. What of it the command line does not say is shown."""
+    import json
+
+    from mplug_owl.train.recipe import as_json, differences
+
+    file = folder / "recipe.json"
+    if not file.exists():
+        return None
+    try:
+        saved = dict(json.loads(file.read_text(encoding="utf-8")))
+        began = as_json(_recipe(name, [], [], saved=saved))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: not the recipe of a run ({str(error).splitlines()[0]})") from error
+    given = {setting.partition("=")[0] for setting in settings} | {"data" if data else "", "start" if start else ""}
+    taken = [line for line in differences(began, as_json(_recipe(name, [], []))) if line.partition(":")[0] not in given]
+    if taken:
+        console.print(f"taken from {file}: {'; '.join(taken)}", markup=False, highlight=False)
+    return saved
 
 
 def _be_quiet() -> None:

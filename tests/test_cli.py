@@ -1,6 +1,8 @@
 """The command `owl`: every verb, what it says of mistakes, and a whole story typed line by line."""
 
 import json
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +99,7 @@ MISTAKES = {
     "unknown recipe": (["train", "tiny.pretrian"], "no recipe 'tiny.pretrian'; there are tiny.language, "),
     "unknown field": (["train", "tiny.pretrain", "--set", "stepz=3"], "Recipe has no field 'stepz'; it has name, modules"),
     "wrong type": (["train", "tiny.pretrain", "--set", "steps=few"], "--set steps=few: Input should be a valid integer"),
-    "no data": (["train", "tiny.pretrain"], "no data: give --data FORMAT:PATH[@WEIGHT]"),
+    "no data": (["train", "paper.pretrain"], "no data: give --data FORMAT:PATH[@WEIGHT]"),
     "no file": (["train", "tiny.pretrain", "--data", "captions:none.jsonl"], "none.jsonl: no such file"),
     "no format": (["train", "tiny.pretrain", "--data", "capshuns:broken.jsonl"], "no format is called 'capshuns'"),
     "an empty file": (["train", "tiny.pretrain", "--data", "captions:empty.jsonl"], "the file is empty (0 bytes)"),
@@ -151,6 +153,19 @@ def test_a_mistake_is_one_clear_line(owl, tmp_path: Path, mistake: str) -> None:
     assert len(err.strip().splitlines()) <= 2  # the second names the broken record, where records were checked
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_one_line_and_a_code_of_its_own(owl, world: Path) -> None:
+    few = ["--set", "steps=1", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        code, out, err = owl("train", "tiny.language", "--data", f"chat:{world}/text.jsonl", *few)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, out) == (74, "")
+    assert re.search(r"^owl: runs/tiny\.language/model could not be written \(.*File too large.*\)$", err, re.MULTILINE)
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -251,6 +266,40 @@ def test_an_exam_in_the_middle_of_a_run(owl, world: Path) -> None:
     assert "exam of 120 questions, percent right: " in err.replace("\n", " ")
     last = json.loads(Path("runs/tiny.language/metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["eval/told/overall"] <= 1
+
+
+def test_a_resumed_run_needs_nothing_said_twice(owl, world: Path) -> None:
+    said = ["--data", f"chat:{world}/text.jsonl@2", "--data", f"chat:{world}/chats.jsonl@1"]
+    few = [f"--set={field}" for field in ("steps=3", "batch=2", "micro_batch=2", "modules.vocabulary=300", "save_every=2")]
+    assert owl("train", "tiny.language", *said, *few, "--resume")[0] == 0  # as a scheduler types it every time
+    before = Path("runs/tiny.language/metrics.jsonl").read_text()
+
+    code, out, err = owl("train", "tiny.language", "--resume", "--set", "log_every=1")
+    assert (code, out.strip()) == (0, "runs/tiny.language/model")
+    told = " ".join(err.split())
+    assert "taken from runs/tiny.language/recipe.json: batch: 2 then, 32 now; " in told
+    assert f"data: ['{said[1]}', '{said[3]}'] then, [] now" in told
+    assert "runs/tiny.language: going on behind step 2" in told
+    after = Path("runs/tiny.language/metrics.jsonl").read_text()
+    losses = [[(row["step"], row["loss"]) for row in map(json.loads, text.splitlines())] for text in (before, after)]
+    assert losses[0] == losses[1]
+
+    for words, difference in (
+        (["--set", "batch=4"], "it differs in batch: 2 then, 4 now"),
+        (said[:2], f"it differs in data: ['{said[1]}', '{said[3]}'] then, ['{said[1]}'] now"),
+    ):
+        code, _, err = owl("train", "tiny.language", "--resume", *words)
+        assert code == 2
+        assert difference in err
+
+
+def test_a_damaged_recipe_of_a_run(owl) -> None:
+    Path("run").mkdir()
+    for text in ('{"steps": ', '{"steps": "few"}', "17", "[1]", '{"batch": 5}'):
+        Path("run/recipe.json").write_text(text)
+        code, _, err = owl("train", "tiny.language", "--resume", "--out", "run")
+        assert code == 2
+        assert err.startswith("owl: run/recipe.json: not the recipe of a run (")
 
 
 def test_inspecting_without_a_model_shows_words(owl, world: Path) -> None:

@@ -173,6 +173,30 @@ def test_paradigms_differ_in_who_learns_and_in_the_connector(name: str) -> None:
         assert config.text_config.to_dict() == paper.owl_7b().text_config.to_dict()
 
 
+TINY = "from dataclasses import replace\nfrom mplug_owl.recipes.tiny import pretrain\n"
+MISTAKES = {
+    "def run(:\n    pass\n": r"line 1: SyntaxError: ",
+    "import os\n\nsteps = stepz\n": r"line 3: NameError: name 'stepz' is not defined$",
+    "import nowhere_to_be_found\n": r"line 1: ModuleNotFoundError: No module named 'nowhere_to_be_found'$",
+    f"{TINY}\n\ndef run():\n    return pretrain(3)\n": r"line 6: TypeError: pretrain\(\) takes",
+    f"{TINY}run = lambda: replace(pretrain(), batch=3)\n": r"line 3: batch 3 is no multiple of micro_batch 32$",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+@pytest.mark.parametrize("named", ["./mine.py:run", "mine_{}:run"])
+def test_a_mistake_in_ones_own_file_names_its_line(
+    text: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = named.format(list(MISTAKES).index(text))  # an imported module stays imported
+    (tmp_path / f"{name.removeprefix('./').removesuffix(':run').removesuffix('.py')}.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"mine[_\d]*\.py, {MISTAKES[text]}") as caught:
+        find(name)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_every_paradigm_is_one() -> None:
     assert {name for name in names() if name.startswith("paradigms.")} == {name for name in PARADIGMS if "paradigms" in name}
 

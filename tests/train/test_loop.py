@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
-from mplug_owl.data.loader import Aside, Encoding
+from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules, Owl, load
 from mplug_owl.train import loop, metrics
-from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe
 from mplug_owl.train.run import start
@@ -154,16 +153,6 @@ def test_a_frozen_layer_is_computed_again_where_gradients_pass(data: Path, tmp_p
     assert len(passes) == 2 * recipe.steps * recipe.batch // recipe.micro_batch
 
 
-def test_losses_that_are_no_number_are_left_out_and_named_until_patience_ends(data: Path, tmp_path: Path) -> None:
-    recipe, sources = lesson(optimizer=replace(STEADY, lr=1e30), steps=9, patience=2), lessons(data)
-    with pytest.raises(ValueError, match=r"step 4: the loss is nan .*, the 3th step in a row .*: chats\.jsonl, line \d, chats"):
-        quietly(recipe, start(recipe, sources), sources, tmp_path)
-    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in skipped] == [2, 3, 4]
-    assert all(row["samples"] for row in skipped)
-    assert not (tmp_path / "model").exists()
-
-
 def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, sources = lesson(steps=4), lessons(data)
     true_loss, seen = loop._loss, []
@@ -178,30 +167,6 @@ def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Pa
     before, after, later = seen[0], seen[2], seen[4]  # two passes a step
     assert torch.equal(before, after)
     assert not torch.equal(after, later)
-
-
-def test_a_spike_is_left_out() -> None:
-    watch = Watch(None, spike=3.0, patience=1)
-    assert all(watch.accepts(step, 1.0, 1.0, ()) for step in range(20))
-    assert not watch.accepts(21, 3.1, 1.0, ())
-    again = Watch(None, spike=3.0, patience=1)
-    again.restore(watch.state)
-    with pytest.raises(ValueError, match="2th step in a row"):
-        again.accepts(22, 4.0, 1.0, ())
-    assert watch.accepts(22, 2.9, 1.0, ())
-
-
-def test_broken_samples_are_set_aside_once_each_and_too_many_end_the_run(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path / "quarantine.jsonl", share=0.05)
-    broken = [Aside("a.jsonl", index, "not a picture") for index in (3, 7)]
-    quarantine.add(broken, 100)
-    quarantine.add(broken[:1], 90)
-    rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
-    assert rows == [{"source": "a.jsonl", "index": index, "reason": "not a picture"} for index in (3, 7)]
-    Quarantine(tmp_path / "quarantine.jsonl", share=0.05).add(broken, 100)
-    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2
-    with pytest.raises(ValueError, match=r"13 of 200 samples cannot be read, more than the 5% allowed by max_bad_share"):
-        quarantine.add([Aside("b.jsonl", index, "cut short") for index in range(10)], 10)
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGTERM, signal.SIGUSR1])
@@ -317,7 +282,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(harm: str, stopped
         case "remove":
             file.unlink()
     weights, told = resumed(stopped, data)
-    problem = {"remove": "learned.safetensors is missing", "manifest": "no readable manifest.json"}
+    problem = {"remove": "learned.safetensors is missing", "manifest": "manifest.json is damaged"}
     problem = problem.get(harm, "learned.safetensors is damaged")
     assert told == [f"step-00000006: {problem}; set aside as step-00000006.damaged", f"{stopped}: going on behind step 3"]
     assert same(weights, unbroken[0])
@@ -358,6 +323,14 @@ def test_another_recipe_is_refused_with_what_differs(stopped: Path, data: Path) 
 def test_a_used_folder_is_refused(stopped: Path, data: Path) -> None:
     with pytest.raises(ValueError, match="holds a run already; choose another --out, or go on with it by --resume"):
         trained(FORGETFUL, data, stopped)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_nothing_can_learn_it_says_so(mode, data: Path, tmp_path: Path) -> None:
+    told = r"^train: called under torch\.no_grad\(\) or inference_mode, where nothing can learn; call it outside$"
+    with mode(), pytest.raises(ValueError, match=told):
+        trained(lesson(), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # What it leaves

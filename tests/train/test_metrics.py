@@ -8,9 +8,11 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image
 
 from mplug_owl.recipes import paper
-from mplug_owl.train import metrics
+from mplug_owl.train import loop, metrics
+from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import as_json
 from mplug_owl.train.run import run, start
+from mplug_owl.train.stop import Stopped
 from tests.school import lesson, lessons, quietly
 
 
@@ -94,6 +96,22 @@ def test_a_tracker_gets_the_recipe_and_the_same_lines(tmp_path: Path) -> None:
     assert notebook.recipe["optimizer.betas"] == "[0.9, 0.999]"
     assert notebook.recipe["modules.config.text_config.hidden_size"] == 4096
     assert all(isinstance(value, bool | int | float | str) for value in notebook.recipe.values())  # what they all take
+
+
+@pytest.mark.parametrize("end", [Stopped("asked"), ValueError("damaged")], ids=["stopped", "raised"])
+def test_trackers_are_closed_however_a_run_ends(end: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook, recipe, sources = Notebook(), lesson(steps=3, trackers=("tensorboard",)), lessons(tmp_path / "data")
+    monkeypatch.setattr(metrics, "check", lambda trackers: None)
+    monkeypatch.setattr(loop, "Accelerator", lambda **options: Accelerator())
+    monkeypatch.setattr(metrics, "follow", lambda *_: [notebook])
+
+    def stop(progress: Progress) -> None:
+        raise end
+
+    with pytest.raises(type(end)):
+        quietly(recipe, start(recipe, sources), sources, tmp_path / "run", report=stop)
+    assert [step for step, _ in notebook.lines] == [1]
+    assert notebook.finished
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "trackio", "wandb"])

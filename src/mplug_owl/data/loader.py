@@ -3,6 +3,7 @@
 A sample that cannot be read is set aside with its reason; nothing takes its place.
 """
 
+import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -135,6 +136,10 @@ class Steps(Dataset[StepData]):
             batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
         return StepData(tuple(batches), tuple(aside))
 
+    def names(self, number: int) -> list[str]:
+        """The samples of a step over all processes, each as `SOURCE[INDEX]`: what is read from its source at this index."""
+        return [f"{self.sources[sample.source].name}[{sample.index}]" for sample in self.mixture.step(number)]
+
     def _read(self, sample: SampleId) -> tuple[Example, list[np.ndarray]]:
         example = read_one(self.sources, sample, self.processor, self.encoding, self.mixture.seed)
         if self.encoding.crop is None:
@@ -205,5 +210,13 @@ def read_one(sources: Sequence[Source], sample: SampleId, processor: MplugOwlPro
 def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:
     """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
     numbers = range(first, last)
-    loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers)
+    loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)
     yield from zip(numbers, loader, strict=True)
+
+
+def _leave_signals(worker: int) -> None:
+    """Schedulers ask every process of a job to stop. The workers go on, for the step that ends needs its data; they leave when
+    the process that they work for does.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

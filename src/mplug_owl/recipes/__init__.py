@@ -1,10 +1,12 @@
 """Recipes by name: `paper.pretrain`, an import path `my.module:run`, or a file `./mine.py:run`."""
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -43,16 +45,35 @@ def find(name: str) -> Recipe:
     if ":" not in name:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
     where, _, function = name.rpartition(":")
-    recipe = getattr(_module(where), function, None)
-    if not callable(recipe):
-        raise ValueError(f"{where} has no function {function!r}")
-    if not isinstance(made := recipe(), Recipe):
+    with _told(where):
+        recipe = getattr(_module(where), function, None)
+        if not callable(recipe):
+            raise ValueError(f"{where} has no function {function!r}")
+        made = recipe()
+    if not isinstance(made, Recipe):
         raise ValueError(f"{name} returns a {type(made).__name__}; expected a Recipe")
     return made
 
 
 def _is_recipe(function: object) -> bool:
     return isinstance(function, Callable) and getattr(function, "__annotations__", {}).get("return") is Recipe
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Whatever a user's module raises becomes a ValueError that names the file and the line in it."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename or where}, line {error.lineno}: {type(error).__name__}: {error.msg}") from error
+    except Exception as error:
+        name = where.removesuffix(".py").replace("/", ".").rpartition(".")[2]
+        steps = [step for step in traceback.extract_tb(error.__traceback__) if Path(step.filename).stem == name]
+        if not steps and isinstance(error, ValueError):
+            raise  # it is about finding the module, and one of ours
+        place = f"{steps[-1].filename}, line {steps[-1].lineno}" if steps else where
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{place}: {what}") from error
 
 
 def _module(where: str) -> ModuleType:
@@ -62,6 +83,8 @@ def _module(where: str) -> ModuleType:
         try:
             return importlib.import_module(where)
         except ModuleNotFoundError as error:
+            if error.name is not None and not f"{where}.".startswith(f"{error.name}."):
+                raise  # the module is there, and what it imports is not
             raise ValueError(f"no module {where!r} to import a recipe from ({error})") from None
     path = Path(where)
     if not path.is_file():

@@ -1,13 +1,15 @@
 """What a run puts aside: samples that cannot be read, steps whose loss is no number. Each is written down, with its reason."""
 
-import json
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mplug_owl.data.loader import Aside
-from mplug_owl.train import metrics
+from mplug_owl.train import checkpoint
+from mplug_owl.train.disk import Lines, read
 
 # A few odd samples among the first are no reason to stop; a share means something from here on.
 ENOUGH_TO_JUDGE = 200
@@ -18,9 +20,9 @@ RECENT = 50
 class Quarantine:
     """`quarantine.jsonl` of a run: every sample that could not be read, once. Raises ValueError above `share` of those seen."""
 
-    def __init__(self, path: Path, share: float) -> None:
-        self.path, self.share = path, share
-        self.known = {(row["source"], row["index"]) for row in metrics.read(path)}
+    def __init__(self, path: Path, share: float, note: Callable[[str], None] = lambda sentence: None) -> None:
+        self.lines, self.share = Lines(path, note=note), share
+        self.known = {(row["source"], row["index"]) for row in read(path)}
         self.seen = 0
         self.bad = 0
 
@@ -32,57 +34,84 @@ class Quarantine:
         for one in found:
             if (one.source, one.index) not in self.known:
                 self.known.add((one.source, one.index))
-                _append(self.path, {"source": one.source, "index": one.index, "reason": one.reason})
+                self.lines.write({"source": one.source, "index": one.index, "reason": one.reason})
         if self.seen >= ENOUGH_TO_JUDGE and self.bad > self.share * self.seen:
             raise ValueError(
                 f"{self.bad} of {self.seen} samples cannot be read, more than the {self.share:.0%} allowed by max_bad_share; "
-                f"they are listed in {self.path}"
+                f"they are listed in {self.lines.path}"
             )
 
 
 class Watch:
     """Judges the loss of each step: no number, or above `spike` times the mean of the last ones, and the step is left out.
 
-    At most `patience` steps in a row are; then the run stops with ValueError. `path` is None in processes that write nothing.
+    More than `patience` in a row, and the run goes back to a checkpoint from before them, `rollbacks` times in all, as PaLM's
+    did (arXiv 2204.02311, section 5.1): with the old weights on to the next samples. What was left out or undone is in `lines`.
+    `samples` names the samples of a step counted from 0; `state` is that of a checkpoint, and makes a resumed run judge alike.
     """
 
-    def __init__(self, path: Path | None, spike: float | None, patience: int) -> None:
-        self.path, self.spike, self.patience = path, spike, patience
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.in_a_row = 0
+    def __init__(
+        self,
+        spike: float | None,
+        patience: int,
+        rollbacks: int,
+        samples: Callable[[int], list[str]],
+        lines: Lines | None = None,
+        state: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.spike, self.patience, self.rollbacks, self.samples, self.lines = spike, patience, rollbacks, samples, lines
+        self.recent = deque[float](state.get("recent", []), maxlen=RECENT)
+        self.in_a_row: int = state.get("in_a_row", 0)
+        # The step at which the trouble began; after going back, the one gone back to, for its weights did not end it.
+        self.since: int | None = state.get("since")
+        self.gone_back: int = state.get("gone_back", 0)
 
-    def accepts(self, step: int, loss: float, norm: float, names: Iterable[str]) -> bool:
-        """Whether the optimiser may take this step; if not, the step and its samples are in `skipped.jsonl`."""
+    def accepts(self, step: int, loss: float, norm: float) -> bool:
+        """Whether the optimiser may take this step; if not, the step and its samples are written down."""
         finite = math.isfinite(loss) and math.isfinite(norm)
         usual = sum(self.recent) / len(self.recent) if self.recent else math.inf
         calm = self.spike is None or len(self.recent) < RECENT // 5 or loss <= self.spike * usual
         if finite and calm:
             self.recent.append(loss)
-            self.in_a_row = 0
+            self.in_a_row, self.since = 0, None
             return True
         self.in_a_row += 1
-        names = list(names)
-        row = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "samples": names}
-        if self.path is not None:
-            _append(self.path, row)
-        if self.in_a_row > self.patience:
-            raise ValueError(
-                f"step {step}: the loss is {loss:.4g} and its gradient {norm:.3g}, the {self.in_a_row}th step in a row that "
-                f"cannot be learned from; its samples: {', '.join(names[:5])}"
-            )
+        self.since = self.since or step
+        self._write(step=step, loss=repr(loss), grad_norm=repr(norm), samples=self.samples(step - 1))
         return False
 
     @property
-    def state(self) -> dict[str, object]:
-        """What a resumed run must know to judge alike."""
-        return {"recent": list(self.recent), "in_a_row": self.in_a_row}
+    def alarmed(self) -> bool:
+        """Whether steps have been left out for longer than patience lasts."""
+        return self.in_a_row > self.patience
 
-    def restore(self, state: dict[str, object]) -> None:
-        """Go on where a checkpoint was written."""
-        self.recent.extend(state.get("recent", []))
-        self.in_a_row = int(state.get("in_a_row", 0))  # type: ignore[call-overload]
+    def go_back(self, step: int, checkpoints: Path, every: int | None) -> checkpoint.Checkpoint:
+        """The checkpoint to go on from behind `step`: the newest whole one from before the trouble.
 
+        Only one that the run wrote by itself, `every` so many steps: others are there because somebody stopped it, and a run
+        that was stopped shall end as if it had not been. Raises ValueError where there is none, or too many were gone back to.
+        """
+        trouble = f"step {step}: the {self.in_a_row}th in a row that cannot be learned from"
+        samples = f"its samples: {', '.join(self.samples(step - 1)[:5])}"
+        if self.gone_back >= self.rollbacks:
+            raise ValueError(f"{trouble}, after going back {self.gone_back} times (rollbacks={self.rollbacks}); {samples}")
+        since = self.since or step
+        found, _ = checkpoint.newest(checkpoints, lambda saved: every is not None and saved % every == 0 and saved < since)
+        if found is None:
+            raise ValueError(f"{trouble}, and no checkpoint from before step {since} to go back to; {samples}")
+        before = checkpoint.state_of(found)
+        self.recent = deque(before["recent"], maxlen=RECENT)
+        self.in_a_row, self.since, self.gone_back = 0, found.step, self.gone_back + 1
+        undone = [self.samples(number) for number in range(found.step, step)]
+        self._write(step=step, back_to=found.step, samples=[sample for samples in undone for sample in samples])
+        return found
 
-def _append(path: Path, row: dict[str, object]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        names = ("in_a_row", "since", "gone_back")
+        return {"recent": list(self.recent), **{name: getattr(self, name) for name in names}}
+
+    def _write(self, **row: Any) -> None:
+        if self.lines is not None:
+            self.lines.write(row)

@@ -1,13 +1,15 @@
 """Checkpoints: all that a run needs to go on, written so that a half-written one is never taken for whole.
 
 A folder `step-00000100` holds what learns, the optimiser's state and a manifest. The manifest, with the SHA-256 of every
-file, is written last and the folder gets its name after that, so a name is a promise.
+file, is written last, its own digest beside it, and the folder gets its name after that, so a name is a promise.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mplug_owl.train.disk import writing
+
 WEIGHTS, OPTIMIZER, MANIFEST = "learned.safetensors", "optimizer.pt", "manifest.json"
+# One line as sha256sum writes it, so `sha256sum -c` reads it.
+SEAL = "manifest.sha256"
 
 
 @dataclass(frozen=True)
@@ -51,18 +57,28 @@ def snapshot(
 
 
 class Writer:
-    """Writes snapshots in the background, one at a time. `problems` tells what went wrong since it was last asked."""
+    """Writes snapshots in the background, one at a time. `problems` tells what went wrong since it was last asked.
+
+    `seconds` is how long the last one took.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[Path] | None = None
         self._problems: list[str] = []
+        self.seconds = 0.0
 
     def save(self, taken: Snapshot) -> None:
         """Begin to write; waits for the one before, so memory never holds more than two."""
         self.wait()
-        self._step, self._writing = taken.step, self._thread.submit(write, self.folder, taken, self.keep)
+        self._writing = self._thread.submit(self._write, taken)
+
+    def _write(self, taken: Snapshot) -> Path:
+        began = time.perf_counter()
+        written = write(self.folder, taken, self.keep)
+        self.seconds = time.perf_counter() - began
+        return written
 
     def wait(self) -> None:
         """Until what was begun is on the disk."""
@@ -71,7 +87,7 @@ class Writer:
         try:
             self._writing.result()
         except OSError as error:
-            self._problems.append(f"checkpoint of step {self._step} not written ({error}); the one before it stays")
+            self._problems.append(f"{error}; the one before it stays")
         self._writing = None
 
     def problems(self) -> list[str]:
@@ -83,11 +99,12 @@ class Writer:
 
 
 def write(folder: Path, taken: Snapshot, keep: int) -> Path:
-    """Write `folder/step-...` and remove all but the newest `keep`. Raises OSError with nothing half-written left behind."""
+    """Write `folder/step-...` and remove all but the newest `keep`. Raises Unwritten with nothing half-written left behind."""
     target = folder / f"step-{taken.step:08d}"
     partial = folder / f".{target.name}.partial"
     try:
-        return _write(target, partial, taken, keep)
+        with writing(f"checkpoint of step {taken.step}"):
+            return _write(target, partial, taken, keep)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -102,6 +119,7 @@ def _write(target: Path, partial: Path, taken: Snapshot, keep: int) -> Path:
     digests = {file.name: _digest(file) for file in (partial / WEIGHTS, partial / OPTIMIZER)}
     manifest = {"step": taken.step, "recipe": taken.recipe, "state": taken.state, "sha256": digests}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (partial / SEAL).write_text(_seal(partial), encoding="utf-8")
     for file in partial.iterdir():
         _sync(file)
     _sync(partial)
@@ -113,10 +131,15 @@ def _write(target: Path, partial: Path, taken: Snapshot, keep: int) -> Path:
     return target
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside."""
+def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside.
+
+    Of those alone whose step `fits`.
+    """
     notes: list[str] = []
     for candidate in reversed(_named(folder)):
+        if not fits(int(candidate.name.removeprefix("step-"))):
+            continue
         if (problem := _problem(candidate)) is None:
             return Checkpoint(_manifest(candidate)["step"], candidate), notes
         aside = candidate.with_name(candidate.name + ".damaged")
@@ -149,21 +172,26 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def _named(folder: Path) -> list[Path]:
-    """Every checkpoint that has its name, oldest first; those set aside as damaged are none."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".damaged")
+    """Every checkpoint that has its name, oldest first; those set aside as damaged have another."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
 
 
 def _problem(folder: Path) -> str | None:
     try:
-        digests = _manifest(folder)["sha256"]
-    except (OSError, ValueError, KeyError):
-        return f"no readable {MANIFEST}"
-    for name, digest in digests.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if _digest(folder / name) != digest:
-            return f"{name} is damaged"
+        if (folder / SEAL).read_text(encoding="utf-8") != _seal(folder):
+            return f"{MANIFEST} is damaged"
+        for name, digest in _manifest(folder)["sha256"].items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if _digest(folder / name) != digest:
+                return f"{name} is damaged"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error})"
     return None
+
+
+def _seal(folder: Path) -> str:
+    return f"{_digest(folder / MANIFEST)}  {MANIFEST}\n"
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,16 +20,17 @@ from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.batch import settle
+from mplug_owl.train.disk import Lines, writing
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
-from mplug_owl.train.recipe import Recipe, as_json
+from mplug_owl.train.recipe import Recipe, as_json, differences
 from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
-FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share")
+FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share", "grace")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ def train(
     `resume` the newest whole checkpoint goes on as if the run had never stopped: what a step sees and draws depends on its
     number. Samples that cannot be read go into quarantine.jsonl, steps that cannot be learned from into skipped.jsonl. What an
     `exam` says goes into metrics.jsonl; it changes no number of the run.
-    Raises ValueError where `out` holds another run or too much is set aside, and Stopped, behind a checkpoint, when asked to.
+    Raises ValueError where `out` holds another run or too much is set aside, Stopped, behind a checkpoint, when asked to, and
+    Unwritten where the disk has no room for the finished model. No room for a checkpoint or a line is told by `note` alone.
     """
+    if not torch.is_grad_enabled():
+        raise ValueError("train: called under torch.no_grad() or inference_mode, where nothing can learn; call it outside")
     metrics.check(recipe.trackers)
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -85,13 +90,14 @@ def train(
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
     optimizer = make_optimizer(owl.model, recipe.optimizer)
-    watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
     with accelerator.main_process_first():
-        start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
+        start, state = _start(out, recipe, learner, optimizer, resume, note if main else lambda sentence: None)
     accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
     trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
-    log = metrics.Metrics(out / "metrics.jsonl", start, trackers) if main else None
-    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share)
+    log = metrics.Metrics(out / "metrics.jsonl", start, trackers, note) if main else None
+    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share, note) if main else None
+    skipped = Lines(out / "skipped.jsonl", lambda row: row["step"] <= start, note) if main else None
+    watch = Watch(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
     writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
     model, optimizer = accelerator.prepare(learner, optimizer)
     set_mode(owl.model, recipe.learners)
@@ -99,7 +105,7 @@ def train(
     tflops = recipe.tflops or device_tflops(accelerator.device)
     effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
     window = _Window(effort)
-    with Stop() as stop:
+    with Stop(recipe.grace) as stop, contextlib.closing(log) if log else contextlib.nullcontext():
         for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
             window.data_arrived()
             done = number + 1
@@ -111,16 +117,23 @@ def train(
             own = [sum(batch.learned for batch in data.batches), len(data.aside), sum(batch.tokens for batch in data.batches)]
             learned, unreadable, tokens = accelerator.reduce(torch.tensor(own, device=accelerator.device))
             aside = gather_object(list(data.aside)) if unreadable else []
-            if main:
+            if quarantine is not None:
                 quarantine.add(aside, mixture.batch)
 
             step_loss = _learn(accelerator, model, data.batches, learned, recipe, number)
             norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
             totals = accelerator.reduce(torch.stack([step_loss, torch.tensor(float(stop.asked), device=step_loss.device)]))
             total, asked = totals.tolist()
-            if watch.accepts(done, total, norm, (name for batch in data.batches for name in batch.names)):
+            if watch.accepts(done, total, norm):
                 optimizer.step()
                 window.add(data.batches, total, int(learned), int(tokens))
+            elif watch.alarmed:
+                with accelerator.main_process_first():
+                    writer.wait()
+                    back = watch.go_back(done, writer.folder, recipe.save_every)
+                checkpoint.restore(back, learner, optimizer)
+                if main:
+                    note(f"step {done}: too many steps left out in a row; going on with the weights of step {back.step}")
             optimizer.zero_grad(set_to_none=True)
 
             saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
@@ -130,13 +143,13 @@ def train(
                 line = window.line()
                 marks = exam.figures(owl, recipe.precision) if exam is not None and examined else {}  # the others wait
                 log.write(step=done, lr=rate, grad_norm=norm, **line, **marks)
-                report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
+                report(Progress(done, recipe.steps, line.get("loss", float("nan")), rate, line["tokens_per_second"]))
                 window = _Window(effort)
             if main and saves:
                 writer.save(checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state))
             if main and asked:
                 writer.wait()
-            for problem in writer.problems():
+            for problem in (*writer.problems(), *stop.step_ended(writer.seconds)):
                 note(problem)
             if asked:
                 raise Stopped(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
@@ -145,8 +158,6 @@ def train(
     writer.wait()
     for problem in writer.problems():
         note(problem)
-    if log is not None:
-        log.close()
     if main:
         _finish(out, learner, owl, recipe, parts, sources)
     accelerator.wait_for_everyone()  # one that left while the model is being written could take the others down
@@ -184,11 +195,10 @@ def _start(
     recipe: Recipe,
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
-    watch: Watch,
     resume: bool,
     note: Callable[[str], None],
-) -> int:
-    """The step to begin with: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
+) -> tuple[int, dict[str, Any]]:
+    """The step to begin with and what to remember: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
     if not resume:
         if (out / "metrics.jsonl").exists():
             raise ValueError(f"{out}: holds a run already; choose another --out, or go on with it by --resume")
@@ -199,18 +209,18 @@ def _start(
     if found is None:
         note(f"{out}: no whole checkpoint; starting from the beginning")
         return _from_the_beginning(out, recipe)
-    if differences := _differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
-        raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
+    if different := differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
+        raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(different)}")
     checkpoint.restore(found, learner, optimizer)
-    watch.restore(checkpoint.state_of(found))
     note(f"{out}: going on behind step {found.step}")
-    return found.step
+    return found.step, checkpoint.state_of(found)
 
 
-def _from_the_beginning(out: Path, recipe: Recipe) -> int:
+def _from_the_beginning(out: Path, recipe: Recipe) -> tuple[int, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
-    return 0
+    with writing(str(out / "recipe.json")):
+        (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
+    return 0, {}
 
 
 def _numbers(recipe: dict[str, object]) -> dict[str, object]:
@@ -218,27 +228,22 @@ def _numbers(recipe: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in recipe.items() if name not in FREE_TO_CHANGE}
 
 
-def _differences(before: object, now: object, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        inner = [(f"{path}.{key}".lstrip("."), key) for key in sorted(before.keys() | now.keys())]
-        return [line for name, key in inner for line in _differences(before.get(key), now.get(key), name)]
-    return [] if before == now else [f"{path}: {before} then, {now} now"]
-
-
 def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequence[Part], sources: Sequence[Source]) -> None:
     """Write the adapter apart, the whole model with it merged, the curve and the card."""
     model = owl.model
     if isinstance(learner, PeftModel):
         if set(vars(recipe.learners).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
-            learner.save_pretrained(out / "adapter")
+            with writing(str(out / "adapter")):
+                learner.save_pretrained(out / "adapter")
         model = learner.merge_and_unload()
     if recipe.frozen_bf16:
         model.to(torch.bfloat16)
     model.eval()
-    model.save_pretrained(out / "model")
-    owl.processor.save_pretrained(out / "model")
-    metrics.draw([out], out / "curve.png")
-    card.write(out, recipe, parts, sources)
+    with writing(str(out / "model")):
+        model.save_pretrained(out / "model")
+        owl.processor.save_pretrained(out / "model")
+        metrics.draw([out], out / "curve.png")
+        card.write(out, recipe, parts, sources)
 
 
 class _Window:
@@ -272,7 +277,7 @@ class _Window:
     def line(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
         line = {
-            "loss": self.loss / max(1, self.learned),
+            **({"loss": self.loss / max(1, self.learned)} if self.steps else {}),  # every step since was left out
             "tokens_per_step": round(self.everywhere / max(1, self.steps)),
             "tokens_per_second": round(self.tokens / seconds, 1),
             "samples_per_second": round(self.samples / seconds, 2),

@@ -1,7 +1,7 @@
 """What a run tells about itself: one JSON line every few steps, trackers where asked for, and the loss as a curve."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,30 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
+from mplug_owl.train.disk import Lines, read
+
 
 class Metrics:
     """`metrics.jsonl` of a run, and trackers that get the same lines. A resumed run goes on behind the step it resumes from."""
 
-    def __init__(self, path: Path, step: int = 0, trackers: Sequence[GeneralTracker] = ()) -> None:
-        kept = [row for row in read(path) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.path, self.trackers = path, trackers
+    def __init__(
+        self,
+        path: Path,
+        step: int = 0,
+        trackers: Sequence[GeneralTracker] = (),
+        note: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.lines, self.trackers = Lines(path, lambda row: row["step"] <= step, note), trackers
 
     def write(self, **values: Any) -> None:
         """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        self.lines.write(values)
         for tracker in self.trackers:
             tracker.log({name: value for name, value in values.items() if name != "step"}, step=values["step"])
 
     def close(self) -> None:
-        """Let the trackers write what they hold back."""
+        """Write what was held back, and let the trackers do so."""
+        self.lines.flush()
         for tracker in self.trackers:
             tracker.finish()
 
@@ -40,7 +46,7 @@ def check(trackers: Sequence[str]) -> None:
 
 def follow(accelerator: Accelerator, run: str, recipe: dict[str, Any]) -> Sequence[GeneralTracker]:
     """Open the trackers that the accelerator was made with, each told the recipe."""
-    named = {"wandb": {"name": run}, "trackio": {"name": run}}
+    named = {"wandb": {"name": run, "dir": accelerator.project_dir}, "trackio": {"name": run}}
     accelerator.init_trackers("mplug-owl", dict(flat(recipe)), init_kwargs=named)
     return accelerator.trackers
 
@@ -52,19 +58,6 @@ def flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; none where there is none. A line cut short by a crash is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def draw(runs: Sequence[Path], target: Path) -> Path:

@@ -75,8 +75,10 @@ class Recipe:
     "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None for `modules`.
     `frozen_bf16` stores what does not learn in half the memory. `trackers` get every line of metrics as well as metrics.jsonl;
     `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
-    A run stops when more than `max_bad_share` of its samples cannot be read, or when `patience` steps in a row give no number
-    or a loss above `spike` times the usual.
+    A run stops when more than `max_bad_share` of its samples cannot be read. A step without a number, or with a loss above
+    `spike` times the usual, is left out; after `patience` of them in a row the run goes back to a checkpoint, `rollbacks` times
+    at most. `grace` is how many seconds a scheduler gives between asking the run to stop and killing it; the run tells when it
+    needs more.
     """
 
     name: str
@@ -105,6 +107,8 @@ class Recipe:
     max_bad_share: float = 0.05
     spike: float | None = None
     patience: int = 5
+    rollbacks: int = 2
+    grace: float | None = 30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds, unless they are told otherwise
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_batch", "log_every", "keep_checkpoints"):
@@ -165,6 +169,30 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     values = dataclasses.asdict(recipe)
     values["modules"]["config"] = recipe.modules.config().to_dict()
     return json.loads(json.dumps(values, default=str))
+
+
+def as_saved(recipe: Recipe, saved: dict[str, Any]) -> Recipe:
+    """The recipe with the values that a run's recipe.json holds. Sizes stay its own: they come from a function."""
+    return _as_saved(recipe, saved)
+
+
+def differences(before: object, now: object, path: str = "") -> list[str]:
+    """What differs between two recipes `as_json`, field by field."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [(f"{path}.{key}".lstrip("."), key) for key in sorted(before.keys() | now.keys())]
+        return [line for name, key in inner for line in differences(before.get(key), now.get(key), name)]
+    return [] if before == now else [f"{path}: {before} then, {now} now"]
+
+
+def _as_saved(value: Any, saved: dict[str, Any]) -> Any:
+    changes = {}
+    for name, hint in get_type_hints(type(value)).items():
+        mine = getattr(value, name)
+        if name in saved and not callable(mine):
+            changes[name] = (
+                _as_saved(mine, saved[name]) if is_dataclass(mine) else TypeAdapter(hint).validate_python(saved[name])
+            )
+    return dataclasses.replace(value, **changes)
 
 
 def _put(changes: dict[str, Any], kind: type, path: list[str], text: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from types import FrameType
 from typing import Self
 
@@ -14,10 +15,14 @@ class Stopped(Exception):  # noqa: N818  (it is no error: the run was asked to s
 
 
 class Stop:
-    """Within `with Stop() as stop:`, `stop.asked` turns true at the first signal. Off the main thread it listens to none."""
+    """Within `with Stop() as stop:`, `stop.asked` turns true at the first signal. Off the main thread it listens to none.
 
-    def __init__(self) -> None:
-        self.asked = False
+    `grace` is how many seconds the scheduler gives before it kills, None for as many as it takes.
+    """
+
+    def __init__(self, grace: float | None = None) -> None:
+        self.asked, self.grace = False, grace
+        self._step_ended: float | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -29,6 +34,19 @@ class Stop:
     def __exit__(self, *unused: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def step_ended(self, writing: float) -> list[str]:
+        """Told once where the step behind, and a checkpoint written in `writing` seconds, took longer than grace allows."""
+        before, self._step_ended = self._step_ended, time.monotonic()
+        if self.grace is None or before is None or self._step_ended - before + writing <= self.grace:
+            return []
+        sentence = (
+            f"a step takes {self._step_ended - before:.1f} s and writing a checkpoint {writing:.1f} s: killed {self.grace:g} s "
+            "after it is asked to stop, this run loses what it learned since the last checkpoint; give it more time (SLURM's "
+            "--signal=TERM@SECONDS, Kubernetes' terminationGracePeriodSeconds) and say so by grace=SECONDS"
+        )
+        self.grace = None
+        return [sentence]
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

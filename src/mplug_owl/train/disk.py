@@ -1,0 +1,81 @@
+"""What a full disk does to a run: a line is on the disk whole or held back until there is room; errors are of one kind."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+
+class Unwritten(OSError):  # noqa: N818  (what it says is what happened)
+    """Something could not be written; the message says what, and why."""
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Within it a failed write raises Unwritten. safetensors and torch.save have exceptions of their own for a full disk."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise Unwritten(f"{what} could not be written ({error})") from error
+
+
+class Lines:
+    """A file of JSON lines that grows. Rows that are there stay if `keep` says so; a line cut short by a crash does not.
+
+    Rows that the disk has no room for are held back, told to `note` once, and written before the next one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        keep: Callable[[dict[str, Any]], bool] = lambda row: True,
+        note: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.path, self.note = path, note
+        self._held: list[str] = []
+        self._told = False
+        kept = "".join(json.dumps(row) + "\n" for row in read(path) if keep(row))
+        if path.is_file() and path.read_bytes() != kept.encode():
+            new = path.with_name(f".{path.name}.new")
+            with writing(str(path)):
+                new.write_text(kept, encoding="utf-8")
+                new.replace(path)  # killed before this, the old lines are all there
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row as one line. JSON has no infinities; they become null."""
+        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        self._held.append(json.dumps(row) + "\n")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was held back."""
+        if not self._held:
+            return
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(self._held))
+        except OSError as error:
+            with contextlib.suppress(OSError), self.path.open("r+b") as file:
+                file.truncate(size)  # half a line would spoil the next one too
+            if not self._told:
+                self.note(f"{self.path.name} not written ({error}); its lines are held back until there is room")
+            self._told = True
+        else:
+            self._held.clear()
+            self._told = False
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is none. A line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
