@@ -6,6 +6,8 @@ model with transformers, which takes seconds.
 
 import os
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -80,8 +82,9 @@ def train(
     from mplug_owl.train.run import run
 
     made = _recipe(recipe, data, settings, start)
-    finished = run(made, out or Path("runs") / made.name, resume, Console(stderr=True))
-    if os.environ.get("RANK", "0") == "0":
+    speaks = os.environ.get("RANK", "0") == "0"
+    finished = run(made, out or Path("runs") / made.name, resume, Console(stderr=True, quiet=not speaks))
+    if speaks:
         print(finished)
 
 
@@ -169,12 +172,12 @@ def main() -> NoReturn:
     except (ValueError, OSError) as error:
         if os.environ.get("OWL_DEBUG"):
             raise
-        print(f"owl: {error}", file=sys.stderr)
+        _say(f"owl: {error}")
         sys.exit(2)
     except Exception as error:
         if type(error).__name__ != "Stopped":  # by its name: importing it would import torch for every verb
             raise
-        print(f"owl: {error}", file=sys.stderr)
+        _say(f"owl: {error}")
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -195,11 +198,21 @@ def _recipe(name: str, data: list[str], settings: list[str], start: str | None):
     return override(recipe, settings)
 
 
+def _say(sentence: str) -> None:
+    """Of the processes that train on one machine the first speaks: they fail for the same reasons."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(sentence, file=sys.stderr)
+    else:
+        time.sleep(2)  # a launcher that sees one leave ends the others, and the first would not come to speak
+
+
 def _be_quiet() -> None:
     """Libraries' bars and hints are not ours to show; their errors are."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        warnings.simplefilter("ignore")  # said once is enough
 
 
 if __name__ == "__main__":

@@ -16,11 +16,14 @@ RECENT = 50
 
 
 class Quarantine:
-    """`quarantine.jsonl` of a run: every sample that could not be read, once. Raises ValueError above `share` of those seen."""
+    """`quarantine.jsonl` of a run: every sample that could not be read, once. Raises ValueError above `share` of those seen.
 
-    def __init__(self, path: Path, share: float) -> None:
+    `path` is None in processes that write nothing; they judge alike.
+    """
+
+    def __init__(self, path: Path | None, share: float) -> None:
         self.path, self.share = path, share
-        self.known = {(row["source"], row["index"]) for row in metrics.read(path)}
+        self.known = {(row["source"], row["index"]) for row in metrics.read(path)} if path is not None else set()
         self.seen = 0
         self.bad = 0
 
@@ -30,13 +33,13 @@ class Quarantine:
         self.seen += seen
         self.bad += len(found)
         for one in found:
-            if (one.source, one.index) not in self.known:
+            if self.path is not None and (one.source, one.index) not in self.known:
                 self.known.add((one.source, one.index))
                 _append(self.path, {"source": one.source, "index": one.index, "reason": one.reason})
         if self.seen >= ENOUGH_TO_JUDGE and self.bad > self.share * self.seen:
             raise ValueError(
                 f"{self.bad} of {self.seen} samples cannot be read, more than the {self.share:.0%} allowed by max_bad_share; "
-                f"they are listed in {self.path}"
+                "they are listed in quarantine.jsonl"
             )
 
 

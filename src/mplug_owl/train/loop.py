@@ -1,6 +1,5 @@
 """The training loop: one file, one loop, nothing hidden. Accelerate is the engine, for one process and for many."""
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -8,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
 
@@ -22,12 +20,23 @@ from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
+from mplug_owl.train.processes import clip, decided, spread, sum_gradients, together
 from mplug_owl.train.recipe import Recipe, as_json
+from mplug_owl.train.sharded import is_sharded, level, make_whole
 from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
-FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share")
+FREE_TO_CHANGE = (
+    "workers",
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+    "trackers",
+    "tflops",
+    "max_bad_share",
+    "silence_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -60,41 +69,39 @@ def train(
     Raises ValueError where `out` holds another run or too much is set aside, and Stopped, behind a checkpoint, when asked to.
     """
     metrics.check(recipe.trackers)
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        log_with=list(recipe.trackers) or None,
-        project_dir=out,
-    )
-    world, main = accelerator.num_processes, accelerator.is_main_process
-    mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
-    steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
-
     if recipe.encoding.pack is not None:
         check_packing(owl.model)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # for the adapters' first values
         learner = prepare(owl.model, recipe)
     parts = table(owl.model, recipe.learners)
-    if main:
-        began(parts)
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
-    optimizer = make_optimizer(owl.model, recipe.optimizer)
-    watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
-    with accelerator.main_process_first():
-        start = _start(out, recipe, learner, optimizer, watch, resume, note if main else lambda sentence: None)
-    accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
-    trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
-    log = metrics.Metrics(out / "metrics.jsonl", start, trackers) if main else None
-    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share)
-    writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
-    model, optimizer = accelerator.prepare(learner, optimizer)
-    set_mode(owl.model, recipe.learners)
 
-    tflops = recipe.tflops or device_tflops(accelerator.device)
-    effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
-    window = _Window(effort)
-    with Stop() as stop:
+    with together(recipe, out) as accelerator, Stop() as stop:
+        world, main = accelerator.num_processes, accelerator.is_main_process
+        if main:
+            began(parts)
+        mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
+        steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
+        model = spread(accelerator, learner)
+        set_mode(owl.model, recipe.learners)
+        optimizer = make_optimizer(owl.model, recipe.optimizer)
+        watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
+        quarantine = Quarantine(out / "quarantine.jsonl" if main else None, recipe.max_bad_share)
+        writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
+
+        found = decided(accelerator, lambda: _found(out, recipe, resume, note))
+        if found is not None:
+            checkpoint.restore(found, learner, optimizer)
+            watch.restore(checkpoint.state_of(found))
+        start = found.step if found is not None else 0
+        trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
+        log = metrics.Metrics(out / "metrics.jsonl", start, trackers) if main else None
+        tflops = recipe.tflops or device_tflops(accelerator.device)
+        effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
+        window = _Window(effort)
+
         for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
             window.data_arrived()
             done = number + 1
@@ -103,14 +110,20 @@ def train(
                 group["lr"] = rate * group["scale"]
 
             # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
-            counts = torch.tensor([sum(batch.learned for batch in data.batches), len(data.aside)], device=accelerator.device)
-            learned, unreadable = accelerator.reduce(counts)
-            aside = gather_object(list(data.aside)) if unreadable else []
-            if main:
-                quarantine.add(aside, recipe.batch)
+            pictures = any(batch.pixel_values is not None for batch in data.batches)
+            counts = [sum(batch.learned for batch in data.batches), len(data.aside), len(data.batches), pictures]
+            counts = accelerator.gather(torch.tensor([counts], device=accelerator.device))
+            learned = counts[:, 0].sum()
+            aside = gather_object(list(data.aside)) if counts[:, 1].any() else []
+            quarantine.add(aside, recipe.batch)
+            batches = data.batches
+            if is_sharded(accelerator):
+                batches = level(batches, int(counts[:, 2].max()), bool(counts[:, 3].any()), owl.model)
 
-            step_loss = _learn(accelerator, model, data.batches, learned, recipe, number)
-            norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
+            seed = (recipe.seed, number, accelerator.process_index)
+            step_loss = _learn(model, batches, learned, recipe.precision, seed, accelerator.device)
+            sum_gradients(accelerator, learner)
+            norm = clip(learner, recipe.optimizer.clip)
             totals = accelerator.reduce(torch.stack([step_loss, torch.tensor(float(stop.asked), device=step_loss.device)]))
             total, asked = totals.tolist()
             if watch.accepts(done, total, norm, (name for batch in data.batches for name in batch.names)):
@@ -120,14 +133,16 @@ def train(
 
             saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
             # A checkpoint ends a line of metrics: one who resumes behind it has no sums from before it.
-            if main and log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
+            if log is not None and (saves or done % recipe.log_every == 0 or done in (1, recipe.steps)):
                 line = window.line()
                 log.write(step=done, lr=rate, grad_norm=norm, **line)
                 report(Progress(done, recipe.steps, line["loss"], rate, line["tokens_per_second"]))
                 window = _Window(effort)
-            if main and saves:
-                writer.save(checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state))
-            if main and asked:
+            if saves:
+                taken = checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state, keep=main)
+                if main:
+                    writer.save(taken)
+            if asked:
                 writer.wait()
             for problem in writer.problems():
                 note(problem)
@@ -135,32 +150,32 @@ def train(
                 raise Stopped(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
             window.step_ended()
 
-    writer.wait()
-    for problem in writer.problems():
-        note(problem)
-    if log is not None:
-        log.close()
-    if main:
-        _finish(out, learner, owl, recipe, parts, sources)
-    accelerator.wait_for_everyone()  # one that left while the model is being written could take the others down
-    if world > 1:
-        accelerator.end_training()
+        writer.wait()
+        for problem in writer.problems():
+            note(problem)
+        if log is not None:
+            log.close()
+        make_whole(learner, keep=main)
+        if main:
+            _finish(out, learner, owl, recipe, parts, sources)
     return out / "model"
 
 
 def _learn(
-    accelerator: Accelerator, model: nn.Module, batches: Sequence[Batch], learned: torch.Tensor, recipe: Recipe, number: int
+    model: nn.Module,
+    batches: Sequence[Batch],
+    learned: torch.Tensor,
+    precision: str,
+    seed: tuple[int, ...],
+    device: torch.device,
 ) -> torch.Tensor:
     """Forward and backward through a step's batches: gradients on the weights, this process's share of the loss returned."""
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), device=device)
     for place, batch in enumerate(batches):
-        # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
-        torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
-        last = place == len(batches) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
-            # Gradients are averaged over processes: make that a sum.
-            accelerator.backward(loss * accelerator.num_processes)
+        # Dropout draws from the pass's own seed, so a resumed run draws what the whole one would have.
+        torch.manual_seed(hash((*seed, place)))
+        loss = _loss(model, batch.to(device), learned, precision)
+        loss.backward()
         total += loss.detach()
     return total
 
@@ -172,38 +187,29 @@ def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str)
         return model(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned, use_cache=False).loss
 
 
-def _start(
-    out: Path,
-    recipe: Recipe,
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    watch: Watch,
-    resume: bool,
-    note: Callable[[str], None],
-) -> int:
-    """The step to begin with: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
+def _found(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint where a run is resumed and has one; None begins in a new folder."""
     if not resume:
         if (out / "metrics.jsonl").exists():
             raise ValueError(f"{out}: holds a run already; choose another --out, or go on with it by --resume")
-        return _from_the_beginning(out, recipe)
+        _write_recipe(out, recipe)
+        return None
     found, notes = checkpoint.newest(out / "checkpoints")
     for sentence in notes:
         note(sentence)
     if found is None:
         note(f"{out}: no whole checkpoint; starting from the beginning")
-        return _from_the_beginning(out, recipe)
+        _write_recipe(out, recipe)
+        return None
     if differences := _differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
         raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(differences)}")
-    checkpoint.restore(found, learner, optimizer)
-    watch.restore(checkpoint.state_of(found))
     note(f"{out}: going on behind step {found.step}")
-    return found.step
+    return found
 
 
-def _from_the_beginning(out: Path, recipe: Recipe) -> int:
+def _write_recipe(out: Path, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
-    return 0
 
 
 def _numbers(recipe: dict[str, object]) -> dict[str, object]:

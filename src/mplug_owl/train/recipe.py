@@ -73,7 +73,7 @@ class Recipe:
     for `modules`. `frozen_bf16` stores what does not learn in half the memory. `trackers` get every line of metrics as well as
     metrics.jsonl; `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
     A run stops when more than `max_bad_share` of its samples cannot be read, or when `patience` steps in a row give no number
-    or a loss above `spike` times the usual.
+    or a loss above `spike` times the usual; of several processes one that is silent for `silence_seconds` is taken for dead.
     """
 
     name: str
@@ -100,9 +100,10 @@ class Recipe:
     max_bad_share: float = 0.05
     spike: float | None = None
     patience: int = 5
+    silence_seconds: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "micro_batch", "log_every", "keep_checkpoints"):
+        for name in ("steps", "batch", "micro_batch", "log_every", "keep_checkpoints", "silence_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.save_every is not None and self.save_every < 1:
