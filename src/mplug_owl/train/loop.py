@@ -14,6 +14,7 @@ from torch import nn
 from mplug_owl.data.loader import Batch, Steps, prefetched
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source
+from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
@@ -85,6 +86,8 @@ def train(
         mixture = Mixture([len(source) for source in sources], weights or [None] * len(sources), recipe.batch, recipe.seed)
         steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
         model = spread(accelerator, learner)
+        if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
+            use_packed_attention(owl.model.model.language_model)
         set_mode(owl.model, recipe.learners)
         optimizer = make_optimizer(owl.model, recipe.optimizer)
         watch = Watch(out / "skipped.jsonl" if main else None, recipe.spike, recipe.patience)
