@@ -31,7 +31,9 @@ def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
     """The engine, its processes joined; they part where the block ends, unless one of them broke."""
     # Accelerate takes processes on a machine of CPUs alone for one each if it is not told.
     many_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-    patience = InitProcessGroupKwargs(backend=None, timeout=timedelta(seconds=recipe.silence_seconds))
+    silence = timedelta(seconds=recipe.silence_seconds)
+    _meet(silence)
+    patience = InitProcessGroupKwargs(backend=None, timeout=silence)
     accelerator = Accelerator(
         cpu=many_cpus or None, kwargs_handlers=[patience], log_with=list(recipe.trackers) or None, project_dir=out
     )
@@ -45,6 +47,18 @@ def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
         accelerator.end_training()
     if asked is not None:
         raise asked
+
+
+def _meet(silence: timedelta) -> None:
+    """Find the other processes that torchrun started. Elsewhere Accelerate does.
+
+    torchrun's store outlives the processes that it starts again, and these must not read in it where the dead were to be
+    found (github.com/pytorch/pytorch, issue 135712): every life gets its own part of it.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not distributed.is_initialized():
+        store, rank, world = next(distributed.rendezvous("env://", timeout=silence))
+        life = distributed.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        distributed.init_process_group(store=life, rank=rank, world_size=world, timeout=silence)
 
 
 def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
