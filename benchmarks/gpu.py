@@ -28,7 +28,7 @@ from mplug_owl.model.build import learn_tokenizer
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.recipes import paper, tiny
-from mplug_owl.train.optim import adamw
+from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, work
 from mplug_owl.train.processes import clip
 from mplug_owl.train.recipe import Recipe
@@ -94,7 +94,7 @@ def measure(recipe: Recipe, talks: Talks, arguments: argparse.Namespace, device:
     set_mode(owl, recipe.learners)
     if device.type == "cuda":
         use_packed_attention(owl.model.language_model)
-    optimizer = adamw(owl, recipe.optimizer)
+    optimizer = make_optimizer(owl, recipe.optimizer)
     batches = rows(recipe, talks, owl, arguments.rows)
     tokens = sum(batch.tokens for batch in batches)
     pictures = sum(0 if batch.pixel_values is None else len(batch.pixel_values) for batch in batches)

@@ -50,5 +50,7 @@ def test_the_full_size_reads_about_a_hundred_tokens_a_caption(benchmark: ModuleT
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_a_card_the_full_size_says_so_in_a_line(benchmark: ModuleType) -> None:
-    with pytest.raises(SystemExit, match="^gpu.py: --size full needs a CUDA device with about 80 GiB; --size tiny runs on any"):
+    with pytest.raises(
+        SystemExit, match=r"^gpu\.py: --size full needs a CUDA device with about 80 GiB; --size tiny runs on any"
+    ):
         benchmark.main(arguments(size="full"))

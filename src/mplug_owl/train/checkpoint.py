@@ -157,7 +157,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
             parameter.copy_(share(saved[name], parameter))
     averages = torch.load(checkpoint.folder / OPTIMIZER, weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for place, held in averages["state"].items():
+    for place, held in averages.get("state", {}).items():  # Muon beside AdamW has none of its own; it is not for shares
         for name, value in held.items():
             if value.shape == parameters[place].shape:  # a count of steps has none and is nobody's to share
                 held[name] = share(value, parameters[place])

@@ -37,6 +37,8 @@ def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
     accelerator = Accelerator(
         cpu=many_cpus or None, kwargs_handlers=[patience], log_with=list(recipe.trackers) or None, project_dir=out
     )
+    if recipe.optimizer.muon and is_sharded(accelerator):
+        raise ValueError("optimizer.muon: needs whole matrices, and FSDP leaves each process a share; launch without FSDP")
     asked = None
     try:
         yield accelerator
