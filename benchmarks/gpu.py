@@ -40,7 +40,7 @@ WARM_UP = 3
 
 @dataclass
 class Talks:
-    """Made-up conversations of so many words an answer, every `every`-th with a drawn picture; without end."""
+    """Made-up conversations of so many words an answer, every `every`-th with a drawn picture."""
 
     words: int
     every: int
@@ -50,7 +50,7 @@ class Talks:
         self.picture = next(scenes(1, 0)).draw()
 
     def __len__(self) -> int:
-        return 2**31
+        return 4096
 
     def __getitem__(self, index: int) -> Conversation:
         random = Random(index)
