@@ -19,7 +19,7 @@ from random import Random
 import torch
 from torch import nn
 
-from mplug_owl.conversation import Conversation, Message, Picture
+from mplug_owl.conversation import Conversation, Message, Picture, caption
 from mplug_owl.data.loader import Batch, Encoding, Steps
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.scenes import scenes
@@ -40,10 +40,10 @@ WARM_UP = 3
 
 @dataclass
 class Talks:
-    """Made-up conversations of so many words an answer, every `every`-th with a drawn picture."""
+    """Made-up captions of a drawn picture, or conversations, every second of them about it; so many words an answer."""
 
     words: int
-    every: int
+    captions: bool
     name: str = "talks"
 
     def __post_init__(self) -> None:
@@ -56,14 +56,16 @@ class Talks:
         random = Random(index)
         count = max(1, round(random.gauss(self.words, self.words / 4)))
         answer = " ".join(random.choice(WORDS) for _ in range(count))
-        asked = (Picture(self.picture),) if index % self.every == 0 else ("What is this?",)
+        if self.captions:
+            return caption(self.picture, answer, f"caption {index}")
+        asked = (Picture(self.picture), "What is this?") if index % 2 else ("What is this?",)
         return Conversation((Message("user", asked), Message("assistant", (answer,))), name=f"talk {index}")
 
 
 def stage(name: str, size: str, row: int) -> tuple[Recipe, Talks]:
     """The paper's recipe of a stage, or the tiny one, with packed rows; and what it reads."""
     recipe = getattr(paper if size == "full" else tiny, name)()
-    talks = Talks(words=32, every=1) if name == "pretrain" else Talks(words=350, every=2)
+    talks = Talks(words=32, captions=True) if name == "pretrain" else Talks(words=250, captions=False)
     encoding = replace(recipe.encoding, max_tokens=min(row, 1024), pack=row)
     return replace(recipe, encoding=encoding, frozen_bf16=True, precision="bf16"), talks
 
