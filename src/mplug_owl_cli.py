@@ -6,6 +6,8 @@ model with transformers, which takes seconds.
 
 import os
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -84,7 +86,8 @@ def train(
 
     from mplug_owl.train.run import run
 
-    console, exam = Console(stderr=True), None
+    speaks, exam = os.environ.get("RANK", "0") == "0", None
+    console = Console(stderr=True, quiet=not speaks)
     folder = out or Path("runs") / _recipe(recipe, [], [setting for setting in settings if setting.startswith("name=")]).name
     saved = _saved(folder, recipe, data, settings, start, console) if resume else None
     made = _recipe(recipe, data, settings, start, saved)
@@ -95,7 +98,7 @@ def train(
 
         exam = Exam(eval_every, small_exam(tasks.find("scenes"), made.encoding.pictures, console.print))
     finished = run(made, folder, resume, console, exam)
-    if os.environ.get("RANK", "0") == "0":
+    if speaks:
         print(finished)
 
 
@@ -211,12 +214,12 @@ def main() -> NoReturn:
     except (ValueError, OSError) as error:
         if os.environ.get("OWL_DEBUG"):
             raise
-        print(f"owl: {error}", file=sys.stderr)
+        _say(f"owl: {error}")
         sys.exit(UNWRITTEN if type(error).__name__ == "Unwritten" else 2)
     except Exception as error:
         if type(error).__name__ != "Stopped":  # by its name: importing it would import torch for every verb
             raise
-        print(f"owl: {error}", file=sys.stderr)
+        _say(f"owl: {error}")
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -259,11 +262,21 @@ def _saved(folder, name, data, settings, start, console):  # type: ignore[no-unt
     return saved
 
 
+def _say(sentence: str) -> None:
+    """Of the processes that train on one machine the first speaks: they fail for the same reasons."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(sentence, file=sys.stderr)
+    else:
+        time.sleep(2)  # a launcher that sees one leave ends the others, and the first would not come to speak
+
+
 def _be_quiet() -> None:
     """Libraries' bars and hints are not ours to show; their errors are."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        warnings.simplefilter("ignore")  # said once is enough
 
 
 if __name__ == "__main__":

@@ -1,27 +1,67 @@
-"""Several processes learn what one learns: the same batches, the same losses, the same weights."""
+"""Several processes learn what one learns: the same batches, the same losses, the same weights; also when one of them dies.
+
+They are started as users start them, by torchrun; FSDP is asked for as `accelerate launch --use_fsdp` asks for it.
+"""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mplug_owl.train import metrics
-from tests.school import lessons
+from mplug_owl.train.run import open_data, start
+from tests.school import lessons, quietly
+from tests.train.worker import run as recipe
 
 ROOT = Path(__file__).parents[2]
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
-def run_with(processes: int, data: Path, out: Path, timeout: float = 120) -> None:
-    """A run of this many processes on one machine, through torchrun as accelerate and SLURM use it."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *launch, "-m", "tests.train.worker", str(data), str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+def specs(data: Path) -> list[str]:
+    return [f"chat:{data}/{name}.jsonl" for name in ("chats", "text")]
+
+
+def launched(
+    processes: int, data: Path, out: Path, *options: str, restarts: int = 1, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The README's command on this many CPU processes of one machine; seconds, or minutes where it is busy."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    words = [f"--data={spec}" for spec in specs(data)]
+    command = [sys.executable, "-m", *torchrun, "-m", "mplug_owl_cli", "train", "tests/train/worker.py:run", *words]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [*command, f"--out={out}", *options], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=300
+    )
+
+
+def finished(done: subprocess.CompletedProcess[str], out: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """What a run left: its lines of metrics and its weights."""
     assert done.returncode == 0, done.stderr[-3000:]
+    return left(out)
+
+
+def left(out: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    return metrics.read(out / "metrics.jsonl"), load_file(out / "model" / "model.safetensors")
+
+
+def assert_the_same(one: tuple, many: tuple, off: float = 1e-5) -> None:
+    """Losses and gradients of every step, and the weights at the end."""
+    assert [row["step"] for row in many[0]] == [row["step"] for row in one[0]]
+    for alone, together in zip(one[0], many[0], strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], abs=off)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=off)
+        assert together["learned_tokens"] == alone["learned_tokens"]
+    assert many[1].keys() == one[1].keys()
+    worst = max(float((one[1][name] - weight).abs().max()) for name, weight in many[1].items())
+    assert worst <= 10 * off, worst
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +71,89 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def alone_into(data: Path, out: Path, resume: bool = False) -> tuple:
+    sources, _ = open_data(specs(data))
+    same = replace(recipe(), data=tuple(specs(data)))
+    quietly(same, start(same, sources), sources, out, resume=resume)
+    return left(out)
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    return alone_into(data, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two processes that nothing disturbed; --resume in a fresh folder begins a run."""
+    out = tmp_path_factory.mktemp("two")
+    return out, launched(2, data, out, "--resume")
+
+
+@pytest.fixture(scope="module")
+def sharded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two processes that hold half of every weight each."""
+    out = tmp_path_factory.mktemp("sharded")
+    return out, launched(2, data, out, "--resume", **SHARDED)
+
+
+def test_two_learn_what_one_learns(alone: tuple, two: tuple) -> None:
+    out, done = two
+    assert_the_same(alone, finished(done, out))
+
+
+def test_one_of_them_speaks(two: tuple) -> None:
+    out, done = two
+    assert done.stdout == f"{out}/model\n"
+    said = done.stderr.splitlines()
+    assert sum("who learns" in line for line in said) == 1
+    assert [line.split("  ")[0] for line in said if "step" in line] == [f"lesson: step {step}/6" for step in range(1, 7)]
+    assert not [line for line in said if "Warning" in line or "rank" in line]
+
+
+def test_what_ends_one_ends_all(data: Path, two: tuple) -> None:
+    out, _ = two
+    done = launched(2, data, out, restarts=0)
+    assert done.returncode == 1  # torchrun's own
+    assert done.stderr.count(f"owl: {out}: holds a run already; choose another --out, or go on with it by --resume\n") == 1
+    assert {int(code) for code in re.findall(r"exitcode +: (-?\d+)", done.stderr)} <= {2, -15}
+
+
+def test_shares_learn_what_whole_weights_learn(alone: tuple, sharded: tuple) -> None:
+    out, done = sharded
+    assert_the_same(alone, finished(done, out))
+
+
+def test_one_goes_on_where_two_with_shares_stopped(data: Path, alone: tuple, sharded: tuple, tmp_path: Path) -> None:
+    """A checkpoint does not show who wrote it."""
+    out, _ = sharded
+    shutil.copytree(out / "checkpoints" / "step-00000002", tmp_path / "checkpoints" / "step-00000002")
+    shutil.copy(out / "metrics.jsonl", tmp_path)
+    assert_the_same(alone, alone_into(data, tmp_path, resume=True))
+
+
+def test_a_killed_process_is_started_again_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
+    done = launched(2, data, tmp_path, "--resume", HARM="KILL:3")
+    assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
+    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+
+
 @pytest.mark.slow
-def test_one_two_and_four_processes_learn_the_same(data: Path, tmp_path: Path) -> None:
-    """Pictures and text alone are mixed, so some passes leave the vision encoder without a gradient."""
-    for processes in (1, 2, 4):
-        run_with(processes, data, tmp_path / str(processes))
-    alone = metrics.read(tmp_path / "1" / "metrics.jsonl")
-    assert len(alone) == 4
-    weights = load_file(tmp_path / "1" / "model" / "model.safetensors")
-    for processes in (2, 4):
-        together = metrics.read(tmp_path / str(processes) / "metrics.jsonl")
-        for one, many in zip(alone, together, strict=True):
-            assert many["loss"] == pytest.approx(one["loss"], abs=1e-5)
-            assert many["learned_tokens"] == one["learned_tokens"]
-            assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
-        theirs = load_file(tmp_path / str(processes) / "model" / "model.safetensors")
-        worst = max(float((weights[name] - theirs[name]).abs().max()) for name in weights)
-        assert worst < 1e-4, worst
-        assert weights.keys() == theirs.keys()
-    assert torch.is_tensor(next(iter(weights.values())))
+def test_so_is_one_that_holds_shares(data: Path, sharded: tuple, tmp_path: Path) -> None:
+    done = launched(2, data, tmp_path, "--resume", HARM="KILL:3", **SHARDED)
+    assert_the_same(left(sharded[0]), finished(done, tmp_path), off=0)
+    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+
+
+@pytest.mark.slow
+def test_a_hung_process_is_started_again_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
+    """Its silence is noticed after silence_seconds; torchrun gives it 30 seconds more to leave, then ends it."""
+    done = launched(2, data, tmp_path, "--resume", "--set=silence_seconds=10", HARM="STOP:3")
+    assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
+    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, SHARDED], ids=["whole", "shares"])
+def test_four_learn_what_one_learns(how: dict[str, str], data: Path, alone: tuple, tmp_path: Path) -> None:
+    assert_the_same(alone, finished(launched(4, data, tmp_path, **how), tmp_path))

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils.generic import can_return_tuple
 
 from mplug_owl.model import checkpoints
+from mplug_owl.model.attention import packed_sequences
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.connectors import build_connector
 from mplug_owl.model.towers import look
@@ -174,6 +175,8 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
             # Padding takes no position: a row says the same in any batch, whatever kind of positions its language model has.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if position_ids is not None and attention_mask is None and past_key_values is None and len(position_ids) == 1:
+            kwargs |= packed_sequences(self.language_model, position_ids)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

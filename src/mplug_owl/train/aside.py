@@ -18,11 +18,14 @@ RECENT = 50
 
 
 class Quarantine:
-    """`quarantine.jsonl` of a run: every sample that could not be read, once. Raises ValueError above `share` of those seen."""
+    """`quarantine.jsonl` of a run: every sample that could not be read, once. Raises ValueError above `share` of those seen.
 
-    def __init__(self, path: Path, share: float, note: Callable[[str], None] = lambda sentence: None) -> None:
-        self.lines, self.share = Lines(path, note=note), share
-        self.known = {(row["source"], row["index"]) for row in read(path)}
+    `path` is None in processes that write nothing; they judge alike.
+    """
+
+    def __init__(self, path: Path | None, share: float, note: Callable[[str], None] = lambda sentence: None) -> None:
+        self.lines, self.share = Lines(path, note=note) if path is not None else None, share
+        self.known = {(row["source"], row["index"]) for row in read(path)} if path is not None else set()
         self.seen = 0
         self.bad = 0
 
@@ -32,13 +35,13 @@ class Quarantine:
         self.seen += seen
         self.bad += len(found)
         for one in found:
-            if (one.source, one.index) not in self.known:
+            if self.lines is not None and (one.source, one.index) not in self.known:
                 self.known.add((one.source, one.index))
                 self.lines.write({"source": one.source, "index": one.index, "reason": one.reason})
         if self.seen >= ENOUGH_TO_JUDGE and self.bad > self.share * self.seen:
             raise ValueError(
                 f"{self.bad} of {self.seen} samples cannot be read, more than the {self.share:.0%} allowed by max_bad_share; "
-                f"they are listed in {self.lines.path}"
+                "they are listed in quarantine.jsonl"
             )
 
 

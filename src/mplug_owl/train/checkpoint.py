@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mplug_owl.train.disk import writing
+from mplug_owl.train.sharded import share, whole
 
 WEIGHTS, OPTIMIZER, MANIFEST = "learned.safetensors", "optimizer.pt", "manifest.json"
 # One line as sha256sum writes it, so `sha256sum -c` reads it.
@@ -49,11 +50,19 @@ class Snapshot:
 
 
 def snapshot(
-    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict[str, Any], state: dict[str, Any]
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: dict[str, Any],
+    state: dict[str, Any],
+    keep: bool = True,
 ) -> Snapshot:
-    """Copy what learns and the optimiser's state to the CPU's memory."""
-    learned = {name: _copy(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return Snapshot(step, learned, _copy(optimizer.state_dict()), recipe, state)
+    """Copy what learns and the optimiser's state to the CPU's memory.
+
+    Sharded weights are put together, which all processes do at once; those that will not write need not `keep` anything.
+    """
+    learned = {name: _copy(parameter, keep) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return Snapshot(step, learned, _copy(optimizer.state_dict(), keep), recipe, state)
 
 
 class Writer:
@@ -167,8 +176,14 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         raise ValueError(f"{checkpoint.folder}: holds other weights than this recipe learns, first {different[0]}")
     with torch.no_grad():
         for name, parameter in learned.items():
-            parameter.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(checkpoint.folder / OPTIMIZER, weights_only=True))
+            parameter.copy_(share(saved[name], parameter))
+    averages = torch.load(checkpoint.folder / OPTIMIZER, weights_only=True)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, held in averages.get("state", {}).items():  # Muon beside AdamW has none of its own; it is not for shares
+        for name, value in held.items():
+            if value.shape == parameters[place].shape:  # a count of steps has none and is nobody's to share
+                held[name] = share(value, parameters[place])
+    optimizer.load_state_dict(averages)
 
 
 def _named(folder: Path) -> list[Path]:
@@ -211,9 +226,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: Any, keep: bool) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        together = whole(value.detach())
+        return together.to("cpu", copy=True) if keep else None
     if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _copy(inner, keep) for key, inner in value.items()}
+    return [_copy(inner, keep) for inner in value] if isinstance(value, list) else value

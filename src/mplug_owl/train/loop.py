@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
 
 from mplug_owl.data.loader import Batch, Steps, prefetched
 from mplug_owl.data.sources import Source
+from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
@@ -25,12 +24,24 @@ from mplug_owl.train.exam import Exam
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
+from mplug_owl.train.processes import clip, decided, spread, sum_gradients, together
 from mplug_owl.train.recipe import Recipe, as_json, differences
+from mplug_owl.train.sharded import is_sharded, level, make_whole
 from mplug_owl.train.stop import Stop, Stopped
 from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
-FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "trackers", "tflops", "max_bad_share", "grace")
+FREE_TO_CHANGE = (
+    "workers",
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+    "trackers",
+    "tflops",
+    "max_bad_share",
+    "grace",
+    "silence_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -68,44 +79,46 @@ def train(
     if not torch.is_grad_enabled():
         raise ValueError("train: called under torch.no_grad() or inference_mode, where nothing can learn; call it outside")
     metrics.check(recipe.trackers)
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        log_with=list(recipe.trackers) or None,
-        project_dir=out,
-    )
-    world, main = accelerator.num_processes, accelerator.is_main_process
-    before = out if resume else None
-    settled = [settle(recipe, sources, weights, owl.processor, before, note) if main else None]
-    ((recipe, mixture),) = broadcast_object_list(settled)  # measured once: a failing disk must not part the processes
-    steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
-
     if recipe.encoding.pack is not None:
         check_packing(owl.model)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # for the adapters' first values
         learner = prepare(owl.model, recipe)
     parts = table(owl.model, recipe.learners)
-    if main:
-        began(parts)
     if recipe.gradient_checkpointing:
         compute_again(owl.model)
-    optimizer = make_optimizer(owl.model, recipe.optimizer)
-    with accelerator.main_process_first():
-        start, state = _start(out, recipe, learner, optimizer, resume, note if main else lambda sentence: None)
-    accelerator.wait_for_everyone()  # the log below would make a fresh folder look used to a slower process
-    trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
-    log = metrics.Metrics(out / "metrics.jsonl", start, trackers, note) if main else None
-    quarantine = Quarantine(out / "quarantine.jsonl", recipe.max_bad_share, note) if main else None
-    skipped = Lines(out / "skipped.jsonl", lambda row: row["step"] <= start, note) if main else None
-    watch = Watch(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
-    writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
-    model, optimizer = accelerator.prepare(learner, optimizer)
-    set_mode(owl.model, recipe.learners)
 
-    tflops = recipe.tflops or device_tflops(accelerator.device)
-    effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
-    window = _Window(effort)
-    with Stop(recipe.grace) as stop, contextlib.closing(log) if log else contextlib.nullcontext():
+    with together(recipe, out) as accelerator, Stop(recipe.grace) as stop, contextlib.ExitStack() as opened:
+        world, main = accelerator.num_processes, accelerator.is_main_process
+        if main:
+            began(parts)
+        before = out if resume else None  # measured once: a failing disk must not part the processes
+        recipe, mixture = decided(accelerator, lambda: settle(recipe, sources, weights, owl.processor, before, note))
+        steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
+        model = spread(accelerator, learner)
+        if exam is not None and is_sharded(accelerator):
+            raise ValueError("an exam in the middle of a run needs a whole owl, and FSDP has none; leave out --eval-every")
+        if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
+            use_packed_attention(owl.model.model.language_model)
+        set_mode(owl.model, recipe.learners)
+        optimizer = make_optimizer(owl.model, recipe.optimizer)
+
+        found = decided(accelerator, lambda: _found(out, recipe, resume, note))
+        if found is not None:
+            checkpoint.restore(found, learner, optimizer)
+        start, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
+        trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
+        log = metrics.Metrics(out / "metrics.jsonl", start, trackers, note) if main else None
+        if log is not None:
+            opened.callback(log.close)
+        quarantine = Quarantine(out / "quarantine.jsonl" if main else None, recipe.max_bad_share, note)
+        skipped = Lines(out / "skipped.jsonl", lambda row: row["step"] <= start, note) if main else None
+        watch = Watch(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
+        writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
+        tflops = recipe.tflops or device_tflops(accelerator.device)
+        effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
+        window = _Window(effort)
+
         for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
             window.data_arrived()
             done = number + 1
@@ -114,14 +127,21 @@ def train(
                 group["lr"] = rate * group["scale"]
 
             # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
+            pictures = any(batch.pixel_values is not None for batch in data.batches)
             own = [sum(batch.learned for batch in data.batches), len(data.aside), sum(batch.tokens for batch in data.batches)]
-            learned, unreadable, tokens = accelerator.reduce(torch.tensor(own, device=accelerator.device))
+            counts = torch.tensor([[*own, len(data.batches), pictures]], device=accelerator.device)
+            counts = accelerator.gather(counts)  # a row of every process
+            learned, unreadable, tokens = counts[:, :3].sum(0)
             aside = gather_object(list(data.aside)) if unreadable else []
-            if quarantine is not None:
-                quarantine.add(aside, mixture.batch)
+            quarantine.add(aside, mixture.batch)
+            batches = data.batches
+            if is_sharded(accelerator):
+                batches = level(batches, int(counts[:, 3].max()), bool(counts[:, 4].any()), owl.model)
 
-            step_loss = _learn(accelerator, model, data.batches, learned, recipe, number)
-            norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip or float("inf")))
+            seed = (recipe.seed, number, accelerator.process_index)
+            step_loss = _learn(model, batches, learned, recipe.precision, seed, accelerator.device)
+            sum_gradients(accelerator, learner)
+            norm = clip(learner, recipe.optimizer.clip)
             totals = accelerator.reduce(torch.stack([step_loss, torch.tensor(float(stop.asked), device=step_loss.device)]))
             total, asked = totals.tolist()
             if watch.accepts(done, total, norm):
@@ -139,15 +159,17 @@ def train(
             saves = asked or (recipe.save_every is not None and done % recipe.save_every == 0 and done < recipe.steps)
             examined = exam is not None and exam.due(done, recipe.steps) and not asked
             # A checkpoint ends a line of metrics: one who resumes behind it has no sums from before it.
-            if main and log is not None and (saves or examined or done % recipe.log_every == 0 or done in (1, recipe.steps)):
+            if log is not None and (saves or examined or done % recipe.log_every == 0 or done in (1, recipe.steps)):
                 line = window.line()
                 marks = exam.figures(owl, recipe.precision) if exam is not None and examined else {}  # the others wait
                 log.write(step=done, lr=rate, grad_norm=norm, **line, **marks)
                 report(Progress(done, recipe.steps, line.get("loss", float("nan")), rate, line["tokens_per_second"]))
                 window = _Window(effort)
-            if main and saves:
-                writer.save(checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state))
-            if main and asked:
+            if saves:
+                taken = checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state, keep=main)
+                if main:
+                    writer.save(taken)
+            if asked:
                 writer.wait()
             for problem in (*writer.problems(), *stop.step_ended(writer.seconds)):
                 note(problem)
@@ -155,30 +177,31 @@ def train(
                 raise Stopped(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
             window.step_ended()
 
-    writer.wait()
-    for problem in writer.problems():
-        note(problem)
-    if main:
-        _finish(out, learner, owl, recipe, parts, sources)
-    accelerator.wait_for_everyone()  # one that left while the model is being written could take the others down
-    if world > 1:
-        accelerator.end_training()
+        writer.wait()
+        for problem in writer.problems():
+            note(problem)
+        opened.close()
+        make_whole(learner, keep=main)
+        if main:
+            _finish(out, learner, owl, recipe, parts, sources)
     return out / "model"
 
 
 def _learn(
-    accelerator: Accelerator, model: nn.Module, batches: Sequence[Batch], learned: torch.Tensor, recipe: Recipe, number: int
+    model: nn.Module,
+    batches: Sequence[Batch],
+    learned: torch.Tensor,
+    precision: str,
+    seed: tuple[int, ...],
+    device: torch.device,
 ) -> torch.Tensor:
     """Forward and backward through a step's batches: gradients on the weights, this process's share of the loss returned."""
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), device=device)
     for place, batch in enumerate(batches):
-        # Dropout draws from the step's own seed, so a resumed run draws what the whole one would have.
-        torch.manual_seed(hash((recipe.seed, number, place, accelerator.process_index)))
-        last = place == len(batches) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = _loss(model, batch.to(accelerator.device), learned, recipe.precision)
-            # Gradients are averaged over processes: make that a sum.
-            accelerator.backward(loss * accelerator.num_processes)
+        # Dropout draws from the pass's own seed, so a resumed run draws what the whole one would have.
+        torch.manual_seed(hash((*seed, place)))
+        loss = _loss(model, batch.to(device), learned, precision)
+        loss.backward()
         total += loss.detach()
     return total
 
@@ -190,37 +213,30 @@ def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str)
         return model(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned, use_cache=False).loss
 
 
-def _start(
-    out: Path,
-    recipe: Recipe,
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    resume: bool,
-    note: Callable[[str], None],
-) -> tuple[int, dict[str, Any]]:
-    """The step to begin with and what to remember: 0 in a new folder, the newest whole checkpoint's where a run is resumed."""
+def _found(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint where a run is resumed and has one; None begins in a new folder."""
     if not resume:
         if (out / "metrics.jsonl").exists():
             raise ValueError(f"{out}: holds a run already; choose another --out, or go on with it by --resume")
-        return _from_the_beginning(out, recipe)
+        _write_recipe(out, recipe)
+        return None
     found, notes = checkpoint.newest(out / "checkpoints")
     for sentence in notes:
         note(sentence)
     if found is None:
         note(f"{out}: no whole checkpoint; starting from the beginning")
-        return _from_the_beginning(out, recipe)
+        _write_recipe(out, recipe)
+        return None
     if different := differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
         raise ValueError(f"{out}: was trained under another recipe; it differs in {'; '.join(different)}")
-    checkpoint.restore(found, learner, optimizer)
     note(f"{out}: going on behind step {found.step}")
-    return found.step, checkpoint.state_of(found)
+    return found
 
 
-def _from_the_beginning(out: Path, recipe: Recipe) -> tuple[int, dict[str, Any]]:
+def _write_recipe(out: Path, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with writing(str(out / "recipe.json")):
         (out / "recipe.json").write_text(json.dumps(as_json(recipe), indent=1), encoding="utf-8")
-    return 0, {}
 
 
 def _numbers(recipe: dict[str, object]) -> dict[str, object]:

@@ -24,7 +24,7 @@ def optimizer(owl: MplugOwlForConditionalGeneration, settings: AdamW) -> torch.o
         scale = 1.0 if rate is None else rate / settings.lr
         for parameter in nn.ModuleList(modules).parameters():
             if parameter.requires_grad:
-                decay = settings.weight_decay if parameter.squeeze().ndim >= 2 else 0.0
+                decay = settings.weight_decay if sum(size > 1 for size in parameter.shape) >= 2 else 0.0
                 groups.setdefault((id(parameter) in matrices, scale, decay), []).append(parameter)
 
     def chosen(muon: bool) -> list[dict[str, Any]]:

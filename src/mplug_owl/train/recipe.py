@@ -78,7 +78,7 @@ class Recipe:
     A run stops when more than `max_bad_share` of its samples cannot be read. A step without a number, or with a loss above
     `spike` times the usual, is left out; after `patience` of them in a row the run goes back to a checkpoint, `rollbacks` times
     at most. `grace` is how many seconds a scheduler gives between asking the run to stop and killing it; the run tells when it
-    needs more.
+    needs more. Of several processes one that is silent for `silence_seconds` is taken for dead.
     """
 
     name: str
@@ -109,9 +109,10 @@ class Recipe:
     patience: int = 5
     rollbacks: int = 2
     grace: float | None = 30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds, unless they are told otherwise
+    silence_seconds: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("steps", "micro_batch", "log_every", "keep_checkpoints"):
+        for name in ("steps", "micro_batch", "log_every", "keep_checkpoints", "silence_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in ("batch", "batch_tokens", "save_every"):

@@ -128,7 +128,7 @@ def of_it(scene: Scene, random: Random) -> Turns | None:
     if (opened := _opened(scene, random)) is None:
         return None
     thing, turns = opened
-    ways = [("Is it small or large?", thing.size), ("And how large is it?", thing.size)]
+    ways: list[tuple[str, str]] = [("Is it small or large?", thing.size), ("And how large is it?", thing.size)]
     if thing.place not in turns[0][0]:
         ways += [("Where is it?", thing.place), ("And in which place is it?", thing.place)]
     return (*turns, random.choice(ways))

@@ -1,0 +1,132 @@
+"""Many processes learn as one: how they join and part, who decides, how gradients meet, how long one waits for another.
+
+Every process holds the whole owl, or under FSDP its share of every weight: see `sharded`.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
+
+from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.sharded import is_sharded, shard
+from mplug_owl.train.stop import Stopped
+
+# Gradients travel this many numbers at a time: 128 MiB.
+BUCKET = 2**25
+
+Answer = TypeVar("Answer")
+
+
+@contextmanager
+def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
+    """The engine, its processes joined; they part where the block ends, unless one of them broke."""
+    # Accelerate takes processes on a machine of CPUs alone for one each if it is not told.
+    many_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    silence = timedelta(seconds=recipe.silence_seconds)
+    _meet(silence)
+    patience = InitProcessGroupKwargs(backend=None, timeout=silence)
+    accelerator = Accelerator(
+        cpu=many_cpus or None, kwargs_handlers=[patience], log_with=list(recipe.trackers) or None, project_dir=out
+    )
+    if recipe.optimizer.muon and is_sharded(accelerator):
+        raise ValueError("optimizer.muon: needs whole matrices, and FSDP leaves each process a share; launch without FSDP")
+    asked = None
+    try:
+        yield accelerator
+    except Stopped as stopped:  # which all of them did
+        asked = stopped
+    accelerator.wait_for_everyone()  # one that left while another still writes could take it down
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    if asked is not None:
+        raise asked
+
+
+def _meet(silence: timedelta) -> None:
+    """Find the other processes that torchrun started. Elsewhere Accelerate does.
+
+    torchrun's store outlives the processes that it starts again, and these must not read in it where the dead were to be
+    found (github.com/pytorch/pytorch, issue 135712): every life gets its own part of it.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not distributed.is_initialized():
+        store, rank, world = next(distributed.rendezvous("env://", timeout=silence))
+        life = distributed.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        distributed.init_process_group(store=life, rank=rank, world_size=world, timeout=silence)
+
+
+def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
+    """What the main process decides, told to all; the ValueError that it raises, they all raise."""
+    told: list[Answer | ValueError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            told = [decide()]
+        except ValueError as error:
+            told = [error]
+    (answer,) = broadcast_object_list(told)
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer
+
+
+def spread(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
+    """Put a learner on this process's device, the same in all: whole, or this process's share. Its optimiser is made after."""
+    if is_sharded(accelerator):
+        return shard(accelerator, learner)
+    # Not made ready for training, which would wrap it in DDP: gradients are summed below, once a step.
+    model = accelerator.prepare_model(learner, evaluation_mode=True)
+    if accelerator.num_processes > 1:
+        for parameter in learner.parameters():
+            if parameter.requires_grad:
+                distributed.broadcast(parameter.data, 0)
+    return model
+
+
+def sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
+    """Make every gradient the sum over all processes. One that no process has stays absent.
+
+    Once a step, in an order that nothing changes: a resumed run sums as the whole one did. DDP orders its buckets anew in a
+    run's first steps, and wants every weight in every pass, which text without pictures does not give.
+    """
+    if accelerator.num_processes == 1 or is_sharded(accelerator):  # FSDP has summed them on the way back
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    having = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+    having = accelerator.reduce(having.to(accelerator.device)).tolist()
+    gradients = []
+    for parameter, processes in zip(parameters, having, strict=True):
+        if processes:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        distributed.all_reduce(flat)
+        for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+
+def clip(model: nn.Module, most: float | None) -> float:
+    """Shorten the gradient of all weights together to at most this length; returns how long it was."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), most or float("inf"))
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The same tensors in the same order, as many together as make a bucket; one dtype in each."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(held.numel() for held in bucket) + tensor.numel() > BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
