@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from mplug_owl import terminal
@@ -98,3 +99,27 @@ def test_a_file_that_went_away_is_told_and_nothing_is_said(typed, picture: Path,
     shown = typed(f"/image {picture}", QUESTION, "/history")
     assert "a scene.png: no such file" in shown[1]
     assert shown[2:] == ["nothing was said yet"]
+
+
+def test_a_scene_is_drawn_when_asked_for(typed) -> None:
+    shown = typed("/scene", QUESTION, "/history")
+    assert shown[0].startswith("scene-")
+    assert shown[0].endswith(".png, 112 x 112, goes with your next question")
+    assert shown[2] == f"you › ▣ {QUESTION}"
+
+
+def test_the_owl_that_is_shipped_gets_a_scene_and_no_photograph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "load", lambda model: taught())
+    terminal.talk("owl-tiny", QUESTION, [], 64, 0.0)
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1  # the answer alone, for a program to read
+    drawn = Path(shown.err.replace("\n", "").removeprefix("a scene was drawn: "))
+    assert drawn.is_file()
+
+
+def test_a_picture_is_sketched_in_half_blocks() -> None:
+    shown = terminal.sketch(Image.new("RGB", (4, 4), (255, 0, 0)), columns=4)
+    assert shown.plain == "▀▀▀▀\n▀▀▀▀\n"
+    assert str(shown.spans[0].style) == "#ff0000 on #ff0000"

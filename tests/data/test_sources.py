@@ -503,3 +503,15 @@ def test_other_sources_fit_the_door() -> None:
             raise ValueError(f"mine, {index}: broken")
 
     assert check(Mine()) == ["mine, 0: broken"]
+
+
+def test_questions_of_a_table_are_about_its_pictures(write: Write) -> None:
+    source = read(str(write("asked.csv", "image,question,answer\ncat.png,What is it?,A cat.\ncat.png,Where?,On a mat.")))
+    assert source.name.startswith("questions:")
+    assert [(len(talk.pictures), talk.messages[1].text, *talk.answers) for talk in (source[0], source[1])] == [
+        (1, "What is it?", "A cat."),
+        (1, "Where?", "On a mat."),
+    ]
+    assert read(str(write("asked.jsonl", [{"image": "cat.png", "question": "What?", "answer": "A cat."}])))[0].answers
+    with pytest.raises(ValueError, match="no answer to learn"):
+        read(str(write("empty.csv", "image,question,answer\ncat.png,What is it?,")))[0]

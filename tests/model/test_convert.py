@@ -9,9 +9,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from mplug_owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.build import Modules, build
 from mplug_owl.model.checkpoints import original_name, our_name, read_tensors
 from mplug_owl.model.convert import convert
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
@@ -282,3 +283,34 @@ def test_an_adapter_with_code_in_it_is_refused(checkpoint: Checkpoint, tmp_path:
 def test_an_adapter_that_is_none_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"elsewhere: no adapter_config\.json"):
         convert(checkpoint(), tmp_path / "out", adapter=tmp_path / "elsewhere")
+
+
+def test_a_module_is_taken_out_and_joined_to_another(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Plain transformers opens it, and an owl of two taken-out modules sees and speaks as the first one did."""
+    source = checkpoint()
+    for module in ("vision", "language"):
+        convert(source, tmp_path / module, module=module)
+    whole = AutoModelForImageTextToText.from_pretrained(source)
+    ids, pixels = torch.randint(3, 90, (1, 7)), torch.randn(1, 3, 28, 28)
+    parts = Modules(tiny_config, vision=str(tmp_path / "vision"), language=str(tmp_path / "language"))
+    joined = build(parts, [], seed=0).model.eval()
+    language = AutoModelForCausalLM.from_pretrained(tmp_path / "language")
+    with torch.no_grad():
+        assert torch.equal(language(ids).logits, whole(input_ids=ids).logits)
+        assert torch.equal(joined(input_ids=ids).logits, whole(input_ids=ids).logits)
+        seen = (owl.model.vision_tower(pixels).last_hidden_state for owl in (joined, whole))
+        assert torch.equal(*seen)
+
+
+def test_a_module_in_bf16_is_half_as_large(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for name, bf16 in (("full", False), ("half", True)):
+        convert(checkpoint(), tmp_path / name, module="language", bf16=bf16)
+    full, half = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "half"))
+    assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
+    assert all(torch.equal(half[name], full[name].bfloat16()) for name in full)
+
+
+def test_a_module_has_no_layout_of_the_originals(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--original and --module: a module alone has no layout of the original's"):
+        convert(checkpoint(), tmp_path / "vision", original=True, module="vision")
+    assert not (tmp_path / "vision").exists()

@@ -56,6 +56,14 @@ def captions(record: Any, place: Place) -> Conversation:
     return caption(place.picture(image), words.strip(), str(place))
 
 
+def questions(record: Any, place: Place) -> Conversation:
+    """`image`, `question` and `answer`: one question about one picture, as a table has them."""
+    image = field(record, _present(record, *IMAGE), object, place)
+    asked, answer = (field(record, name, str, place).strip() for name in ("question", "answer"))
+    picture = Message("user", (Picture(place.picture(image)),))
+    return Conversation((picture, Message("user", (asked,)), Message("assistant", (answer,))), name=str(place))
+
+
 def text(record: Any, place: Place) -> Conversation:
     """A document, for a language model alone: every word of it is learned."""
     words = record if isinstance(record, str) else field(record, "text", str, place)
@@ -150,9 +158,11 @@ def baize(record: Any, place: Place) -> Conversation:
 
 
 # What records are made of; a table's other columns are not read.
-FIELDS = frozenset((*IMAGE, *CAPTION, "images", "messages", "conversations", "instruction", "input", "output", "url", "URL"))
+_OTHER_FIELDS = ("images", "messages", "conversations", "instruction", "input", "output", "question", "answer", "url", "URL")
+FIELDS = frozenset((*IMAGE, *CAPTION, *_OTHER_FIELDS))
 CONVERTERS: Mapping[str, Callable[[Any, Place], Conversation]] = {
     "captions": captions,
+    "questions": questions,
     "llava": llava,
     "chat": chat,
     "sharegpt": sharegpt,
@@ -189,6 +199,7 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "alpaca": lambda record: "instruction" in record and "output" in record,
     "baize": lambda record: "[|Human|]" in str(record.get("input")),
     "owl": lambda record: bool(re.search(r"<image>|^Human: |^AI: ", str(record.get("text", "")), re.MULTILINE)),
+    "questions": lambda record: bool({*IMAGE} & {*record}) and "question" in record and "answer" in record,
     "captions": lambda record: bool({*IMAGE} & {*record} and {*CAPTION} & {*record}),
     "text": lambda record: "text" in record,
 }

@@ -125,6 +125,8 @@ class Format(NamedTuple):
 def recognise(spec: str) -> str:
     """The name of the format of a file, a folder or an address, by its name's ending and its first record."""
     ending = Path(short_name(spec)).suffix.lower()
+    if ending in (".csv", ".tsv") and Path(spec).expanduser().is_file():
+        return "questions" if _asks(Path(spec).expanduser()) else "captions"
     if ending in _ENDINGS and (is_remote(spec) or is_pattern(spec) or not Path(spec).expanduser().is_dir()):
         return _ENDINGS[ending]
     if is_remote(spec):
@@ -143,6 +145,14 @@ def recognise(spec: str) -> str:
         if ending in (".json", ".jsonl") and "no known format" not in str(error):
             raise
         raise ValueError(f"{error}; {_NAME_IT}") from None
+
+
+def _asks(table: Path) -> bool:
+    """Whether a table's first record is a question, not a caption. A broken one is told about when it is read."""
+    try:
+        return formats.recognise(read_table(table)[0], table) == "questions"
+    except (ValueError, IndexError):
+        return False
 
 
 _ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".txt": "text", ".csv": "captions", ".tsv": "captions"}
@@ -224,6 +234,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "webdataset": Format(_webdataset, "img2dataset's shards: tar files of pictures with .txt or .json beside them"),
         "coco": Format(_coco, "COCO's captions: JSON of images and annotations"),
         "captions": Format(_named("captions"), "image and caption (or text) in JSON, JSON lines, CSV, TSV or parquet"),
+        "questions": Format(_named("questions"), "image, question and answer in CSV, TSV, JSON, JSON lines or parquet"),
         "folder": Format(_folder, "pictures with a captions.csv or captions.jsonl, or each with a .txt of its name"),
         "parquet": Format(_any("parquet", parquet.open_rows), "rows whose columns are the fields of another format here"),
         "hub": Format(_any("hub", hub.open_hub), "a data set saved by Hugging Face's datasets, or its name on the hub"),

@@ -4,6 +4,8 @@
 seen it and never spoken. `pretrain` and `instruct` join them as the paper does.
 """
 
+from dataclasses import replace
+
 from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
@@ -66,15 +68,16 @@ def _text(layers: int) -> dict[str, object]:
     }
 
 
-OWL_TINY = Modules(owl_tiny, vocabulary=1024)
+FRESH = Modules(owl_tiny, vocabulary=1024)
 CAPTIONER = Modules(captioner, vocabulary=1024)
+OWL_TINY = Modules(owl_tiny, vision="tiny-vision", language="tiny-language")
 
 
 def language() -> Recipe:
     """Foundation f_L: a language model that knows the world from text and has never seen it."""
     return Recipe(
         name="tiny.language",
-        modules=OWL_TINY,
+        modules=FRESH,
         learners=Learners(vision="frozen", abstractor="frozen", language="full"),
         encoding=Encoding(max_tokens=384, pictures=False),
         optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
@@ -85,6 +88,11 @@ def language() -> Recipe:
         workers=0,
         save_every=500,
     )
+
+
+def language_more() -> Recipe:
+    """A second round for the language model, from where the first one ended."""
+    return replace(language(), name="tiny.language_more", start="runs/tiny.language", micro_batch=16, attention="eager")
 
 
 def vision() -> Recipe:

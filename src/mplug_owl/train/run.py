@@ -85,6 +85,13 @@ def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
 
 def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     """The owl a run begins with: the one it goes on from, or one built from the recipe's modules."""
+    owl = _made(recipe, sources)
+    if recipe.attention is not None:
+        owl.model.set_attn_implementation(recipe.attention)
+    return owl
+
+
+def _made(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     if recipe.start is not None:
         return load(recipe.start, dtype="float32")
     talks = (talk for source in sources for talk in _readable(source, READ_FOR_WORDS))
