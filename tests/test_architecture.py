@@ -15,7 +15,7 @@ MAY_ENTER = {
     "conversation": set(),
     "model": {"conversation"},
     "chat": {"conversation", "model"},
-    "terminal": {"chat", "conversation", "model"},
+    "terminal": {"chat", "conversation", "data", "model"},
     "data": {"conversation", "model"},
     "train": {"conversation", "data", "model"},
     "recipes": {"data", "model", "train"},

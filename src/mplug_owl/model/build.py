@@ -117,7 +117,7 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     owl.model.abstractor = owl.build_connector(config).apply(owl._init_weights)
     owl.tie_weights()
     owl.generation_config = language.generation_config
-    return owl
+    return owl.to(language.dtype)
 
 
 def load_vision(path: str, config: MplugOwlConfig) -> PreTrainedModel:

@@ -74,7 +74,7 @@ class Recipe:
     the sources of text alone and the rest from those with pictures; None mixes them all by weight. `data` are
     "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None for `modules`.
     `frozen_bf16` stores what does not learn in half the memory. `attention` is how transformers computes it, None for its own
-    choice; on a CPU eager is a quarter faster where rows are short. `trackers` get every line of metrics as well as metrics.jsonl;
+    choice; on a CPU eager is a quarter faster where rows are short. `trackers` get each line of metrics, as metrics.jsonl does;
     `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
     A run stops when more than `max_bad_share` of its samples cannot be read. A step without a number, or with a loss above
     `spike` times the usual, is left out; after `patience` of them in a row the run goes back to a checkpoint, `rollbacks` times
