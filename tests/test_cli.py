@@ -97,7 +97,7 @@ MISTAKES = {
     "unknown recipe": (["train", "tiny.pretrian"], "no recipe 'tiny.pretrian'; there are tiny.language, "),
     "unknown field": (["train", "tiny.pretrain", "--set", "stepz=3"], "Recipe has no field 'stepz'; it has name, modules"),
     "wrong type": (["train", "tiny.pretrain", "--set", "steps=few"], "--set steps=few: Input should be a valid integer"),
-    "no data": (["train", "tiny.pretrain"], "no data: give --data FORMAT:PATH[@WEIGHT]"),
+    "no data": (["train", "paper.pretrain"], "no data: give --data FORMAT:PATH[@WEIGHT]"),
     "no file": (["train", "tiny.pretrain", "--data", "captions:none.jsonl"], "none.jsonl: no such file"),
     "no format": (["train", "tiny.pretrain", "--data", "capshuns:broken.jsonl"], "no format is called 'capshuns'"),
     "an empty file": (["train", "tiny.pretrain", "--data", "captions:empty.jsonl"], "the file is empty (0 bytes)"),
