@@ -198,3 +198,19 @@ def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(
 def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], processor: MplugOwlProcessor) -> None:
     data = steps(sources, processor, batch=1, rank=1, world=2)[0]
     assert [(batch.learned, batch.names) for batch in data.batches] == [(0, ("nothing",))]
+
+
+def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    """Every run of learned tokens sums to one, in padded and in packed rows, and the step is divided by their number."""
+    for pack in (None, 1024):
+        made = steps(sources, processor, batch=6, micro_batch=6)
+        made.encoding = Encoding(max_tokens=1024, weigh="answers", pack=pack)
+        (batch, *_) = made[0].batches
+        learned = batch.labels != -100
+        learned[:, 0] = False
+        assert torch.equal(batch.loss_weights > 0, learned)
+        begins = learned & ~learned.roll(1, 1)
+        assert batch.learned == int(begins.sum()) == pytest.approx(float(batch.loss_weights.sum()))
+        first = int(begins[0].nonzero()[0])
+        length = int((~learned[0, first:]).nonzero()[0])
+        assert batch.loss_weights[0, first : first + length].tolist() == pytest.approx([1 / length] * length)

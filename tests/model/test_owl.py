@@ -244,3 +244,19 @@ def test_the_config_given_is_left_as_it_is() -> None:
     before = deepcopy(config.to_dict())
     tiny_owl(config)
     assert config.to_dict() == before
+
+
+def test_losses_may_be_weighed() -> None:
+    """By weights of one it is the plain loss; a label that weighs nothing changes nothing."""
+    owl = tiny_owl(tiny_config())
+    ids = torch.randint(3, 90, (2, 9))
+    labels, ones = ids.clone(), torch.ones(2, 9)
+    labels[:, :4] = -100
+    plain = owl(input_ids=ids, labels=labels).loss
+    weighed = owl(input_ids=ids, labels=labels, loss_weights=ones, num_items_in_batch=10).loss
+    torch.testing.assert_close(weighed, plain)
+    half = torch.where(torch.arange(9) < 6, ones, 0)
+    less = torch.where(torch.arange(9) < 6, labels, -100)
+    torch.testing.assert_close(
+        owl(input_ids=ids, labels=labels, loss_weights=half, num_items_in_batch=4).loss, owl(input_ids=ids, labels=less).loss
+    )

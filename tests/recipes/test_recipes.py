@@ -82,7 +82,7 @@ def test_what_is_not_found_is_told(name: str, told: str, tmp_path: Path) -> None
         ("paper.multilingual", ["paper.multilingual_pretrain", "paper.multilingual_instruct"]),
         ("paradigms.kosmos1", ["paradigms.kosmos1_pretrain", "paradigms.kosmos1_instruct"]),
         ("paradigms.blip2", ["paradigms.blip2"]),
-        ("tiny", ["tiny.language", "tiny.pretrain", "tiny.instruct"]),
+        ("tiny.language", ["tiny.language"]),
         ("./mine.py:run", ["./mine.py:run"]),
         ("unknown", ["unknown"]),
     ],
@@ -134,7 +134,9 @@ def test_the_papers_owl_starts_from_clip_and_llama() -> None:
 def test_the_tiny_stages_share_one_owl_of_a_few_million() -> None:
     stages = [tiny.language(), tiny.pretrain(), tiny.instruct()]
     assert [learners(stage) for stage in stages] == ["frozen-frozen-full", "full-full-frozen", "frozen-frozen-lora"]
-    assert {stage.modules for stage in stages} == {tiny.OWL_TINY}
+    assert [stage.modules for stage in stages] == [tiny.FRESH, tiny.OWL_TINY, tiny.OWL_TINY]
+    assert tiny.FRESH.config().to_dict() == tiny.OWL_TINY.config().to_dict()
+    assert tiny.captioner().vision_config.to_dict() == tiny.owl_tiny().vision_config.to_dict()
 
 
 def test_the_multilingual_owl_is_the_papers_on_another_language_model() -> None:

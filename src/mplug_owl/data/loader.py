@@ -33,7 +33,8 @@ class Encoding:
 
     `pack` lays conversations end to end in rows of at most that many positions, one row a forward pass; None pads them.
     `crop` shows a random part of each picture, at least that share of its area; None shows all of it. `caption_prompts` asks
-    for captions in one of several sentences, where the original shows the picture alone.
+    for captions in one of several sentences, where the original shows the picture alone. `weigh="answers"` lets every answer
+    count the same, a yes as much as a long list; by "tokens" longer answers count more.
     """
 
     max_tokens: int
@@ -43,13 +44,15 @@ class Encoding:
     pack: int | None = None
     crop: float | None = None
     caption_prompts: bool = False
+    weigh: Literal["tokens", "answers"] = "tokens"
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one forward pass takes: ids and labels [B, T], pixels [I, 3, S, S] where there are pictures.
 
-    Padded rows have a mask [B, T] and no positions, packed ones have positions [B, T] and no mask.
+    Padded rows have a mask [B, T] and no positions, packed ones have positions [B, T] and no mask. `loss_weights` [B, T] are
+    there where answers weigh alike.
     """
 
     input_ids: Tensor
@@ -59,16 +62,19 @@ class Batch:
     pixel_values: Tensor | None
     names: tuple[str, ...]
     cut: int
+    loss_weights: Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
         """The tensors, by the names of the model's arguments."""
-        names = ("input_ids", "labels", "attention_mask", "position_ids", "pixel_values")
+        names = ("input_ids", "labels", "attention_mask", "position_ids", "pixel_values", "loss_weights")
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     @property
     def learned(self) -> int:
-        """Tokens that carry a loss. The first position is never predicted."""
+        """What the step's loss is divided by: tokens that carry one, or answers. The first position is never predicted."""
+        if self.loss_weights is not None:
+            return round(float(self.loss_weights.sum()))
         return int((self.labels[:, 1:] != -100).sum())
 
     @property
@@ -78,7 +84,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        absent = dict.fromkeys(("attention_mask", "position_ids", "pixel_values"))
+        absent = dict.fromkeys(("attention_mask", "position_ids", "pixel_values", "loss_weights"))
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return Batch(**{**absent, **moved}, names=self.names, cut=self.cut)
 
@@ -185,7 +191,8 @@ class Steps(Dataset[StepData]):
         squares = [square for _, opened in samples for square in opened]
         pixels = self.processor.image_processor.normalise(squares) if squares else None
         names = tuple(example.name for example, _ in samples)
-        return Batch(ids, labels, mask, position_ids, pixels, names, sum(example.cut for example, _ in samples))
+        weights = answer_weights(labels) if self.encoding.weigh == "answers" else None
+        return Batch(ids, labels, mask, position_ids, pixels, names, sum(example.cut for example, _ in samples), weights)
 
     def _square(self, picture: object, name: str) -> np.ndarray:
         """A picture at the model's size. Small data sets are gone through many times, so the latest are remembered."""
@@ -207,6 +214,16 @@ def read_one(sources: Sequence[Source], sample: SampleId, processor: MplugOwlPro
     if how.caption_prompts:
         talk = asked(talk, seed, sample)
     return encode(talk, processor, how.max_tokens, how.learn, how.pictures, how.style)
+
+
+def answer_weights(labels_BT: Tensor) -> Tensor:
+    """Weights [B, T] by which every answer, a run of learned tokens, counts as one. Nothing predicts a row's first token."""
+    learned_BT = labels_BT != -100
+    learned_BT[:, 0] = False
+    begins_BT = learned_BT & ~learned_BT.roll(1, dims=1)
+    answers = begins_BT.flatten().cumsum(0)  # the number of each token's answer, over all rows
+    lengths = torch.bincount(answers[learned_BT.flatten()], minlength=int(answers[-1]) + 1).clamp(min=1)
+    return (learned_BT.flatten() / lengths[answers]).view_as(labels_BT)
 
 
 def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:

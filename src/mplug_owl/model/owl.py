@@ -244,6 +244,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        loss_weights: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         learned_rows_only: bool = False,
@@ -253,7 +254,8 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         """Words and pictures to logits, and to a loss where `labels` [B, T] say what is learned (-100: nothing).
 
         The loss is cross entropy in fp32, summed over learned tokens and divided by `num_items_in_batch`, by default
-        their number here; with nothing to learn it is 0 with zero gradients. `learned_rows_only` computes the head
+        their number here; with nothing to learn it is 0 with zero gradients. `loss_weights` [B, T] weigh each label's loss, and
+        `num_items_in_batch` is then their sum, which the caller gives. `learned_rows_only` computes the head
         where a label is learned and nowhere else: same loss and gradients, logits [rows, V]. `pixel_values` are
         [I, 3, S, S], every picture of the batch in reading order.
         """
@@ -283,7 +285,11 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
                 logits = self.logits(hidden_BTE)
                 learned = logits[learned_BT]
             count = learned_BT.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            summed = nn.functional.cross_entropy(learned.float(), next_BT[learned_BT], reduction="sum")
+            if loss_weights is None:
+                summed = nn.functional.cross_entropy(learned.float(), next_BT[learned_BT], reduction="sum")
+            else:
+                weights = nn.functional.pad(loss_weights, (0, 1))[:, 1:][learned_BT]
+                summed = (nn.functional.cross_entropy(learned.float(), next_BT[learned_BT], reduction="none") * weights).sum()
             loss = summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
         return OwlOutput(
             loss=loss,

@@ -95,6 +95,16 @@ def language_more() -> Recipe:
     return replace(language(), name="tiny.language_more", start="runs/tiny.language", micro_batch=16, attention="eager")
 
 
+def language_alike() -> Recipe:
+    """A third round, in which a yes counts as much as a long list."""
+    more = language_more()
+    encoding = replace(more.encoding, weigh="answers")
+    optimizer = replace(more.optimizer, lr=1.5e-3)
+    return replace(
+        more, name="tiny.language_alike", start="runs/tiny.language_more", encoding=encoding, optimizer=optimizer, steps=1500
+    )
+
+
 def vision() -> Recipe:
     """Foundation f_V: an encoder that learns to see by telling what it sees (captioners: arXiv 2306.07915)."""
     return Recipe(
@@ -137,7 +147,7 @@ def instruct() -> Recipe:
         modules=OWL_TINY,
         learners=Learners(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=16, alpha=32, dropout=0.0),
-        encoding=Encoding(max_tokens=384),
+        encoding=Encoding(max_tokens=384, weigh="answers"),
         optimizer=AdamW(lr=3e-3, warmup_steps=20, weight_decay=0.0, betas=(0.9, 0.98)),
         steps=2500,
         batch=32,

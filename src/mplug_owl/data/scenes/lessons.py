@@ -20,7 +20,7 @@ from mplug_owl.data.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LI
 LESSONS = ("captions", "chats", "text")
 RECORDS = 1_000_000
 # How many questions are asked about one scene; more teach more for the cost of one picture.
-ASKED = 5
+ASKED = 8
 EXAM_SEED = 7  # exams draw from other seeds than lessons
 
 
