@@ -11,7 +11,7 @@ COUNT, SEED = 20, 1
 
 
 def small_exam(
-    task: Task, pictures: bool, tell: Callable[[str], None] = lambda line: None, count: int = COUNT
+    task: Task, pictures: bool, tell: Callable[[str], None] = lambda line: None, count: int | None = None
 ) -> Callable[[Owl], dict[str, float]]:
     """Something to ask an owl again and again: shares by name, such as `eval/picture/visual`, and a line for `tell`.
 
@@ -21,7 +21,7 @@ def small_exam(
     sittings = [one for one in task.sittings if one.split == task.sittings[0].split and one.mode in modes]
 
     def take(owl: Owl) -> dict[str, float]:
-        answered = examine(owl, task, count, SEED, sittings)
+        answered = examine(owl, task, count or COUNT, SEED, sittings)
         (made,) = report.figures(answered)
         overall = ", ".join(f"{one} {title}" for title, one in zip(made.columns, made.rows[-1][1], strict=True))
         tell(f"exam of {made.rows[-1][1][0].asked} questions, percent right: {overall}")
