@@ -150,8 +150,9 @@ def train(
             elif watch.alarmed:
                 with accelerator.main_process_first():
                     writer.wait()
-                    back = watch.go_back(done, writer.folder, recipe.save_every)
+                    back = watch.way_back(done, writer.folder, recipe.save_every)
                 checkpoint.restore(back, learner, optimizer)
+                watch.went_back(done, back)
                 if main:
                     note(f"step {done}: too many steps left out in a row; going on with the weights of step {back.step}")
             optimizer.zero_grad(set_to_none=True)
