@@ -88,8 +88,8 @@ class Watch:
         """Whether steps have been left out for longer than patience lasts."""
         return self.in_a_row > self.patience
 
-    def go_back(self, step: int, checkpoints: Path, every: int | None) -> checkpoint.Checkpoint:
-        """The checkpoint to go on from behind `step`: the newest whole one from before the trouble.
+    def way_back(self, step: int, checkpoints: Path, every: int | None) -> checkpoint.Checkpoint:
+        """The checkpoint to go back to behind `step`: the newest whole one from before the trouble.
 
         Only one that the run wrote by itself, `every` so many steps: others are there because somebody stopped it, and a run
         that was stopped shall end as if it had not been. Raises ValueError where there is none, or too many were gone back to.
@@ -102,12 +102,14 @@ class Watch:
         found, _ = checkpoint.newest(checkpoints, lambda saved: every is not None and saved % every == 0 and saved < since)
         if found is None:
             raise ValueError(f"{trouble}, and no checkpoint from before step {since} to go back to; {samples}")
-        before = checkpoint.state_of(found)
-        self.recent = deque(before["recent"], maxlen=RECENT)
+        return found
+
+    def went_back(self, step: int, found: checkpoint.Checkpoint) -> None:
+        """Judge as behind that checkpoint, and write down what is not learned now: all from there to `step`."""
+        self.recent = deque(checkpoint.state_of(found)["recent"], maxlen=RECENT)
         self.in_a_row, self.since, self.gone_back = 0, found.step, self.gone_back + 1
         undone = [self.samples(number) for number in range(found.step, step)]
         self._write(step=step, back_to=found.step, samples=[sample for samples in undone for sample in samples])
-        return found
 
     @property
     def state(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -148,10 +149,10 @@ def train(
                 optimizer.step()
                 window.add(data.batches, total, int(learned), int(tokens))
             elif watch.alarmed:
-                with accelerator.main_process_first():
-                    writer.wait()
-                    back = watch.go_back(done, writer.folder, recipe.save_every)
+                writer.wait()
+                back = decided(accelerator, partial(watch.way_back, done, writer.folder, recipe.save_every))
                 checkpoint.restore(back, learner, optimizer)
+                watch.went_back(done, back)
                 if main:
                     note(f"step {done}: too many steps left out in a row; going on with the weights of step {back.step}")
             optimizer.zero_grad(set_to_none=True)

@@ -64,15 +64,15 @@ def _meet(silence: timedelta) -> None:
 
 
 def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
-    """What the main process decides, told to all; the ValueError that it raises, they all raise."""
-    told: list[Answer | ValueError | None] = [None]
+    """What the main process decides, told to all; the ValueError or OSError that it raises, they all raise."""
+    told: list[Answer | ValueError | OSError | None] = [None]
     if accelerator.is_main_process:
         try:
             told = [decide()]
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             told = [error]
     (answer,) = broadcast_object_list(told)
-    if isinstance(answer, ValueError):
+    if isinstance(answer, ValueError | OSError):
         raise answer
     return answer
 
