@@ -107,9 +107,9 @@ def learned_in_order(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **f
     """Train one epoch; the names of the samples that were learned from, in their order."""
     names: list[str] = []
 
-    def listening(accelerator, model, batches, *rest):
+    def listening(model, batches, *rest):
         names.extend(name for batch in batches for name in batch.names)
-        return LEARN(accelerator, model, batches, *rest)
+        return LEARN(model, batches, *rest)
 
     monkeypatch.setattr(loop, "_learn", listening)
     recipe = lesson(steps=SAMPLES // BATCH, batch=BATCH, micro_batch=BATCH, log_every=SAMPLES, **fields)

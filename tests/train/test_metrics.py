@@ -8,7 +8,7 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image
 
 from mplug_owl.recipes import paper
-from mplug_owl.train import loop, metrics
+from mplug_owl.train import metrics, processes
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import as_json
 from mplug_owl.train.run import run, start
@@ -102,7 +102,7 @@ def test_a_tracker_gets_the_recipe_and_the_same_lines(tmp_path: Path) -> None:
 def test_trackers_are_closed_however_a_run_ends(end: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook, recipe, sources = Notebook(), lesson(steps=3, trackers=("tensorboard",)), lessons(tmp_path / "data")
     monkeypatch.setattr(metrics, "check", lambda trackers: None)
-    monkeypatch.setattr(loop, "Accelerator", lambda **options: Accelerator())
+    monkeypatch.setattr(processes, "Accelerator", lambda **options: Accelerator())
     monkeypatch.setattr(metrics, "follow", lambda *_: [notebook])
 
     def stop(progress: Progress) -> None:

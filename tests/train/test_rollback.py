@@ -42,8 +42,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Collection[int]], Non
     learn = loop._learn
 
     def steps(bad: Collection[int]) -> None:
-        def learn_or_not(accelerator, model, batches, learned, recipe, number):
-            loss = learn(accelerator, model, batches, learned, recipe, number)
+        def learn_or_not(model, batches, learned, precision, seed, device):
+            loss = learn(model, batches, learned, precision, seed, device)
+            _, number, _ = seed
             return loss * float("nan") if number + 1 in bad else loss
 
         monkeypatch.setattr(loop, "_learn", learn_or_not)
