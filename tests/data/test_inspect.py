@@ -174,3 +174,11 @@ def test_it_can_be_saved(photos: Source, processor: MplugOwlProcessor, tmp_path:
     assert "&lt;/s&gt;" in page
     with pytest.raises(ValueError, match=r"seen.pdf: expected a file that ends in .html or .txt"):
         printed(photos, processor, save=tmp_path / "seen.pdf")
+
+
+def test_pictures_that_are_drawn_when_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    show(read("scenes:chats"), None, Console(width=100), count=1)
+    shown = capsys.readouterr().out
+    assert "1,000,000 conversations" in shown
+    assert "pictures of 112x112" in shown
+    assert "no problems" in shown

@@ -171,7 +171,9 @@ def _in_words(conversation: Conversation, max_tokens: int) -> Sample:
 def _heading(source: Source, conversations: Sequence[Conversation]) -> RenderableType:
     name, _, path = source.name.partition(":")
     answers = sum(len(talk.answers) for talk in conversations)
-    pictures = list(dict.fromkeys(picture.source for talk in conversations for picture in talk.pictures))
+    shown = [picture.source for talk in conversations for picture in talk.pictures]
+    # One file counts once; an opened picture can only be told from another one, not from its like.
+    pictures = list({id(one) if isinstance(one, Image.Image) else one: one for one in shown}.values())
     surveyed = "" if len(conversations) == len(source) else f", {len(conversations):,} of them read"
     return Group(
         Text.assemble((name, "bold"), f"  {FORMATS[name].description}" if name in FORMATS else ""),

@@ -87,7 +87,8 @@ def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     """The owl a run begins with: the one it goes on from, or one built from the recipe's modules."""
     owl = _made(recipe, sources)
     if recipe.attention is not None:
-        owl.model.set_attn_implementation(recipe.attention)
+        for module in (owl.model.model.vision_tower, owl.model.model.language_model):
+            module.set_attn_implementation(recipe.attention)
     return owl
 
 
