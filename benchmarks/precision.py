@@ -5,7 +5,7 @@ same samples, once in each precision. Losses are averaged over windows of ten st
 relative to fp32's: the mean of all windows, the worst, and the sign, which would show a drift. A second fp32 run, whose samples
 come in another order, says how far apart two runs are that nobody calls different.
 
-    python benchmarks/precision.py [--steps 200] [--batch 16]
+    python benchmarks/precision.py [--steps 200] [--batch 8]
 """
 
 import argparse
@@ -59,7 +59,7 @@ def differences(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float,
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
