@@ -70,7 +70,7 @@ def talk(model: str, question: str | None, images: Sequence[Path], max_new_token
 
 
 def _answer(chat: Chat, question: str, images: Sequence[Path], console: Console) -> None:
-    if console.is_terminal:
+    if console.is_terminal and console.color_system in ("256", "truecolor"):
         console.print("[bold yellow]owl[/] › ", end="")
     for word in chat.stream(question, images):
         console.print(word, end="", markup=False, emoji=False)
@@ -93,7 +93,7 @@ def _drawn(console: Console) -> Path:
     file = Path(tempfile.mkdtemp(prefix="owl-")) / f"scene-{number}.png"
     picture = scene(number).draw()
     picture.save(file)
-    if console.is_terminal:
+    if console.is_terminal and console.color_system in ("256", "truecolor"):
         console.print(sketch(picture))
     _tell(Console(stderr=True) if not console.is_terminal else console, f"a scene was drawn: {file}", "dim")
     return file
