@@ -44,9 +44,7 @@ def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
         yield accelerator
     except Stopped as stopped:  # which all of them did
         asked = stopped
-    accelerator.wait_for_everyone()  # one that left while another still writes could take it down
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
+    _part(accelerator)
     if asked is not None:
         raise asked
 
@@ -63,6 +61,13 @@ def _meet(silence: timedelta) -> None:
         distributed.init_process_group(store=life, rank=rank, world_size=world, timeout=silence)
 
 
+def _part(accelerator: Accelerator) -> None:
+    """Leave together. Whoever left while another still writes or hears could take that one down."""
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+
+
 def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
     """What the main process decides, told to all; the ValueError or OSError that it raises, they all raise."""
     told: list[Answer | ValueError | OSError | None] = [None]
@@ -73,6 +78,7 @@ def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
             told = [error]
     (answer,) = broadcast_object_list(told)
     if isinstance(answer, ValueError | OSError):
+        _part(accelerator)
         raise answer
     return answer
 
