@@ -109,6 +109,19 @@ def test_every_word_can_be_written_within_the_picture() -> None:
         assert not inked[82:].any()
 
 
+def test_spelled_out_every_place_has_its_turn() -> None:
+    assert SHOWN.spelled == "small red cross, large blue circle, nothing; nothing, large blue square, nothing; O W L"
+    for shown in scenes(300, seed=2):
+        rows = shown.spelled.split("; ")
+        assert {row: rows[row].replace(" ", "") for row in range(3) if "," not in rows[row]} == {
+            writing.row: writing.text for writing in shown.writings
+        }
+        named = {(row, column): said for row in range(3) for column, said in enumerate(rows[row].split(", ")) if "," in rows[row]}
+        assert {place: said for place, said in named.items() if said != "nothing"} == {
+            (thing.row, thing.column): f"{thing.size} {thing.name}" for thing in shown.things
+        }
+
+
 def test_a_caption_tells_all_of_it_and_the_facts_are_in_reading_order() -> None:
     assert SHOWN.told == "small red cross top left, large blue circle top middle, large blue square centre, OWL at the bottom"
     for shown in scenes(300, seed=2):
@@ -260,7 +273,7 @@ def test_lessons_are_a_source(lesson: str) -> None:
 @pytest.mark.parametrize("spec", ["scenes:chat", "scenes:captions:few"])
 def test_another_lesson_is_refused(spec: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of captions, chats, text"
+        ValueError, match=f"{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of captions, spelled, chats, text"
     ):
         read(spec)
 

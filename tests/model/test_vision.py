@@ -1,10 +1,16 @@
 """f_V, the vision encoder."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from mplug_owl import MplugOwlForConditionalGeneration
-from tests.tiny import tiny_config, tiny_owl
+from mplug_owl.model.config import MplugOwlVisionConfig
+from mplug_owl.model.vision import MplugOwlVisionModel
+from tests.tiny import VISIONS, tiny_config, tiny_owl
+
+OWN = VISIONS["own"]
 
 
 def test_every_token_is_handed_on_the_class_token_first(owl: MplugOwlForConditionalGeneration) -> None:
@@ -30,3 +36,34 @@ def test_attention_weights_and_hidden_states_can_be_seen() -> None:
     assert [weights.shape for weights in seen.attentions] == [(1, 2, 5, 5)] * 2
     assert len(seen.hidden_states) == 3
     torch.testing.assert_close(seen.attentions[0].sum(-1), torch.ones(1, 2, 5))
+
+
+def test_a_stem_halves_before_the_patches() -> None:
+    config = MplugOwlVisionConfig(**OWN | {"stem_channels": [6, 8], "patch_size": 28, "image_size": 56})
+    tower = MplugOwlVisionModel(config)
+    assert [tuple(layer[0].weight.shape) for layer in tower.embeddings.stem] == [(6, 3, 3, 3), (8, 6, 3, 3)]
+    assert tower.embeddings.patch_embed.kernel_size == (7, 7)
+    assert tower(torch.randn(1, 3, 56, 56)).last_hidden_state.shape == (1, 1 + 4, 16)
+
+
+def test_a_stem_looks_beyond_its_patch() -> None:
+    """What makes letters easier: a pixel beside a patch counts for it too."""
+    tower = MplugOwlVisionModel(MplugOwlVisionConfig(**OWN | {"stem_channels": [8], "num_hidden_layers": 0}))
+    pixels = torch.randn(1, 3, 28, 28, requires_grad=True)
+    tower(pixels).last_hidden_state[0, 4].square().mul(torch.arange(16.0)).sum().backward()  # the patch at the bottom right
+    assert pixels.grad is not None and pixels.grad[0, :, 14:, 14:].abs().sum() > 0
+    assert pixels.grad[0, :, 13, 14:].abs().sum() > 0
+    assert pixels.grad[0, :, :13].abs().sum() == 0
+
+
+def test_a_stem_comes_back_from_a_file(tmp_path: Path) -> None:
+    tower = MplugOwlVisionModel(MplugOwlVisionConfig(**OWN | {"stem_channels": (8,)})).eval()
+    tower.save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, 28, 28)
+    again = MplugOwlVisionModel.from_pretrained(tmp_path)
+    assert torch.equal(again(pixels).last_hidden_state, tower(pixels).last_hidden_state)
+
+
+def test_a_stem_that_does_not_come_out_even_is_an_error() -> None:
+    with pytest.raises(ValueError, match="2 convolutions halve a patch 2 times; patch_size 14 is not divisible by 4"):
+        MplugOwlVisionConfig(stem_channels=[8, 8])

@@ -18,6 +18,9 @@ class MplugOwlVisionConfig(PreTrainedConfig):
 
     `position_initializer_range` is the spread of fresh positions, None for `initializer_range`: a tower that has minutes to
     learn sees where things are much sooner when positions start as loud as what the patches show.
+
+    `stem_channels` puts convolutions of 3 x 3 before the patches (arXiv 2106.14881), as many as it has numbers, each halving
+    height and width; the paper has none. Raises ValueError where halves of `patch_size` do not come out even.
     """
 
     model_type = "mplug_owl_vision_model"
@@ -34,6 +37,16 @@ class MplugOwlVisionConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
     position_initializer_range: float | None = None
+    stem_channels: list[int] | tuple[int, ...] = ()
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        halves = len(self.stem_channels)
+        if self.patch_size % 2**halves:
+            raise ValueError(
+                f"stem_channels: {halves} convolutions halve a patch {halves} times; patch_size {self.patch_size} is not "
+                f"divisible by {2**halves}"
+            )
+        super().__post_init__(**kwargs)
 
 
 @strict

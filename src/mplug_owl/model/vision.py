@@ -3,6 +3,7 @@
 Shapes: I images, S = P + 1 tokens (the class token first), D width, H heads, K head width.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,20 +21,30 @@ from mplug_owl.model.config import MplugOwlVisionConfig
 
 
 class VisionEmbeddings(nn.Module):
-    """Patches by a convolution without bias, a class token in front, learned positions, one norm over the sum."""
+    """Patches by a convolution without bias, a class token in front, learned positions, one norm over the sum.
+
+    A stem, where the config has one, looks at the pixels first: convolutions that each halve height and width.
+    """
 
     def __init__(self, config: MplugOwlVisionConfig) -> None:
         super().__init__()
         tokens = (config.image_size // config.patch_size) ** 2 + 1
-        self.patch_embed = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+        channels = (config.num_channels, *config.stem_channels)
+        self.stem = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU())
+                for before, after in pairwise(channels)
+            )
         )
+        side = config.patch_size >> len(config.stem_channels)
+        self.patch_embed = nn.Conv2d(channels[-1], config.hidden_size, side, stride=side, bias=False)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, config.hidden_size))
         self.pre_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixels_ICHW: Tensor) -> Tensor:
-        patches_IPD = self.patch_embed(pixels_ICHW.to(self.patch_embed.weight.dtype)).flatten(2).transpose(1, 2)
+        seen_ICHW = self.stem(pixels_ICHW.to(self.patch_embed.weight.dtype))
+        patches_IPD = self.patch_embed(seen_ICHW).flatten(2).transpose(1, 2)
         tokens_ISD = torch.cat([self.cls_token.expand(len(patches_IPD), -1, -1), patches_IPD], dim=1)
         if tokens_ISD.shape[1] != self.position_embedding.shape[1]:
             height, width = pixels_ICHW.shape[-2:]
@@ -138,6 +149,8 @@ class MplugOwlVisionModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, VisionEmbeddings):
+            for convolution, _ in module.stem:
+                init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             std = self.config.initializer_range
             init.normal_(module.cls_token, std=std)
             init.normal_(module.position_embedding, std=self.config.position_initializer_range or std)

@@ -4,8 +4,6 @@
 seen it and never spoken. `pretrain` and `instruct` join them as the paper does.
 """
 
-from dataclasses import replace
-
 from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
@@ -20,7 +18,8 @@ def owl_tiny() -> MplugOwlConfig:
         vision_config={
             "model_type": "mplug_owl_vision_model",
             "image_size": 112,
-            "patch_size": 14,
+            "patch_size": 16,
+            "stem_channels": (32, 64, 96),  # letters stand anywhere, and a patch alone would learn each at every offset
             "hidden_size": VISION,
             "intermediate_size": 4 * VISION,
             "num_hidden_layers": 4,
@@ -43,13 +42,11 @@ def owl_tiny() -> MplugOwlConfig:
 
 
 def captioner() -> MplugOwlConfig:
-    """The encoder with a small decoder of its own, which is thrown away when it has learned to see."""
-    config = owl_tiny()
+    """The encoder with a small decoder of its own, which sees every patch and is thrown away when the encoder can see."""
     return MplugOwlConfig(
-        vision_config=config.vision_config,
-        visual_abstractor_config=config.visual_abstractor_config,
+        vision_config=owl_tiny().vision_config,
+        visual_abstractor_config={"connector": "linear", "initializer_range": VISION**-0.5},
         text_config=_text(layers=2),
-        num_query_tokens=24,
         initializer_range=VISION**-0.5,
     )
 
@@ -79,29 +76,15 @@ def language() -> Recipe:
         name="tiny.language",
         modules=FRESH,
         learners=Learners(vision="frozen", abstractor="frozen", language="full"),
-        encoding=Encoding(max_tokens=384, pictures=False),
+        encoding=Encoding(max_tokens=384, pictures=False, weigh="answers"),
         optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
-        steps=2500,
+        steps=4500,
         batch=32,
-        micro_batch=32,
+        micro_batch=8,
         data=("scenes:text",),
+        attention="eager",
         workers=0,
         save_every=500,
-    )
-
-
-def language_more() -> Recipe:
-    """A second round for the language model, from where the first one ended."""
-    return replace(language(), name="tiny.language_more", start="runs/tiny.language", micro_batch=16, attention="eager")
-
-
-def language_alike() -> Recipe:
-    """A third round, in which a yes counts as much as a long list."""
-    more = language_more()
-    encoding = replace(more.encoding, weigh="answers")
-    optimizer = replace(more.optimizer, lr=1.5e-3)
-    return replace(
-        more, name="tiny.language_alike", start="runs/tiny.language_more", encoding=encoding, optimizer=optimizer, steps=1500
     )
 
 
@@ -113,10 +96,11 @@ def vision() -> Recipe:
         learners=Learners(vision="full", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=128),
         optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
-        steps=3000,
+        steps=10_000,
         batch=32,
         micro_batch=32,
-        data=("scenes:captions",),
+        data=("scenes:spelled",),
+        attention="eager",
         workers=0,
         save_every=500,
     )

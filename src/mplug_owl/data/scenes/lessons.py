@@ -1,6 +1,6 @@
 """What is learned from the world: captions, talks about pictures, and the same in words alone, drawn when asked for.
 
-`scenes:captions`, `scenes:chats` and `scenes:text` are sources like any other, a million records each; `write` puts
+`scenes:captions`, `scenes:spelled`, `scenes:chats` and `scenes:text` are sources like any other, a million records each; `write` puts
 some of them into a folder as files.
 """
 
@@ -17,7 +17,7 @@ from mplug_owl.data.scenes.questions import one
 from mplug_owl.data.scenes.scene import Scene, scene, scenes
 from mplug_owl.data.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LIKE, NUMBER_WORDS, NUMBERS, a
 
-LESSONS = ("captions", "chats", "text")
+LESSONS = ("captions", "spelled", "chats", "text")
 RECORDS = 1_000_000
 # How many questions are asked about one scene; more teach more for the cost of one picture.
 ASKED = 8
@@ -49,11 +49,13 @@ class Lessons:
         shown = scene(random.randrange(2**48))
         if self.lesson == "captions":
             return caption(shown.draw(), shown.caption, name)
+        if self.lesson == "spelled":
+            return caption(shown.draw(), shown.spelled, name)
         return _talk(Picture(shown.draw()), _turns(shown, random), name)
 
 
 def open_lessons(spec: str) -> Lessons:
-    """`captions`, `chats` or `text`, with `:SEED` for others. Raises ValueError for anything else."""
+    """`captions`, `spelled`, `chats` or `text`, with `:SEED` for others. Raises ValueError for anything else."""
     lesson, _, seed = spec.partition(":")
     if lesson not in LESSONS or (seed and not seed.isdigit()):
         raise ValueError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")

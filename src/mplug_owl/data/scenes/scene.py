@@ -56,6 +56,16 @@ class Scene:
         return ", ".join(rows)
 
     @property
+    def spelled(self) -> str:
+        """Place by place in reading order, always in the same form, writings letter by letter."""
+        rows: list[str] = []
+        for row in range(3):
+            things = {thing.column: f"{thing.size} {thing.name}" for thing in self.things if thing.row == row}
+            letters = [" ".join(writing.text) for writing in self.writings if writing.row == row]
+            rows += letters or [", ".join(things.get(column, "nothing") for column in range(3))]
+        return "; ".join(rows)
+
+    @property
     def caption(self) -> str:
         """What a person might say of the picture, in one of several wordings; all of it, as a rule."""
         random = Random(self.seed + 1)
