@@ -116,7 +116,9 @@ def test_spelled_out_every_place_has_its_turn() -> None:
         assert {row: rows[row].replace(" ", "") for row in range(3) if "," not in rows[row]} == {
             writing.row: writing.text for writing in shown.writings
         }
-        named = {(row, column): said for row in range(3) for column, said in enumerate(rows[row].split(", ")) if "," in rows[row]}
+        named = {
+            (row, column): said for row in range(3) for column, said in enumerate(rows[row].split(", ")) if "," in rows[row]
+        }
         assert {place: said for place, said in named.items() if said != "nothing"} == {
             (thing.row, thing.column): f"{thing.size} {thing.name}" for thing in shown.things
         }
@@ -273,7 +275,8 @@ def test_lessons_are_a_source(lesson: str) -> None:
 @pytest.mark.parametrize("spec", ["scenes:chat", "scenes:captions:few"])
 def test_another_lesson_is_refused(spec: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of captions, spelled, chats, text"
+        ValueError,
+        match=f"{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of captions, reading, spelled, chats, text",
     ):
         read(spec)
 

@@ -181,7 +181,7 @@ MISTAKES = {
     "import os\n\nsteps = stepz\n": r"line 3: NameError: name 'stepz' is not defined$",
     "import nowhere_to_be_found\n": r"line 1: ModuleNotFoundError: No module named 'nowhere_to_be_found'$",
     f"{TINY}\n\ndef run():\n    return pretrain(3)\n": r"line 6: TypeError: pretrain\(\) takes",
-    f"{TINY}run = lambda: replace(pretrain(), batch=3)\n": r"line 3: batch 3 is no multiple of micro_batch 32$",
+    f"{TINY}run = lambda: replace(pretrain(), batch=3)\n": r"line 3: batch 3 is no multiple of micro_batch 16$",
 }
 
 

@@ -1,7 +1,7 @@
 """What is learned from the world: captions, talks about pictures, and the same in words alone, drawn when asked for.
 
-`scenes:captions`, `scenes:spelled`, `scenes:chats` and `scenes:text` are sources like any other, a million records each; `write` puts
-some of them into a folder as files.
+`scenes:captions`, `scenes:reading` (captions where more is written), `scenes:spelled`, `scenes:chats` and `scenes:text` are
+sources like any other, a million records each; `write` puts some of them into a folder as files.
 """
 
 import json
@@ -17,7 +17,7 @@ from mplug_owl.data.scenes.questions import one
 from mplug_owl.data.scenes.scene import Scene, scene, scenes
 from mplug_owl.data.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LIKE, NUMBER_WORDS, NUMBERS, a
 
-LESSONS = ("captions", "spelled", "chats", "text")
+LESSONS = ("captions", "reading", "spelled", "chats", "text")
 RECORDS = 1_000_000
 # How many questions are asked about one scene; more teach more for the cost of one picture.
 ASKED = 8
@@ -46,8 +46,8 @@ class Lessons:
         random = Random(f"{self.lesson} {self.seed} {index % RECORDS}")
         if self.lesson == "text":
             return _text(random, name)
-        shown = scene(random.randrange(2**48))
-        if self.lesson == "captions":
+        shown = scene(random.randrange(2**48), "letters" if self.lesson == "reading" else "seen")
+        if self.lesson in ("captions", "reading"):
             return caption(shown.draw(), shown.caption, name)
         if self.lesson == "spelled":
             return caption(shown.draw(), shown.spelled, name)
@@ -55,7 +55,7 @@ class Lessons:
 
 
 def open_lessons(spec: str) -> Lessons:
-    """`captions`, `spelled`, `chats` or `text`, with `:SEED` for others. Raises ValueError for anything else."""
+    """`captions`, `reading`, `spelled`, `chats` or `text`, with `:SEED` for others. Raises ValueError for anything else."""
     lesson, _, seed = spec.partition(":")
     if lesson not in LESSONS or (seed and not seed.isdigit()):
         raise ValueError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")

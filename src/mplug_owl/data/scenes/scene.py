@@ -1,7 +1,8 @@
 """A scene: a few things and writings, made from a seed, told in words and drawn.
 
 Three splits keep training and exam apart: `seen` has colours with shapes as training has them, `combinations` has pairs that
-training never shows together, `words` has written words that training never draws.
+training never shows together, `words` has written words that training never draws. `letters` is a fourth, for learning to
+read: every scene has something written, and half of it is no word.
 """
 
 from collections.abc import Iterator
@@ -90,10 +91,10 @@ class Scene:
 
 def scene(seed: int, split: str = "seen") -> Scene:
     """The scene of a seed. Raises ValueError for a split there isn't."""
-    if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
+    if split not in (*SPLITS, "letters"):
+        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)} and letters")
     random = Random(seed)
-    written = 1 if split == "words" else random.choices((0, 1, 2), (5, 8, 7))[0]
+    written = 1 if split == "words" else random.choices((0, 1, 2), (0, 1, 1) if split == "letters" else (5, 8, 7))[0]
     rows = random.sample(range(3), written)
     cells = [(row, column) for row in range(3) if row not in rows for column in range(3)]
     count = random.choice((1, 2, 3, 4) if written < 2 else (1, 2, 3))
@@ -142,9 +143,22 @@ def _texts(random: Random, count: int, split: str) -> list[str]:
     """Words and numbers to write. Two are often both numbers, so that there is something to add."""
     if split == "words":
         return [random.choice(HELD_WORDS)]
+    if split == "letters":
+        return [_letters(random) for _ in range(count)]
     if count == 2 and random.random() < 0.5:
         return [str(random.choice(NUMBERS)) for _ in range(2)]
     return [str(random.choice(NUMBERS)) if random.random() < 0.4 else _word(random, split) for _ in range(count)]
+
+
+def _letters(random: Random) -> str:
+    """A number, a word or, half of the time, letters without sense, short ones more often: reading begins with one letter."""
+    kind = random.random()
+    if kind < 0.5:
+        return str(random.choice(NUMBERS)) if kind < 0.3 else random.choice(DRAWN_WORDS)
+    length = random.choices(range(1, 7), (6, 5, 4, 3, 2, 2))[0]
+    while (letters := "".join(random.choices(_CONSONANTS + _VOWELS, k=length))) in HELD_WORDS:
+        pass
+    return letters
 
 
 def _word(random: Random, split: str) -> str:
