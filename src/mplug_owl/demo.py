@@ -34,7 +34,7 @@ SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
 # Problems an ability in each of the three exams.
 EXAMINED = 25
-STEPS = {"pretrain": 400, "instruct": 500}
+STEPS = {"pretrain": 450, "instruct": 200}
 UNTRAINED = "before"
 
 
