@@ -12,7 +12,9 @@ from mplug_owl.chat import Chat
 from mplug_owl.data.scenes import scenes
 from mplug_owl.eval.answer import examine
 from mplug_owl.eval.scenes import DrawnWorld
-from mplug_owl.model.build import SHIPPED, Owl, load
+from mplug_owl.model.build import SHIPPED, Owl, count, load
+from mplug_owl.recipes import tiny
+from mplug_owl.train.plan import plan
 
 ASSETS = Path(mplug_owl.__file__).parent / "assets"
 
@@ -36,6 +38,12 @@ def test_each_has_a_card_that_says_what_it_is(name: str) -> None:
     card = (ASSETS / name / "README.md").read_text("utf-8")
     assert "drawn world" in card
     assert "photographs" in card
+
+
+def test_a_plan_knows_its_size_without_reading_a_weight(owl: Owl) -> None:
+    planned = {part.symbol: part.parameters for part in plan(tiny.instruct()).parts}
+    model = owl.model.model
+    assert planned == {"f_V": count(model.vision_tower), "f_K": count(model.abstractor), "f_L": count(model.language_model)}
 
 
 def test_it_answers_about_scenes_it_never_saw_and_needs_to_see_them(owl: Owl) -> None:

@@ -91,7 +91,7 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
             f"{minutes:.1f} minutes. It knows this drawn world and nothing of photographs.\n\n"
             f"The whole story  {page}\n"
             f"Talk with it     owl chat {previous} --image {out}/data/images/00001.png\n"
-            f"One that had\nlonger lessons   owl chat owl-tiny\n"
+            f"Longer lessons   owl chat owl-tiny\n"
             f"A full exam      owl eval {previous} scenes\n"
             f"A stage's cost   owl plan paper.pretrain",
             title="done",
