@@ -149,8 +149,9 @@ class MplugOwlVisionModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, VisionEmbeddings):
-            for weight in (weight for name, weight in module.stem.named_parameters() if name.endswith("weight")):
-                init.kaiming_normal_(weight, nonlinearity="relu")
+            for layer in module.stem.modules():
+                if isinstance(layer, nn.Conv2d):
+                    init.kaiming_normal_(layer.weight, nonlinearity="relu")
             std = self.config.initializer_range
             init.normal_(module.cls_token, std=std)
             init.normal_(module.position_embedding, std=self.config.position_initializer_range or std)
