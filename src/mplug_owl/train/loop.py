@@ -20,6 +20,7 @@ from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import Quarantine, Watch
 from mplug_owl.train.batch import settle
+from mplug_owl.train.compiled import compile_language_model
 from mplug_owl.train.disk import Lines, writing
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.optim import learning_rate
@@ -102,6 +103,8 @@ def train(
         if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
             use_packed_attention(owl.model.model.language_model)
         set_mode(owl.model, recipe.learners)
+        if recipe.compile:
+            compile_language_model(owl.model.model.language_model, accelerator.device.type, not recipe.encoding.fill)
         optimizer = make_optimizer(owl.model, recipe.optimizer)
 
         found = decided(accelerator, lambda: _found(out, recipe, resume, note))

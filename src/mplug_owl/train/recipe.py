@@ -74,8 +74,9 @@ class Recipe:
     the sources of text alone and the rest from those with pictures; None mixes them all by weight. `data` are
     "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None for `modules`.
     `frozen_bf16` stores what does not learn in half the memory. `attention` is how transformers computes it, None for its own
-    choice; on a CPU eager is a quarter faster where rows are short. `trackers` get each line of metrics, as metrics.jsonl does;
-    `tflops` is one device's dense bf16 rate, for the MFU in it, None for what is known of the device.
+    choice; on a CPU eager is a quarter faster where rows are short. `compile` puts the language model through torch.compile
+    first, which pays in runs of many minutes. `trackers` get each line of metrics, as metrics.jsonl does; `tflops` is one
+    device's dense bf16 rate, for the MFU in it, None for what is known of the device.
     A run stops when more than `max_bad_share` of its samples cannot be read. A step without a number, or with a loss above
     `spike` times the usual, is left out; after `patience` of them in a row the run goes back to a checkpoint, `rollbacks` times
     at most. `grace` is how many seconds a scheduler gives between asking the run to stop and killing it; the run tells when it
@@ -99,6 +100,7 @@ class Recipe:
     frozen_bf16: bool = False
     attention: Literal["sdpa", "eager"] | None = None
     gradient_checkpointing: bool = False
+    compile: bool = False
     workers: int = 2
     seed: int = 0
     log_every: int = 10
@@ -141,6 +143,10 @@ class Recipe:
             raise ValueError(f"encoding.pack is {pack}; it must be encoding.max_tokens, {self.encoding.max_tokens}, or more")
         if self.encoding.crop is not None and not 0 < self.encoding.crop <= 1:
             raise ValueError(f"encoding.crop is {self.encoding.crop}; it must be above 0 and at most 1, or none")
+        if self.encoding.prompt_share < 0:
+            raise ValueError(f"encoding.prompt_share is {self.encoding.prompt_share}; it must be 0 or more")
+        if self.encoding.prompt_share and (self.encoding.weigh != "answers" or self.encoding.pack is not None):
+            raise ValueError("encoding.prompt_share needs encoding.weigh=answers and padded rows, encoding.pack=none")
         if self.text_share is not None and not 0 < self.text_share < 1:
             raise ValueError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from mplug_owl.data.scenes import puzzles, questions
 from mplug_owl.data.scenes.questions import Question, Turns
 from mplug_owl.data.scenes.scene import Scene, scene
+from mplug_owl.data.scenes.things import HELD_PAIRS
 
 KINDS: Mapping[str, Mapping[str, Question]] = MappingProxyType(
     {
@@ -66,8 +67,12 @@ KINDS: Mapping[str, Mapping[str, Question]] = MappingProxyType(
 ABILITIES = tuple(KINDS)
 # What reads a word, and so can meet one that was never written in a training picture.
 READING = ("word", "written at", "first letter", "meaning", "of the word")
-# Few scenes hold what these ask for, so lessons ask them more often where they can.
-SELDOM = {"sum": 4, "larger": 3, "number and things": 2, "odd one out": 3, "beside it": 2, "three turns": 2}
+# Few scenes hold what these ask for, or they are hard to learn, so lessons ask them more often where they can.
+SELDOM = {"sum": 4, "larger": 3, "number and things": 2, "odd one out": 4, "beside it": 2, "three turns": 2} | dict.fromkeys(
+    ("position", "at", "absence", "list", "if then"), 2
+)
+
+_HELD = tuple(" ".join(pair) for pair in sorted(HELD_PAIRS))
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,10 @@ def exam(count: int, split: str, seed: int) -> list[Item]:
 
 
 def talk(shown: Scene, count: int, random: Random) -> list[Turns]:
-    """`count` different questions about one scene, at most one of a kind, every ability as likely as any other."""
+    """`count` different questions about one scene, at most one of a kind, every ability as likely as any other.
+
+    None names a colour and a shape that are held out: in lessons they would always be what is not there.
+    """
     chosen: list[Turns] = []
     left = {ability: dict(kinds) for ability, kinds in KINDS.items()}
     while len(chosen) < count and left:
@@ -106,7 +114,7 @@ def talk(shown: Scene, count: int, random: Random) -> list[Turns]:
         question = kinds.pop(kind)
         if not kinds:
             del left[ability]
-        if (turns := question(shown, random)) is not None:
+        if (turns := question(shown, random)) is not None and not any(held in f"{turns}" for held in _HELD):
             chosen.append(turns)
     return chosen
 
