@@ -200,27 +200,6 @@ def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], pro
     assert [(batch.learned, batch.names) for batch in data.batches] == [(0, ("nothing",))]
 
 
-def test_prompts_may_be_learned_beside_the_answers(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    batches = {}
-    for share in (0.0, 0.3):
-        how = Encoding(max_tokens=1024, weigh="answers", prompt_share=share)
-        (batches[share],) = steps(sources, processor, batch=9, micro_batch=9, encoding=how)[0].batches
-    alone, both = batches[0.0], batches[0.3]
-    answers, prompts = alone.loss_weights > 0, (both.loss_weights > 0) & (alone.loss_weights == 0)
-    assert torch.equal(both.loss_weights[answers], alone.loss_weights[answers])
-    assert float(both.loss_weights[prompts].sum()) == pytest.approx(0.3 * float(alone.loss_weights.sum()), rel=1e-5)
-    assert both.loss_weights[prompts].unique().numel() == 1
-    words = both.attention_mask.bool() & (both.input_ids != processor.image_token_id)
-    words[:, 0] = False
-    assert torch.equal(prompts | answers, words)
-    assert torch.equal(both.labels[words], both.input_ids[words])
-
-
-def test_rows_may_be_filled_to_one_length(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    made = steps(sources, processor, batch=4, micro_batch=2, encoding=Encoding(max_tokens=1024, fill=True))
-    assert {batch.input_ids.shape[1] for number in range(3) for batch in made[number].batches} == {1024}
-
-
 def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProcessor) -> None:
     """Every run of learned tokens sums to one, in padded and in packed rows, and the step is divided by their number."""
     for pack in (None, 1024):

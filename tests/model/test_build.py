@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPImageProcessorPil
 
-from mplug_owl.conversation import SYSTEM_PROMPT, Conversation
 from mplug_owl.model.build import Modules, build, count, learn_tokenizer, load, load_processor, load_vision
 from tests.model.test_convert import adapt
 from tests.tiny import LANGUAGES, VISIONS, picture, shaken, tiny_config, tiny_owl, tiny_processor, tiny_tokenizer
@@ -35,20 +34,6 @@ def test_a_fresh_tokenizer_knows_everything_that_can_be_typed() -> None:
     assert len(tokenizer("the owl")["input_ids"]) < len("the owl")
     for text in ("naïve 🦉\n\t", "这张图片"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-
-def test_a_word_is_one_token_in_a_sentence_and_as_an_answer() -> None:
-    talk = Conversation(()).said("user", "the star is top left").said("user", "Where?").said("assistant", "top left")
-    texts = [piece.text for piece in talk.pieces() if piece.text]
-    tokenizer = learn_tokenizer(texts * 20, 900, phrases=("top left",))
-    (place,) = tokenizer("top left")["input_ids"]
-    assert tokenizer("the star is top left")["input_ids"].count(place) == 1
-    assert tokenizer.decode([place]) == "top left"
-    assert tokenizer("star")["input_ids"] == tokenizer("the star")["input_ids"][1:]
-    opening, *_, answering = tokenizer(texts[0])["input_ids"]
-    assert tokenizer.decode([opening]) == SYSTEM_PROMPT
-    assert tokenizer.decode([answering]) == "\nAI: "
-    assert len(tokenizer("TOP LEFT")["input_ids"]) > 6
 
 
 @pytest.mark.parametrize("language", ["llama", "bloom", "opt"])

@@ -135,8 +135,7 @@ def test_the_tiny_stages_share_one_owl_of_a_few_million() -> None:
     stages = [tiny.language(), tiny.pretrain(), tiny.instruct()]
     assert [learners(stage) for stage in stages] == ["frozen-frozen-full", "full-full-frozen", "frozen-frozen-lora"]
     assert [stage.modules for stage in stages] == [tiny.FRESH, tiny.OWL_TINY, tiny.OWL_TINY]
-    now, then = tiny.FRESH.config().to_dict(), tiny.OWL_TINY.config().to_dict()
-    assert {name for name in now if now[name] != then[name]} == {"text_config"}  # the next owl's language model
+    assert tiny.FRESH.config().to_dict() == tiny.OWL_TINY.config().to_dict()
     assert tiny.captioner().vision_config.to_dict() == tiny.owl_tiny().vision_config.to_dict()
 
 

@@ -80,8 +80,6 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
         ("encoding.pack=100", r"encoding\.pack is 100; it must be encoding\.max_tokens, 256, or more"),
         ("encoding.crop=0", r"encoding\.crop is 0\.0; it must be above 0 and at most 1, or none"),
         ("encoding.crop=1.1", r"encoding\.crop is 1\.1; it must be above 0 and at most 1, or none"),
-        ("encoding.prompt_share=-1", r"encoding\.prompt_share is -1\.0; it must be 0 or more"),
-        ("encoding.prompt_share=0.3", r"encoding\.prompt_share needs encoding\.weigh=answers and padded rows"),
         ("text_share=1", r"text_share is 1\.0; it must be between 0 and 1, or none"),
         ("batch_tokens=0", "batch_tokens is 0; it must be 1 or more, or none"),
         ("batch=none", "batch and batch_tokens are none; one of them must say how large a step is"),

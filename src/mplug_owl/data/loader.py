@@ -34,9 +34,7 @@ class Encoding:
     `pack` lays conversations end to end in rows of at most that many positions, one row a forward pass; None pads them.
     `crop` shows a random part of each picture, at least that share of its area; None shows all of it. `caption_prompts` asks
     for captions in one of several sentences, where the original shows the picture alone. `weigh="answers"` lets every answer
-    count the same, a yes as much as a long list; by "tokens" longer answers count more. `prompt_share` has the prompts learned
-    as well, all together at that share of the answers' weight, so a language model that starts from nothing learns from every
-    word. `fill` pads every row to `max_tokens`, so that a compiled model meets one length.
+    count the same, a yes as much as a long list; by "tokens" longer answers count more.
     """
 
     max_tokens: int
@@ -47,8 +45,6 @@ class Encoding:
     crop: float | None = None
     caption_prompts: bool = False
     weigh: Literal["tokens", "answers"] = "tokens"
-    prompt_share: float = 0.0
-    fill: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,8 +166,7 @@ class Steps(Dataset[StepData]):
 
     def _padded(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
         encoded = [Encoded(example.ids, example.learned) for example, _ in samples]
-        length = self.encoding.max_tokens if self.encoding.fill else None
-        batch = self.processor.batch(encoded, side="right", labels=True, length=length)
+        batch = self.processor.batch(encoded, side="right", labels=True)
         return self._batch(samples, batch["input_ids"], batch["labels"], batch["attention_mask"], None)
 
     def _packed(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
@@ -197,9 +192,6 @@ class Steps(Dataset[StepData]):
         pixels = self.processor.image_processor.normalise(squares) if squares else None
         names = tuple(example.name for example, _ in samples)
         weights = answer_weights(labels) if self.encoding.weigh == "answers" else None
-        if weights is not None and mask is not None and self.encoding.prompt_share:
-            words = mask.bool() & ids.ne(self.processor.image_token_id)
-            labels, weights = with_prompts(ids, labels, weights, words, self.encoding.prompt_share)
         return Batch(ids, labels, mask, position_ids, pixels, names, sum(example.cut for example, _ in samples), weights)
 
     def _square(self, picture: object, name: str) -> np.ndarray:
@@ -232,16 +224,6 @@ def answer_weights(labels_BT: Tensor) -> Tensor:
     answers = begins_BT.flatten().cumsum(0)  # the number of each token's answer, over all rows
     lengths = torch.bincount(answers[learned_BT.flatten()], minlength=int(answers[-1]) + 1).clamp(min=1)
     return (learned_BT.flatten() / lengths[answers]).view_as(labels_BT)
-
-
-def with_prompts(
-    ids_BT: Tensor, labels_BT: Tensor, weights_BT: Tensor, words_BT: Tensor, share: float
-) -> tuple[Tensor, Tensor]:
-    """Labels and weights [B, T] with the other words learned too, all alike, together at `share` of the answers' weight."""
-    prompts_BT = words_BT & labels_BT.eq(-100)
-    prompts_BT[:, 0] = False  # nothing predicts a row's first token
-    each = share * weights_BT.sum() / prompts_BT.sum().clamp(min=1)
-    return torch.where(prompts_BT, ids_BT, labels_BT), torch.where(prompts_BT, each, weights_BT)
 
 
 def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:

@@ -4,14 +4,13 @@ Each part is trained weights (a folder or a hub id) or made from scratch by the 
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -24,7 +23,6 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 
-from mplug_owl.conversation import SYSTEM_PROMPT
 from mplug_owl.model.adapter import merge
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -48,15 +46,13 @@ class Modules:
     """What an owl is made of. `config` gives every size before anything is downloaded; the rest says where weights are.
 
     `vision` and `language` are folders, hub ids or names of what comes with the package; None for fresh ones. The tokenizer is
-    the language model's, or learned from the data with `vocabulary` entries where the language model starts from scratch;
-    each of `phrases` may become one of them.
+    the language model's, or learned from the data with `vocabulary` entries where the language model starts from scratch.
     """
 
     config: Callable[[], MplugOwlConfig]
     vision: str | None = None
     language: str | None = None
     vocabulary: int | None = None
-    phrases: tuple[str, ...] = ()
 
 
 def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
@@ -66,7 +62,7 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
     if modules.language is not None:
         tokenizer = AutoTokenizer.from_pretrained(shipped(modules.language))
     elif modules.vocabulary is not None:
-        tokenizer = learn_tokenizer(texts, modules.vocabulary, modules.phrases)
+        tokenizer = learn_tokenizer(texts, modules.vocabulary)
         config = _speaking(config, tokenizer)
     else:
         raise ValueError("Modules needs language= (a trained language model) or vocabulary= (entries to learn)")
@@ -160,21 +156,15 @@ def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
     return owl
 
 
-def learn_tokenizer(texts: Iterable[str], entries: int, phrases: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+def learn_tokenizer(texts: Iterable[str], entries: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer of at most `entries` entries: nothing that can be typed is unknown to it.
 
-    A stretch of text gets a space in front, as LLaMA's tokenizer gives it, so a word is the same token in a sentence and as an
-    answer. Words in capitals are spelled letter by letter, so that one that is read in a picture need not have been met before.
-    What every conversation repeats, its opening and its roles, may become one token, and so may each of `phrases`.
+    Words in capitals are spelled letter by letter, so that one that is read in a picture need not have been met before.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(" "), normalizers.Replace(Regex(r"\A (?=\s)"), "")])
-    whole = [r"\nHuman:", r"\nAI: ?", *(rf" ?{re.escape(phrase)}\b" for phrase in phrases), rf" ?{re.escape(SYSTEM_PROMPT)}"]
-    stretches = "|".join([*whole, " ?[A-Z](?=[A-Z])", r" ?\w+", r"\s+", r"[^\s\w]+"])
-    split = pre_tokenizers.Split(Regex(stretches), "isolated")
-    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    spelled = pre_tokenizers.Split(Regex(" ?[A-Z](?=[A-Z])"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelled, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=entries,
         special_tokens=list(SPECIAL_TOKENS),

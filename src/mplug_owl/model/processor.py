@@ -100,19 +100,13 @@ class MplugOwlProcessor(ProcessorMixin):
         return Encoded(tuple(ids), tuple(learned), tuple(pictures))
 
     def batch(
-        self,
-        samples: Sequence[Encoded],
-        side: str = "left",
-        labels: bool = False,
-        pixel_values: torch.Tensor | None = None,
-        length: int | None = None,
+        self, samples: Sequence[Encoded], side: str = "left", labels: bool = False, pixel_values: torch.Tensor | None = None
     ) -> BatchFeature:
         """Samples to one padded batch: `input_ids` and `attention_mask` [B, T], `pixel_values` [I, 3, S, S] if any.
 
-        `labels` adds what is learned, -100 elsewhere. `pixel_values` are given where pictures were opened before. T is `length`
-        or the longest sample's.
+        `labels` adds what is learned, -100 elsewhere. `pixel_values` are given where pictures were opened before.
         """
-        length = length or max(len(sample) for sample in samples)
+        length = max(len(sample) for sample in samples)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
 
         def padded(rows: Iterable[Sequence[int]], filler: int) -> torch.Tensor:

@@ -4,16 +4,12 @@
 seen it and never spoken. `pretrain` and `instruct` join them as the paper does.
 """
 
-from dataclasses import replace
-
 from mplug_owl.data.loader import Encoding
-from mplug_owl.data.scenes.things import PLACES, ROWS
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
 
 VISION, LANGUAGE, VOCABULARY = 160, 192, 1024
-SPELLED = 1280  # what fresh tokenizers may have: the opening sentence and each place are one token in the end
 
 
 def owl_tiny() -> MplugOwlConfig:
@@ -70,54 +66,23 @@ def _text(layers: int) -> dict[str, object]:
     }
 
 
-def owl_next() -> MplugOwlConfig:
-    """owl-tiny's sizes with LFM2's architecture for f_L (arXiv 2511.23404): every second layer convolves over three tokens.
-
-    So a thing's colour, shape and place stand together before attention looks for them. LLaMA's layers at this width had not
-    learned in 40 M tokens which place belongs to which thing; these learn it in 2 M (docs/journal.md, 2026-11-25).
-    """
-    layers = 3 * ("conv", "full_attention")
-    lfm2 = {
-        **_text(len(layers)),
-        "model_type": "lfm2",
-        "vocab_size": SPELLED,
-        "layer_types": list(layers),
-        "conv_L_cache": 3,
-        "block_auto_adjust_ff_dim": False,
-    }
-    config = owl_tiny().to_dict()
-    return MplugOwlConfig.from_dict({**config, "text_config": lfm2})
-
-
-FRESH = Modules(owl_next, vocabulary=SPELLED, phrases=tuple(place for row in PLACES for place in row) + ROWS)
+FRESH = Modules(owl_tiny, vocabulary=VOCABULARY)
 CAPTIONER = Modules(captioner, vocabulary=VOCABULARY)
 OWL_TINY = Modules(owl_tiny, vision="tiny-vision", language="tiny-language")
 
 
 def language() -> Recipe:
-    """Foundation f_L: a language model that knows the world from text and has never seen it; best --from tiny.lookups."""
-    return replace(
-        lookups(),
-        name="tiny.language",
-        encoding=Encoding(max_tokens=256, pictures=False, weigh="answers", prompt_share=0.3, fill=True),
-        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
-        steps=6000,
-        data=("scenes:text",),
-    )
-
-
-def lookups() -> Recipe:
-    """Foundation f_L, its first lessons: which thing has which colour, shape, size and place, and nothing else."""
+    """Foundation f_L: a language model that knows the world from text and has never seen it."""
     return Recipe(
-        name="tiny.lookups",
+        name="tiny.language",
         modules=FRESH,
         learners=Learners(vision="frozen", abstractor="frozen", language="full"),
-        encoding=Encoding(max_tokens=144, pictures=False, weigh="answers", fill=True),
-        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), min_lr=1e-3, muon=True),
-        steps=1500,
-        batch=16,
+        encoding=Encoding(max_tokens=384, pictures=False, weigh="answers"),
+        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        steps=4500,
+        batch=32,
         micro_batch=8,
-        data=("scenes:lookups@9", "scenes:text@1"),  # the rest of the words, for the tokenizer; cut where they are long
+        data=("scenes:text",),
         attention="eager",
         workers=0,
         save_every=500,

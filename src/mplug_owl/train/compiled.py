@@ -8,8 +8,8 @@ from torch import nn
 COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
-def compile_language_model(language_model: nn.Module, device: str, any_length: bool = True) -> None:
-    """Compile in place, for rows of any length or of one length alone; names of weights stay as they are.
+def compile_language_model(language_model: nn.Module, device: str) -> None:
+    """Compile in place, for rows of any length; names of weights stay as they are.
 
     The encoder is left as it is: torch 2.13 fails on its convolutions where the number of pictures varies. Raises ValueError
     where a CPU has no C++ compiler to do it with.
@@ -20,4 +20,4 @@ def compile_language_model(language_model: nn.Module, device: str, any_length: b
             f"compile: needs a C++ compiler, and this machine has no {named or ', '.join(COMPILERS)}; "
             "install one (Debian: apt install g++) or --set compile=false"
         )
-    language_model.compile(dynamic=any_length)
+    language_model.compile(dynamic=True)

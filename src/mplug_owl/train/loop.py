@@ -104,7 +104,7 @@ def train(
             use_packed_attention(owl.model.model.language_model)
         set_mode(owl.model, recipe.learners)
         if recipe.compile:
-            compile_language_model(owl.model.model.language_model, accelerator.device.type, not recipe.encoding.fill)
+            compile_language_model(owl.model.model.language_model, accelerator.device.type)
         optimizer = make_optimizer(owl.model, recipe.optimizer)
 
         found = decided(accelerator, lambda: _found(out, recipe, resume, note))

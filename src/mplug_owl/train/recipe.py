@@ -143,10 +143,6 @@ class Recipe:
             raise ValueError(f"encoding.pack is {pack}; it must be encoding.max_tokens, {self.encoding.max_tokens}, or more")
         if self.encoding.crop is not None and not 0 < self.encoding.crop <= 1:
             raise ValueError(f"encoding.crop is {self.encoding.crop}; it must be above 0 and at most 1, or none")
-        if self.encoding.prompt_share < 0:
-            raise ValueError(f"encoding.prompt_share is {self.encoding.prompt_share}; it must be 0 or more")
-        if self.encoding.prompt_share and (self.encoding.weigh != "answers" or self.encoding.pack is not None):
-            raise ValueError("encoding.prompt_share needs encoding.weigh=answers and padded rows, encoding.pack=none")
         if self.text_share is not None and not 0 < self.text_share < 1:
             raise ValueError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
 

@@ -1,9 +1,8 @@
 """A scene: a few things and writings, made from a seed, told in words and drawn.
 
 Three splits keep training and exam apart: `seen` has colours with shapes as training has them, `combinations` has pairs that
-training never shows together, `words` has written words that training never draws. Two more are for lessons: in `letters`
-every scene has something written, and half of it is no word, to learn to read; `told` has colours and shapes that nobody draws
-among the others, for text alone, so that a colour and a shape are two things and no pair.
+training never shows together, `words` has written words that training never draws. `letters` is a fourth, for learning to
+read: every scene has something written, and half of it is no word.
 """
 
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ from mplug_owl.data.scenes.things import (
     NUMBERS,
     SHAPES,
     SIZES,
-    TOLD_COLOURS,
-    TOLD_SHAPES,
     Thing,
     Writing,
     a,
@@ -94,15 +91,13 @@ class Scene:
 
 def scene(seed: int, split: str = "seen") -> Scene:
     """The scene of a seed. Raises ValueError for a split there isn't."""
-    if split not in (*SPLITS, "letters", "told"):
-        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}, letters and told")
+    if split not in (*SPLITS, "letters"):
+        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)} and letters")
     random = Random(seed)
     written = 1 if split == "words" else random.choices((0, 1, 2), (0, 1, 1) if split == "letters" else (5, 8, 7))[0]
     rows = random.sample(range(3), written)
     cells = [(row, column) for row in range(3) if row not in rows for column in range(3)]
     count = random.choice((1, 2, 3, 4) if written < 2 else (1, 2, 3))
-    if split == "told":  # many, and so many that are nearly alike
-        count = random.choice((2, 3, 4, 4) if written < 2 else (2, 3, 3))
     places = sorted(random.sample(cells, count))
     pairs = _pairs(random, count, split)
     things = tuple(
@@ -123,10 +118,6 @@ def _pairs(random: Random, count: int, split: str) -> list[tuple[str, str]]:
     held = split == "combinations"
 
     def any_pair() -> tuple[str, str]:
-        # Pairs of the drawn ones are rare here: what is missing among many says that it cannot be.
-        if split == "told" and (kind := random.choices(range(4), (1, 5, 5, 5))[0]):
-            colours = TOLD_COLOURS if kind > 1 else tuple(COLOURS)
-            return random.choice(colours), random.choice(SHAPES if kind == 3 else TOLD_SHAPES)
         return random.choice(_HELD_PAIRS if held and random.random() < 0.7 else _SEEN_PAIRS)
 
     pairs = [random.choice(_HELD_PAIRS) if held else any_pair()]
@@ -171,7 +162,7 @@ def _letters(random: Random) -> str:
 
 
 def _word(random: Random, split: str) -> str:
-    if split not in ("seen", "told") or random.random() < 0.7:
+    if split != "seen" or random.random() < 0.7:
         return random.choice(DRAWN_WORDS)
     while (word := _invented(random)) in HELD_WORDS:
         pass

@@ -16,9 +16,6 @@ COLOURS = {
     "white": (248, 248, 248),
     "black": (24, 24, 24),
 }
-# Read about and never drawn: a text-only lesson has more pairs than anybody can learn by heart.
-TOLD_SHAPES = ("animal", "plant", "tool", "vehicle", "garment", "instrument", "sign", "hand", "bell", "fan", "stone", "dot")
-TOLD_COLOURS = ("gold", "tan", "pale", "bright", "sand", "dull", "rose", "lemon")
 SIZES: tuple[Size, ...] = ("small", "large")
 # Places by row and column of a three by three grid, in reading order.
 PLACES = (
