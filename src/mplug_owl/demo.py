@@ -34,7 +34,7 @@ SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
 # Problems an ability in each of the three exams.
 EXAMINED = 25
-STEPS = {"pretrain": 750, "instruct": 150}
+STEPS = {"pretrain": 540, "instruct": 60}
 UNTRAINED = "before"
 
 
