@@ -1,5 +1,6 @@
 """The six abilities of OwlEval in the drawn world, and exams in them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
@@ -70,7 +71,7 @@ READING = ("word", "written at", "first letter", "meaning", "of the word")
 # Few scenes hold what these ask for, so lessons ask them more often where they can.
 SELDOM = {"sum": 4, "larger": 3, "number and things": 2, "odd one out": 3, "beside it": 2, "three turns": 2}
 
-_HELD = tuple(" ".join(pair) for pair in sorted(HELD_PAIRS))
+_names_held = re.compile("|".join(" ".join(pair) for pair in sorted(HELD_PAIRS))).search
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def talk(shown: Scene, count: int, random: Random) -> list[Turns]:
         question = kinds.pop(kind)
         if not kinds:
             del left[ability]
-        if (turns := question(shown, random)) is not None and not any(held in f"{turns}" for held in _HELD):
+        turns = question(shown, random)
+        if turns is not None and not _names_held("\n".join(part for turn in turns for part in turn)):
             chosen.append(turns)
     return chosen
 
