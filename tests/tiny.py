@@ -53,6 +53,13 @@ LANGUAGES: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 12,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "lfm2": {
+        "model_type": "lfm2",
+        **_TEXT,
+        **_GATED,
+        "layer_types": ["conv", "full_attention"],
+        "block_auto_adjust_ff_dim": False,
+    },
     "opt": {"model_type": "opt", **_TEXT, "ffn_dim": 32, "word_embed_proj_dim": 24},
     "bloom": {"model_type": "bloom", **_TEXT},
     "phi": {"model_type": "phi", **_TEXT, "intermediate_size": 32},

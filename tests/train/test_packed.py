@@ -44,8 +44,8 @@ def gradients(owl: MplugOwlForConditionalGeneration, **inputs: torch.Tensor) -> 
     return loss.item(), {name: p.grad.clone() for name, p in owl.named_parameters() if p.grad is not None}
 
 
-# These make their own mask and take no notice of restarting positions.
-TOGETHER = ("bloom", "opt")
+# These make their own mask or convolve over neighbours, and take no notice of restarting positions.
+TOGETHER = ("bloom", "opt", "lfm2")
 
 
 @pytest.mark.parametrize("language", TOGETHER)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import AdamW, Rates, Recipe
+from mplug_owl.train.recipe import AdamW, LoRA, Rates, Recipe
 from mplug_owl.train.run import start
 from mplug_owl.train.trainable import lora_modules, parts_of, prepare, table
 from tests.school import lesson, lessons, quietly, weights
@@ -106,6 +107,17 @@ def test_lora_finds_the_attention_of_every_family(language: str) -> None:
     learning = {name for name, parameter in learner.named_parameters() if parameter.grad is not None}
     assert learning == {name for name, parameter in learner.named_parameters() if ".lora_" in name}
     assert learning
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_lora_on_every_linear_layer_but_the_head(language: str) -> None:
+    owl = tiny_owl(tiny_config(language=language))
+    bare = tiny_owl(tiny_config(language=language)).model.language_model
+    named = bare.named_modules()
+    linear = {name for name, module in named if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"}
+    learner = prepare(owl, lesson("frozen", "frozen", "lora", lora=LoRA(on="linear")))
+    adapted = {name for name, module in learner.named_modules() if hasattr(module, "lora_A")}
+    assert {name.split(".language_model.")[1] for name in adapted} == linear
 
 
 @pytest.mark.parametrize("vision", VISIONS)

@@ -4,13 +4,14 @@ Each part is trained weights (a folder or a hub id) or made from scratch by the 
 """
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 
+from mplug_owl.conversation import SYSTEM_PROMPT
 from mplug_owl.model.adapter import merge
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -46,13 +48,16 @@ class Modules:
     """What an owl is made of. `config` gives every size before anything is downloaded; the rest says where weights are.
 
     `vision` and `language` are folders, hub ids or names of what comes with the package; None for fresh ones. The tokenizer is
-    the language model's, or learned from the data with `vocabulary` entries where the language model starts from scratch.
+    the language model's, or learned from the data with `vocabulary` entries where the language model starts from scratch;
+    each of `phrases` may become one of them. With `alike` fresh attention begins by looking for what is like itself.
     """
 
     config: Callable[[], MplugOwlConfig]
     vision: str | None = None
     language: str | None = None
     vocabulary: int | None = None
+    phrases: tuple[str, ...] = ()
+    alike: bool = False
 
 
 def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
@@ -62,7 +67,7 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
     if modules.language is not None:
         tokenizer = AutoTokenizer.from_pretrained(shipped(modules.language))
     elif modules.vocabulary is not None:
-        tokenizer = learn_tokenizer(texts, modules.vocabulary)
+        tokenizer = learn_tokenizer(texts, modules.vocabulary, modules.phrases)
         config = _speaking(config, tokenizer)
     else:
         raise ValueError("Modules needs language= (a trained language model) or vocabulary= (entries to learn)")
@@ -71,6 +76,8 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
         if modules.language is not None
         else AutoModelForCausalLM.from_config(config.text_config)
     )
+    if modules.alike:
+        look_for_alike(language)
     if modules.vision is not None:
         vision = load_vision(shipped(modules.vision), config)
         images = AutoImageProcessor.from_pretrained(shipped(modules.vision))
@@ -156,15 +163,37 @@ def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
     return owl
 
 
-def learn_tokenizer(texts: Iterable[str], entries: int) -> PreTrainedTokenizerBase:
+def look_for_alike(language: PreTrainedModel) -> None:
+    """Let keys begin as copies of the queries: a word's attention goes to the same word before anything is learned.
+
+    Trained attention often looks so (arXiv 2305.09828). Raises ValueError where keys have other sizes than queries.
+    """
+    found = {name: module for name, module in language.named_modules() if name.endswith((".q_proj", ".k_proj"))}
+    if not found:
+        raise ValueError(f"alike: {language.config.model_type} has no q_proj and k_proj")
+    for name, queries in found.items():
+        keys = found[name.removesuffix("q_proj") + "k_proj"] if name.endswith("q_proj") else queries
+        if keys.weight.shape != queries.weight.shape:
+            shapes = f"{[*queries.weight.shape]} and its keys {[*keys.weight.shape]}"
+            raise ValueError(f"alike: {name} is {shapes}; heads must pair up")
+        keys.load_state_dict(queries.state_dict())
+
+
+def learn_tokenizer(texts: Iterable[str], entries: int, phrases: Sequence[str] = ()) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer of at most `entries` entries: nothing that can be typed is unknown to it.
 
-    Words in capitals are spelled letter by letter, so that one that is read in a picture need not have been met before.
+    A stretch of text gets a space in front, as LLaMA's tokenizer gives it, so a word is the same token in a sentence and as an
+    answer. Words in capitals are spelled letter by letter, so that one that is read in a picture need not have been met before.
+    What every conversation repeats, its opening and its roles, may become one token, and so may each of `phrases`.
     """
     tokenizer = Tokenizer(models.BPE())
-    spelled = pre_tokenizers.Split(Regex(" ?[A-Z](?=[A-Z])"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelled, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(" "), normalizers.Replace(Regex(r"\A (?=\s)"), "")])
+    whole = [r"\nHuman:", r"\nAI: ?", *(rf" ?{re.escape(phrase)}\b" for phrase in phrases), rf" ?{re.escape(SYSTEM_PROMPT)}"]
+    stretches = "|".join([*whole, " ?[A-Z](?=[A-Z])", r" ?\w+", r"\s+", r"[^\s\w]+"])
+    split = pre_tokenizers.Split(Regex(stretches), "isolated")
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=entries,
         special_tokens=list(SPECIAL_TOKENS),

@@ -29,11 +29,15 @@ class Learners:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters on the attention's queries and values (arXiv 2106.09685). Defaults: the original's code."""
+    """Low-rank adapters on the attention's queries and values (arXiv 2106.09685). Defaults: the original's code.
+
+    `on="linear"` puts them on every linear layer but the head (arXiv 2305.14314).
+    """
 
     rank: int = 8
     alpha: int = 32
     dropout: float = 0.05
+    on: Literal["attention", "linear"] = "attention"
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlFo
     if all(freedom == "frozen" for freedom in vars(learners).values()):
         raise ValueError("every module is frozen: nothing would learn; set learners.NAME=lora or full for one of them")
     model: MplugOwlForConditionalGeneration | PeftModel = owl
-    if names := lora_modules(owl, learners):
+    if names := lora_modules(owl, learners, recipe.lora.on):
         model = _adapted(owl, recipe.lora, names)
     for name, modules in parts_of(owl).items():
         freedom = getattr(learners, name)
@@ -74,7 +74,7 @@ def last_layer(name: str, module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def check_packing(owl: MplugOwlForConditionalGeneration) -> None:
-    """Try whether this language model keeps packed conversations apart. Raises ValueError where it does not (BLOOM, OPT).
+    """Try whether this language model keeps packed conversations apart. Raises ValueError where it does not (BLOOM, OPT, LFM2).
 
     The second of two packed rows must come out as it does alone; a model that ignores restarting positions sees the first.
     """
@@ -109,14 +109,17 @@ def compute_again(part: nn.Module) -> None:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def lora_modules(owl: MplugOwlForConditionalGeneration, learners: Learners) -> list[str]:
-    """The full names of the linears that get an adapter."""
+def lora_modules(owl: MplugOwlForConditionalGeneration, learners: Learners, on: str = "attention") -> list[str]:
+    """The full names of the linears that get an adapter: the attention's, or all `on="linear"` but the head."""
     chosen: list[str] = []
     for name, modules in parts_of(owl).items():
         if getattr(learners, name) != "lora":
             continue
         inside = {id(module) for part in modules for module in part.modules()}
         named = [path for path, module in owl.named_modules() if id(module) in inside and _adaptable(module)]
+        if on == "linear":
+            chosen.extend(path for path in named if path != "lm_head")
+            continue
         for targets in LORA_TARGETS:
             found = [path for path in named if path.rsplit(".", 1)[-1] in targets]
             if found:
