@@ -12,7 +12,7 @@ from PIL import Image
 
 from mplug_owl.data.scenes import ABILITIES, SPLITS, Scene, asked, exam, scene, scenes, write
 from mplug_owl.data.scenes.exam import KINDS, READING, talk
-from mplug_owl.data.scenes.lessons import LESSONS
+from mplug_owl.data.scenes.lessons import LESSONS, LOOKED_UP
 from mplug_owl.data.scenes.things import (
     COLOURS,
     CORNERS,
@@ -25,6 +25,7 @@ from mplug_owl.data.scenes.things import (
     NUMBER_WORDS,
     PLACES,
     SHAPES,
+    TOLD_NOUNS,
     Thing,
     Writing,
 )
@@ -84,7 +85,17 @@ def test_the_other_splits_show_it_always() -> None:
         scene(1, "train")
 
 
-@pytest.mark.parametrize("lesson", ["text", "chats", "captions"])
+def test_text_tells_of_more_than_is_drawn_and_never_of_what_is_held_out() -> None:
+    told = list(scenes(2000, seed=1, split="told"))
+    pairs = Counter((thing.colour, thing.shape) for shown in told for thing in shown.things)
+    assert {pair for pair in pairs if pair[1] in TOLD_NOUNS} == {(colour, noun) for colour in COLOURS for noun in TOLD_NOUNS}
+    assert {shape for _, shape in pairs} == {*SHAPES, *TOLD_NOUNS}
+    assert not pairs.keys() & HELD_PAIRS
+    assert not {writing.text for shown in told for writing in shown.writings} & set(HELD_WORDS)
+    assert not {thing.shape for shown in scenes(300, seed=1) for thing in shown.things} & set(TOLD_NOUNS)
+
+
+@pytest.mark.parametrize("lesson", ["text", "chats", "captions", "lookups"])
 def test_no_lesson_names_a_pair_that_is_held_out(lesson: str) -> None:
     """Not even to say that it is not there."""
     source = read(f"scenes:{lesson}")
@@ -267,6 +278,16 @@ def test_only_text_teaches_the_names_of_fruit() -> None:
     assert NUMBER_WORDS[20] == "twenty"
 
 
+def test_lookups_ask_for_single_things_where_there_are_several() -> None:
+    kinds: Counter[str] = Counter()
+    for index in range(100):
+        told, *turns = read("scenes:lookups")[index].messages
+        assert len(told.text.split(", ")) >= 2
+        assert len(turns) == 2 * LOOKED_UP
+        kinds.update(turn.text.split()[0] for turn in turns[::2])
+    assert {"What", "Which", "Where", "Is", "Tell"} <= kinds.keys()
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_lessons_are_a_source(lesson: str) -> None:
     source, other = read(f"scenes:{lesson}"), read(f"scenes:{lesson}:3")
@@ -275,7 +296,7 @@ def test_lessons_are_a_source(lesson: str) -> None:
     first, again = source[5], source[5]
     assert [message.text for message in first.messages] == [message.text for message in again.messages]
     assert [message.text for message in first.messages] != [message.text for message in other[5].messages]
-    assert len(first.pictures) == (0 if lesson == "text" else 1)
+    assert len(first.pictures) == (0 if lesson in ("text", "lookups") else 1)
     if lesson == "captions":
         assert isinstance(first.pictures[0].source, Image.Image)
         assert first.system is None
@@ -285,7 +306,7 @@ def test_lessons_are_a_source(lesson: str) -> None:
 def test_another_lesson_is_refused(spec: str) -> None:
     with pytest.raises(
         ValueError,
-        match=f"{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of captions, reading, spelled, chats, text",
+        match=f"{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of captions, .*, text, lookups",
     ):
         read(spec)
 

@@ -1,7 +1,8 @@
 """What is learned from the world: captions, talks about pictures, and the same in words alone, drawn when asked for.
 
-`scenes:captions`, `scenes:reading` (captions where more is written), `scenes:spelled`, `scenes:chats` and `scenes:text` are
-sources like any other, a million records each; `write` puts some of them into a folder as files.
+`scenes:captions`, `scenes:reading` (captions where more is written), `scenes:spelled`, `scenes:chats`, `scenes:text` and
+`scenes:lookups` (text, and nothing but which thing has what) are sources like any other, a million records each; `write` puts
+some of them into a folder as files.
 """
 
 import json
@@ -12,15 +13,18 @@ from random import Random
 from typing import Any
 
 from mplug_owl.conversation import Conversation, Message, Picture, caption
-from mplug_owl.data.scenes.exam import talk
+from mplug_owl.data.scenes.exam import KINDS, talk
 from mplug_owl.data.scenes.questions import one
 from mplug_owl.data.scenes.scene import Scene, scene, scenes
 from mplug_owl.data.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LIKE, NUMBER_WORDS, NUMBERS, a
 
-LESSONS = ("captions", "reading", "spelled", "chats", "text")
+LESSONS = ("captions", "reading", "spelled", "chats", "text", "lookups")
+# What asks for one thing's colour, shape, size or place, or what is in a place: all that is asked later begins with these.
+LOOKUPS = tuple(KINDS["visual"][kind] for kind in ("colour", "shape", "size", "position", "at"))
 RECORDS = 1_000_000
 # How many questions are asked about one scene; more teach more for the cost of one picture.
-ASKED = 8
+ASKED = 16
+LOOKED_UP = 12
 EXAM_SEED = 7  # exams draw from other seeds than lessons
 
 
@@ -46,6 +50,8 @@ class Lessons:
         random = Random(f"{self.lesson} {self.seed} {index % RECORDS}")
         if self.lesson == "text":
             return _text(random, name)
+        if self.lesson == "lookups":
+            return _lookups(random, name)
         shown = scene(random.randrange(2**48), "letters" if self.lesson == "reading" else "seen")
         if self.lesson in ("captions", "reading"):
             return caption(shown.draw(), shown.caption, name)
@@ -55,7 +61,10 @@ class Lessons:
 
 
 def open_lessons(spec: str) -> Lessons:
-    """`captions`, `reading`, `spelled`, `chats` or `text`, with `:SEED` for others. Raises ValueError for anything else."""
+    """`captions`, `reading`, `spelled`, `chats`, `text` or `lookups`, with `:SEED` for others.
+
+    Raises ValueError for anything else.
+    """
     lesson, _, seed = spec.partition(":")
     if lesson not in LESSONS or (seed and not seed.isdigit()):
         raise ValueError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")
@@ -87,14 +96,24 @@ def write(folder: Path, count: int, seed: int, questions: int = ASKED) -> list[S
 
 def _text(random: Random, name: str) -> Conversation:
     """A lesson without a picture: a scene told in words, as a caption or with questions, or what everybody knows."""
-    told = scene(random.randrange(2**48), "words" if random.random() < 0.15 else "seen")
+    told = scene(random.randrange(2**48), "words" if random.random() < 0.15 else "told")
     lesson = random.random()
-    if lesson < 0.25:  # a caption's lesson has no system sentence
+    if lesson < 0.2:  # a caption's lesson has no system sentence
         messages = (Message("user", (told.told,)), Message("assistant", (told.caption,)))
         return Conversation(messages, None, name=name)
     if lesson < 0.9:
         return _talk(told.told, _turns(told, random), name)
     return _talk(None, [_known(random) for _ in range(ASKED)], name)
+
+
+def _lookups(random: Random, name: str) -> Conversation:
+    """A scene of two things or more told in words, and short questions about single ones, of a kind again and again."""
+    while len((told := scene(random.randrange(2**48), "told")).things) < 2 or (told.writings and random.random() < 0.8):
+        pass  # what is written is not asked for
+    turns: list[tuple[str, str]] = []
+    while len(turns) < LOOKED_UP:
+        turns += random.choice(LOOKUPS)(told, random) or ()
+    return _talk(told.told, turns, name)
 
 
 def _turns(shown: Scene, random: Random) -> list[tuple[str, str]]:

@@ -283,7 +283,7 @@ def fruit(scene: Scene, random: Random) -> Turns | None:
 
 def corners(scene: Scene, random: Random) -> Turns | None:
     """How many corners the shape has."""
-    if (found := pointed_at(scene, random, "shape")) is None:
+    if (found := pointed_at(scene, random, "shape")) is None or found[0].shape not in CORNERS:
         return None
     thing, words = found
     return one(random, str(CORNERS[thing.shape]), f"How many corners does {words} have?", f"Count the corners of {words}.")
@@ -291,7 +291,7 @@ def corners(scene: Scene, random: Random) -> Turns | None:
 
 def like(scene: Scene, random: Random) -> Turns | None:
     """What in the world has this shape; only text tells."""
-    if (found := pointed_at(scene, random, "shape")) is None:
+    if (found := pointed_at(scene, random, "shape")) is None or found[0].shape not in LIKE:
         return None
     thing, words = found
     return one(
