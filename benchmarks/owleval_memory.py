@@ -69,7 +69,9 @@ def prepare(source: Source, folder: Path, pictures: int) -> list[Conversation]:
 def stages(folder: Path, count: int) -> list[Recipe]:
     """The three recipes, their data and where each goes on from."""
     batch = min(count, 25)
-    language = replace(tiny.language(), data=(f"chat:{folder}/data/text.jsonl",), steps=250)
+    fresh = replace(tiny.FRESH, config=tiny.llama_owl_tiny, alike=False)
+    data = (f"chat:{folder}/data/text.jsonl",)
+    language = replace(tiny.language(), modules=fresh, data=data, steps=250, batch=32, micro_batch=8)
     pretrain = replace(
         tiny.pretrain(),
         data=(f"chat:{folder}/data/captions.jsonl",),
@@ -80,6 +82,7 @@ def stages(folder: Path, count: int) -> list[Recipe]:
     )
     instruct = replace(
         tiny.instruct(),
+        lora=replace(tiny.instruct().lora, on="attention"),
         data=(f"chat:{folder}/data/chats.jsonl",),
         start=str(folder / "pretrain"),
         steps=80,

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-STEPS = {"tiny.language": 60, "tiny.pretrain": 60, "tiny.instruct": 60}
+STEPS = {"tiny.language": 60, "tiny.pretrain": 200, "tiny.instruct": 60}
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.data.loader import Encoding
+from mplug_owl.model.build import Modules
 from mplug_owl.recipes import find, names, paper, tiny
 from mplug_owl.train.plan import Device, Effort, Work, compare, device_tflops, plan, show
 from mplug_owl.train.recipe import Learners, Recipe, override
@@ -63,8 +64,12 @@ def test_text_alone_costs_no_picture(quick) -> None:
 
 @pytest.mark.parametrize("learners", [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full")])
 def test_flops_are_what_a_step_really_takes(learners: tuple[str, str, str], tmp_path) -> None:
-    """Counted while it runs. The plan leaves out the language model's attention, which is little for short samples."""
-    recipe = replace(tiny.pretrain(), learners=Learners(*learners), encoding=Encoding(max_tokens=64))
+    """Counted while it runs. The plan leaves out the language model's attention, which is little for short samples.
+
+    LLaMA's layers, because torch counts the weights' gradient of LFM2's convolutions, a channel each, as if all met all.
+    """
+    modules = Modules(tiny.llama_owl_tiny, vision="tiny-vision", vocabulary=300)
+    recipe = replace(tiny.pretrain(), modules=modules, learners=Learners(*learners), encoding=Encoding(max_tokens=64))
     owl = start(recipe, lessons(tmp_path))
     recipe = replace(recipe, modules=replace(recipe.modules, config=lambda: owl.model.config))
     prepare(owl.model, recipe)

@@ -44,6 +44,11 @@ def owl_tiny() -> MplugOwlConfig:
     )
 
 
+def llama_owl_tiny() -> MplugOwlConfig:
+    """The same with LLaMA's layers, which can be packed and have the original's layout."""
+    return MplugOwlConfig.from_dict({**owl_tiny().to_dict(), "text_config": _text(layers=6)})
+
+
 def captioner() -> MplugOwlConfig:
     """The encoder with a small decoder of its own, which sees every patch and is thrown away when the encoder can see."""
     return MplugOwlConfig(
