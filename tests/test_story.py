@@ -28,6 +28,7 @@ STORY = Story(
     pictures=picture(1, 400, 120),
     about_pictures="Some of its world.",
     stages=[
+        Stage("before", "Strangers", "Nobody has learned anything.", [], []),
         Stage("stage 0", "Words", "It learns to write.", PARTS, [(1, 6.2), (10, 3.1), (20, 1.4)]),
         Stage("stage 1", "Eyes", "It learns to see.", PARTS, [(1, 2.0), (20, 0.31)], figures(2, 2)),
         Stage("stage 2", "Answers", "It learns to answer.", PARTS, [], figures(18, 5)),
@@ -67,7 +68,8 @@ def test_all_of_it_is_on_the_page(text: str) -> None:
         "owl chat runs/demo/instruct",
     ):
         assert words in page.words, words
-    assert text.count("<polyline") == 2  # the third has no losses
+    assert text.count("<polyline") == 2  # the last has no losses, the first no lessons
+    assert text.count("<td>together</td>") == 3
     assert text.count('class="bar"') == 2 * 3
 
 
@@ -80,7 +82,7 @@ def test_it_asks_no_network(text: str) -> None:
 
 
 def test_a_story_may_be_short(tmp_path: Path) -> None:
-    short = replace(STORY, stages=STORY.stages[:1], exchanges=(), facts=(), pictures=None, commands=())
+    short = replace(STORY, stages=STORY.stages[:2], exchanges=(), facts=(), pictures=None, commands=())
     page = Page(write(short, tmp_path / "story.html").read_text("utf-8"))
     assert page.open == []
     assert "What it can do" not in page.words
@@ -88,7 +90,7 @@ def test_a_story_may_be_short(tmp_path: Path) -> None:
 
 
 def test_bars_are_percents_and_darken_stage_by_stage() -> None:
-    found = bars(STORY.stages[1:])
+    found = bars(STORY.stages[2:])
     assert list(found) == ["ocr", "visual", "overall"]
     early, late = found["ocr"]
     assert (early.length, early.blind, early.strength) == (10, 10, 50)
