@@ -40,7 +40,7 @@ STORY = Story(
             "What word is written?",
             "PLUM",
             [Said("stage 1", "A plum.", False), Said("stage 2", "PLUM", True)],
-            earlier=[("How many things are there?", "2")],
+            earlier=["How many things are there?"],
         )
     ],
     commands=[Command("Talk with it", "owl chat runs/demo/instruct")],

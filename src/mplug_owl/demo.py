@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.panel import Panel
+from rich.rule import Rule
 
 from mplug_owl import story
 from mplug_owl.chat import answer, load
@@ -49,8 +49,9 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
     console.print(
         f"\n[bold]A small world[/], drawn as it is needed: {out / 'world.png'} has {DRAWN} scenes of it. The first is told as\n"
         f"  “{drawn[0].caption}”\n"
-        "Two modules come with the package: a language model that has read about this world and never seen it, and an encoder\n"
-        "that has seen it and never spoken. The abstractor between them is new and has learned nothing."
+        "Two modules come with the package: a language model that has read about this world and never seen it, and an encoder "
+        "that has seen it and never spoken. The abstractor between them is new and has learned nothing.\n"
+        "Six questions first, each about a scene of its own; behind a wrong answer stands the right one."
     )
     recipes = [_scaled(recipe, share) for recipe in (tiny.pretrain(), tiny.instruct())]
     problems = _one_of_each()
@@ -86,17 +87,15 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
 
     page = story.write(_page(stages, told.exchanges(), sheet, time.perf_counter() - began, out), out / "story.html")
     minutes = (time.perf_counter() - began) / 60
+    console.print(Rule(f"done in {minutes:.1f} minutes", align="left"))
+    console.print("It knows this drawn world and nothing of photographs.\n")
     console.print(
-        Panel(
-            f"{minutes:.1f} minutes. It knows this drawn world and nothing of photographs.\n\n"
-            f"The whole story  {page}\n"
-            f"Talk with it     owl chat {previous} --image {out}/data/images/00001.png\n"
-            f"Longer lessons   owl chat owl-tiny\n"
-            f"A full exam      owl eval {previous} scenes\n"
-            f"A stage's cost   owl plan paper.pretrain",
-            title="done",
-            expand=False,
-        )
+        f"The whole story  {page}\n"
+        f"Talk with it     owl chat {previous} --image {out}/data/images/00001.png\n"
+        f"Longer lessons   owl chat owl-tiny\n"
+        f"A full exam      owl eval {previous} scenes\n"
+        f"A stage's cost   owl plan paper.pretrain",
+        soft_wrap=True,  # a command in one line, to be copied
     )
 
 
@@ -111,8 +110,11 @@ class _Told:
     def after(self, stage: str, owl: Owl) -> None:
         """Ask, show the answers, and hold a small exam with the pictures and without them."""
         world = DrawnWorld()
-        self.said[stage] = [said[-1] for said in ask(owl, self.problems, "picture")]
-        for problem, said in zip(self.problems, self.said[stage], strict=True):
+        talks = ask(owl, self.problems, "picture")
+        self.said[stage] = [said[-1] for said in talks]
+        for problem, (*earlier, said) in zip(self.problems, talks, strict=True):
+            for (question, _), answered in zip(problem.turns[:-1], earlier, strict=True):
+                self.console.print(f"  [dim]you › {question}\n  owl › {answered or '…'}[/]")
             mark = "[green]✓[/]" if world.correct(problem, said) else f"[dim]({problem.right})[/]"
             self.console.print(f"  [green]you[/] › {problem.question}\n  [yellow]owl[/] › {said or '…'}  {mark}")
         answered = examine(owl, world, EXAMINED, SEED, world.sittings[:2])
@@ -129,7 +131,7 @@ class _Told:
                 problem.question,
                 problem.right,
                 [story.Said(stage, said[number], world.correct(problem, said[number])) for stage, said in self.said.items()],
-                problem.turns[:-1],
+                [question for question, _ in problem.turns[:-1]],
             )
             for number, problem in enumerate(self.problems)
         ]

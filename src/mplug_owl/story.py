@@ -42,14 +42,14 @@ class Said:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question about a picture, the right answer and what was said stage by stage; `earlier` turns lead up to it."""
+    """A question about a picture, the right answer and what was said stage by stage; `earlier` questions lead up to it."""
 
     ability: str
     picture: Image.Image
     question: str
     right: str
     said: Sequence[Said]
-    earlier: Sequence[tuple[str, str]] = ()
+    earlier: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
