@@ -208,6 +208,7 @@ def expected_merge(weights: dict[str, torch.Tensor], adapter: dict[str, torch.Te
     return merged
 
 
+@pytest.mark.filterwarnings("error")  # of peft's own too, for a user would read them
 def test_an_adapter_of_the_originals_is_merged(shared: Path, tmp_path: Path, originals_adapter: Path) -> None:
     source = shared / "parity" / "owl-llama-tiny"
     convert(source, tmp_path / "out", original=True, adapter=originals_adapter)

@@ -1,5 +1,8 @@
 """LoRA adapters, ours and the original's, made part of the weights they change."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -31,7 +34,8 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
     # Where all weights were saved together, those under the adapter are the trained ones.
     own = {f"{_WRAPPED}{name}" for name in model.state_dict()} & given.keys()
     model.load_state_dict({name.removeprefix(_WRAPPED): given[name] for name in own}, strict=False)
-    wrapped = PeftModel(model, settings)
+    with known_warnings():
+        wrapped = PeftModel(model, settings)
     expected = get_peft_model_state_dict(wrapped)
     misshapen = {name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape}
     for names, what in (
@@ -45,6 +49,18 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
             )
     set_peft_model_state_dict(wrapped, {name: given[name] for name in expected})
     return wrapped.merge_and_unload()
+
+
+@contextmanager
+def known_warnings() -> Iterator[None]:
+    """Around peft's wrapping, without what it says needlessly.
+
+    peft 0.21 asks transformers 5 by an old name, and says that it sees GPT-2's transposed linears for what they are.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        yield
 
 
 def _adapted_name(name: str) -> str:

@@ -1,6 +1,5 @@
 """Who learns: the recipe's table put on a model."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mplug_owl.model.adapter import known_warnings
 from mplug_owl.model.build import count
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.train.recipe import Freedom, Learners, LoRA, Recipe
@@ -153,8 +153,5 @@ def _named(modules: list[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _adapted(owl: MplugOwlForConditionalGeneration, lora: LoRA, names: list[str]) -> PeftModel:
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 by an old name, and says that it sees GPT-2's transposed linears for what they are.
-        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+    with known_warnings():
         return get_peft_model(owl, settings)
