@@ -48,8 +48,8 @@ def shard(path: Path, pictures: int, side: int) -> None:
 
 
 def owl_224() -> MplugOwlConfig:
-    """The tiny owl, for pictures of the original's size: 257 vision tokens."""
-    config = tiny.owl_tiny().to_dict()
+    """The tiny owl with LLaMA's layers, for pictures of the original's size: 257 vision tokens."""
+    config = tiny.llama_owl_tiny().to_dict()
     config["vision_config"]["image_size"] = 224
     return MplugOwlConfig(**config)
 
@@ -58,7 +58,7 @@ def waited(source: Source, steps: int, folder: Path) -> float:
     """The share of its time that a training waits for its data behind the first step."""
     recipe = replace(
         tiny.pretrain(),
-        modules=replace(tiny.OWL_TINY, config=owl_224),
+        modules=replace(tiny.PACKABLE, config=owl_224),
         encoding=Encoding(max_tokens=128, pack=1024, crop=0.9),
         steps=steps,
         workers=1,
@@ -71,7 +71,7 @@ def waited(source: Source, steps: int, folder: Path) -> float:
 
 def speed(source: Source, pictures: int, crop: float | None) -> float:
     """Pictures a second of one process with one thread, for the original's 224 pixels."""
-    owl = build(tiny.pretrain().modules, ("a picture of something, number 0123456789",), seed=0)
+    owl = build(tiny.PACKABLE, ("a picture of something, number 0123456789",), seed=0)
     owl.processor.image_processor.size = 224
     mixture = Mixture([pictures], [None], 64, seed=0)
     steps = Steps([source], mixture, owl.processor, Encoding(max_tokens=512, pack=4096, crop=crop), micro_batch=64)

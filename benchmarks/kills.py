@@ -27,7 +27,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from mplug_owl.data.loader import Encoding
-from mplug_owl.model.build import Modules
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.recipe import Learners, LoRA, Recipe
@@ -42,7 +41,7 @@ def recipe(data: Path, workers: int) -> Recipe:
     return replace(
         base,
         name="kills",
-        modules=Modules(tiny.llama_owl_tiny, vision="tiny-vision", vocabulary=300),
+        modules=replace(tiny.PACKABLE, vocabulary=300),
         learners=Learners("full", "full", "lora"),
         lora=LoRA(rank=4, alpha=8, dropout=0.2),
         encoding=Encoding(max_tokens=256, pack=512),

@@ -5,7 +5,9 @@ same samples, once in each precision. Losses are averaged over windows of ten st
 relative to fp32's: the mean of all windows, the worst, and the sign, which would show a drift. A second fp32 run, whose samples
 come in another order, says how far apart two runs are that nobody calls different.
 
-    python benchmarks/precision.py [--steps 200] [--batch 8]
+    python benchmarks/precision.py [--steps 200] [--batch 8] [--fresh]
+
+With --fresh the language model has learned nothing, else it is tiny-language.
 """
 
 import argparse
@@ -25,11 +27,12 @@ from mplug_owl.train.run import open_data, start
 WINDOW = 10
 
 
-def recipe(steps: int, batch: int) -> Recipe:
+def recipe(steps: int, batch: int, fresh: bool) -> Recipe:
     """Everything learns, from pictures and words."""
     return replace(
         tiny.pretrain(),
         name="precision",
+        modules=replace(tiny.FRESH, vision="tiny-vision") if fresh else tiny.OWL_TINY,
         learners=Learners("full", "full", "full"),
         encoding=Encoding(max_tokens=256),
         data=("scenes:chats", "scenes:captions"),
@@ -60,11 +63,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = recipe(arguments.steps, arguments.batch)
+        made = recipe(arguments.steps, arguments.batch, arguments.fresh)
         fp32 = losses(replace(made, precision="fp32"), 0, folder / "fp32")
         print(f"fp32: loss {fp32[:WINDOW].mean():.3f} at first, {fp32[-WINDOW:].mean():.3f} at the end", flush=True)
         for title, precision, order in (("bf16", "bf16", 0), ("fp32 in another order", "fp32", 1)):

@@ -9,7 +9,6 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.data.loader import Encoding
-from mplug_owl.model.build import Modules
 from mplug_owl.recipes import find, names, paper, tiny
 from mplug_owl.train.plan import Device, Effort, Work, compare, device_tflops, plan, show
 from mplug_owl.train.recipe import Learners, Recipe, override
@@ -68,7 +67,7 @@ def test_flops_are_what_a_step_really_takes(learners: tuple[str, str, str], tmp_
 
     LLaMA's layers, because torch counts the weights' gradient of LFM2's convolutions, a channel each, as if all met all.
     """
-    modules = Modules(tiny.llama_owl_tiny, vision="tiny-vision", vocabulary=300)
+    modules = replace(tiny.PACKABLE, vocabulary=300)
     recipe = replace(tiny.pretrain(), modules=modules, learners=Learners(*learners), encoding=Encoding(max_tokens=64))
     owl = start(recipe, lessons(tmp_path))
     recipe = replace(recipe, modules=replace(recipe.modules, config=lambda: owl.model.config))

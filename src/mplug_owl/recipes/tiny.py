@@ -94,6 +94,7 @@ PHRASES = (*(place for row in PLACES for place in row), *ROWS)
 FRESH = Modules(owl_tiny, vocabulary=VOCABULARY, phrases=PHRASES, alike=True)
 CAPTIONER = Modules(captioner, vocabulary=VOCABULARY)
 OWL_TINY = Modules(owl_tiny, vision="tiny-vision", language="tiny-language")
+PACKABLE = Modules(llama_owl_tiny, vision="tiny-vision", vocabulary=VOCABULARY)  # in OWL_TINY's place where rows are packed
 
 
 def lookups() -> Recipe:
