@@ -40,6 +40,11 @@ def test_each_has_a_card_that_says_what_it_is(name: str) -> None:
     assert "photographs" in card
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_none_names_a_folder_of_the_machine_that_made_it(name: str) -> None:
+    assert '"/' not in (ASSETS / name / "config.json").read_text("utf-8")
+
+
 def test_a_plan_knows_its_size_without_reading_a_weight(owl: Owl) -> None:
     planned = {part.symbol: part.parameters for part in plan(tiny.instruct()).parts}
     model = owl.model.model

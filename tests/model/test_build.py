@@ -87,6 +87,7 @@ def test_trained_modules_come_in_as_they_are(tmp_path: Path, language: str) -> N
 
     owl.model.save_pretrained(tmp_path / "owl")
     owl.processor.save_pretrained(tmp_path / "owl")
+    assert all(str(tmp_path) not in file.read_text("utf-8") for file in (tmp_path / "owl").glob("*.json"))
     inputs = owl.processor(text="a<image>b", images=[picture()])
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "owl").model(**inputs).logits, owl.model(**inputs).logits)

@@ -113,6 +113,7 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     for name, part, expected in (("vision", vision, config.vision_config), ("text", language, config.text_config)):
         if (found := part.config.hidden_size) != expected.hidden_size:
             raise ValueError(f"{name}_config: hidden_size is {expected.hidden_size} but the weights have {found}")
+        part.config.name_or_path = ""  # a folder of this machine would be saved with the owl
     config.text_config, config.vision_config = language.config, vision.config
     config.image_token_id = language.config.vocab_size
     config.tie_word_embeddings = bool(language.config.tie_word_embeddings)
