@@ -64,9 +64,7 @@ class Talks:
 
 def stage(name: str, size: str, row: int) -> tuple[Recipe, Talks]:
     """The paper's recipe of a stage, or the tiny one, with packed rows; and what it reads."""
-    recipe = getattr(paper if size == "full" else tiny, name)()
-    if size == "tiny":
-        recipe = replace(recipe, modules=tiny.PACKABLE)
+    recipe = getattr(paper, name)() if size == "full" else replace(getattr(tiny, name)(), modules=tiny.PACKABLE)
     talks = Talks(words=32, captions=True) if name == "pretrain" else Talks(words=250, captions=False)
     encoding = replace(recipe.encoding, max_tokens=min(row, 1024), pack=row)
     return replace(recipe, encoding=encoding, frozen_bf16=True, precision="bf16"), talks

@@ -9,12 +9,11 @@ learned nothing and see nothing.
 
 import argparse
 
-import torch
 from rich.console import Console
 
 from mplug_owl.chat import load
-from mplug_owl.eval.answer import examine
-from mplug_owl.eval.report import share
+from mplug_owl.eval.answer import Answered, examine
+from mplug_owl.eval.report import show
 from mplug_owl.eval.scenes import DrawnWorld
 from mplug_owl.eval.task import Sitting
 from mplug_owl.model.build import Owl, build
@@ -24,12 +23,16 @@ TOLD = "told in words"
 SITTINGS = (Sitting("seen", "told", "told together", TOLD), Sitting("combinations", "told", "never told together", TOLD))
 
 
-@torch.inference_mode()
-def measure(owl: Owl, count: int, seed: int) -> list[str]:
-    """Percent right with Wilson's 95 % interval, a line a sitting."""
-    owl.model.eval()
-    answered = examine(owl, DrawnWorld(), count, seed, SITTINGS)
-    return [f"{sitting.title} {share([one for one in answered if one.sitting is sitting])}" for sitting in SITTINGS]
+def owls() -> dict[str, Owl]:
+    """The language model alone, and with what it became."""
+    alone = build(tiny.OWL_TINY, [], 0)
+    alone.model.eval()
+    return {"tiny-language": alone, "owl-tiny": load("owl-tiny", dtype="float32")}
+
+
+def answers(owl: Owl, count: int, seed: int) -> list[Answered]:
+    """What it says in both sittings."""
+    return examine(owl, DrawnWorld(), count, seed, SITTINGS)
 
 
 def main() -> None:
@@ -39,8 +42,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="0 asks what `owl eval owl-tiny scenes` asks")
     asked = parser.parse_args()
     console = Console(highlight=False)
-    for name, owl in (("tiny-language", build(tiny.OWL_TINY, [], 0)), ("owl-tiny", load("owl-tiny", dtype="float32"))):
-        console.print(f"{name}: {', '.join(measure(owl, asked.count, asked.seed))}", soft_wrap=True)
+    for name, owl in owls().items():
+        console.print(name)
+        show(answers(owl, asked.count, asked.seed), console)
 
 
 if __name__ == "__main__":

@@ -213,8 +213,7 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
         "from dataclasses import replace\n"
         "from mplug_owl.recipes import tiny\n"
         "def language():\n"
-        "    modules = replace(tiny.FRESH, config=tiny.llama_owl_tiny, alike=False)\n"
-        "    return replace(tiny.language(), modules=modules)\n"
+        "    return replace(tiny.language(), modules=tiny.PACKABLE)\n"
     )
     short = ["--set", "steps=3", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
     stages = {

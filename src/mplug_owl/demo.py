@@ -12,7 +12,6 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.rule import Rule
 
 from mplug_owl import story
 from mplug_owl.chat import answer, load
@@ -87,7 +86,7 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
 
     page = story.write(_page(stages, told.exchanges(), sheet, time.perf_counter() - began, out), out / "story.html")
     minutes = (time.perf_counter() - began) / 60
-    console.print(Rule(f"done in {minutes:.1f} minutes", align="left"))
+    console.rule(f"done in {minutes:.1f} minutes", align="left")
     console.print("It knows this drawn world and nothing of photographs.\n")
     console.print(
         f"The whole story  {page}\n"
