@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mplug_owl.data.loader import Encoding, Steps
+from mplug_owl.data.loader import Encoding, StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
 from mplug_owl.model.build import build
@@ -28,7 +28,7 @@ from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.loop import train
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 
 
 def shard(path: Path, pictures: int, side: int) -> None:
@@ -65,7 +65,7 @@ def waited(source: Source, steps: int, folder: Path) -> float:
         log_every=steps,
         save_every=None,
     )
-    train(recipe, start(recipe, [source]), [source], folder, note=lambda sentence: None)
+    train(recipe, initial_model(recipe, [source]), [source], folder, note=lambda sentence: None)
     return metrics.read(folder / "metrics.jsonl")[-1]["data_wait"]
 
 
@@ -74,7 +74,7 @@ def speed(source: Source, pictures: int, crop: float | None) -> float:
     owl = build(tiny.PACKABLE, ("a picture of something, number 0123456789",), seed=0)
     owl.processor.image_processor.size = 224
     mixture = Mixture([pictures], [None], 64, seed=0)
-    steps = Steps([source], mixture, owl.processor, Encoding(max_tokens=512, pack=4096, crop=crop), micro_batch=64)
+    steps = StepDataset([source], mixture, owl.processor, Encoding(max_tokens=512, pack=4096, crop=crop), micro_batch=64)
     steps[0]
     began = time.perf_counter()
     made = sum(len(batch.names) for number in range(1, pictures // 64) for batch in steps[number].batches)

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from mplug_owl.conversation import Conversation, Message, Picture, caption
-from mplug_owl.data.loader import Batch, Encoding, Steps
+from mplug_owl.data.loader import Batch, Encoding, StepDataset
 from mplug_owl.data.mixture import Mixture
-from mplug_owl.data.scenes import scenes
 from mplug_owl.model.attention import PACKED, use_packed_attention
 from mplug_owl.model.build import learn_tokenizer
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.recipes import paper, tiny
+from mplug_owl.scenes import scenes
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, work
 from mplug_owl.train.processes import clip
@@ -77,7 +77,9 @@ def rows(recipe: Recipe, talks: Talks, owl: MplugOwlForConditionalGeneration, co
     encoding: Encoding = recipe.encoding
     assert encoding.pack is not None
     made: list[Batch] = []
-    steps = Steps([talks], Mixture([len(talks)], [None], max(1, encoding.pack // 50), recipe.seed), processor, encoding, 1)
+    steps = StepDataset(
+        [talks], Mixture([len(talks)], [None], max(1, encoding.pack // 50), recipe.seed), processor, encoding, 1
+    )
     number = 0
     while len(made) < count:
         # The last rows of a step are what was left over.
@@ -92,8 +94,8 @@ def measure(recipe: Recipe, talks: Talks, arguments: argparse.Namespace, device:
     with device:  # drawn where it will be; on the card fp32 for a moment, then what is frozen becomes bf16
         owl = MplugOwlForConditionalGeneration(recipe.modules.config())
     learner = prepare(owl, recipe)
-    parts = table(owl, recipe.learners)
-    set_mode(owl, recipe.learners)
+    parts = table(owl, recipe.trainable)
+    set_mode(owl, recipe.trainable)
     if device.type == "cuda":
         use_packed_attention(owl.model.language_model)
     optimizer = make_optimizer(owl, recipe.optimizer)
@@ -113,7 +115,7 @@ def measure(recipe: Recipe, talks: Talks, arguments: argparse.Namespace, device:
     return {
         "stage": recipe.name,
         "parameters": sum(part.parameters for part in parts),
-        "learned": sum(part.learned for part in parts),
+        "learned": sum(part.trainable for part in parts),
         "tokens_a_sample": round(tokens / sum(len(batch.names) for batch in batches), 1),
         "tokens_a_second": round(tokens / seconds),
         "samples_a_second": round(sum(len(batch.names) for batch in batches) / seconds, 1),
@@ -130,12 +132,12 @@ def step(
     learner: nn.Module, batches: list[Batch], optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device
 ) -> float:
     """One step as the loop takes it, its loss returned; reading the loss waits for the card."""
-    learned = sum(batch.learned for batch in batches)
+    learned = sum(batch.supervised for batch in batches)
     total = torch.zeros((), device=device)
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16):
             inputs = batch.to(device).inputs
-            loss = learner(**inputs, learned_rows_only=True, num_items_in_batch=learned, use_cache=False).loss
+            loss = learner(**inputs, supervised_only=True, num_items_in_batch=learned, use_cache=False).loss
         loss.backward()
         total += loss.detach()
     clip(learner, recipe.optimizer.clip)

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from mplug_owl.data.loader import Encoding
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
-from mplug_owl.train.recipe import Learners, LoRA, Recipe
+from mplug_owl.train.recipe import LoRA, Recipe, Trainable
 from mplug_owl.train.run import run
 
 STEPS, SAVED_EVERY, SAMPLES = 120, 2, 24
@@ -42,7 +42,7 @@ def recipe(data: Path, workers: int) -> Recipe:
         base,
         name="kills",
         modules=replace(tiny.PACKABLE, vocabulary=300),
-        learners=Learners("full", "full", "lora"),
+        trainable=Trainable("full", "full", "lora"),
         lora=LoRA(rank=4, alpha=8, dropout=0.2),
         encoding=Encoding(max_tokens=256, pack=512),
         data=(f"captions:{data}/captions.jsonl", f"text:{data}/text.jsonl"),

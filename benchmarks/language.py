@@ -14,8 +14,8 @@ from rich.console import Console
 from mplug_owl.chat import load
 from mplug_owl.eval.answer import Answered, examine
 from mplug_owl.eval.report import show
-from mplug_owl.eval.scenes import DrawnWorld
 from mplug_owl.eval.task import Sitting
+from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.model.build import Owl, build
 from mplug_owl.recipes import tiny
 

@@ -75,7 +75,7 @@ def stages(folder: Path, count: int) -> list[Recipe]:
     pretrain = replace(
         tiny.pretrain(),
         data=(f"chat:{folder}/data/captions.jsonl",),
-        start=str(folder / "language"),
+        init_from=str(folder / "language"),
         steps=250,
         batch=batch,
         micro_batch=batch,
@@ -84,7 +84,7 @@ def stages(folder: Path, count: int) -> list[Recipe]:
         tiny.instruct(),
         lora=replace(tiny.instruct().lora, on="attention"),
         data=(f"chat:{folder}/data/chats.jsonl",),
-        start=str(folder / "pretrain"),
+        init_from=str(folder / "pretrain"),
         steps=80,
         batch=batch,
         micro_batch=batch,

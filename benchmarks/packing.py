@@ -17,12 +17,12 @@ from random import Random
 import torch
 
 from mplug_owl.conversation import Conversation, caption
-from mplug_owl.data.loader import Batch, Encoding, Steps, read_one
+from mplug_owl.data.loader import Batch, Encoding, StepDataset, read_one
 from mplug_owl.data.mixture import Mixture
-from mplug_owl.data.scenes import scenes
 from mplug_owl.model.build import build
 from mplug_owl.recipes import paper, tiny
-from mplug_owl.train.batch import settle
+from mplug_owl.scenes import scenes
+from mplug_owl.train.batch import resolve_batch_size
 from mplug_owl.train.trainable import prepare, set_mode
 
 WORDS = ("a", "red", "blue", "small", "large", "dog", "cat", "house", "tree", "with", "on", "near", "the", "old", "road", "sky")
@@ -68,7 +68,7 @@ def even(steps: int) -> None:
     processor = build(tiny.PACKABLE, (talk.answers[0] for talk in (sources[0][i] for i in range(500))), 0).processor
     processor.num_image_tokens = 65
     began = time.perf_counter()
-    settled, mixture = settle(recipe, sources, None, processor)
+    settled, mixture = resolve_batch_size(recipe, sources, None, processor)
     print(f"measured in {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
     numbers = [*range(steps - 1), 10_000]
@@ -88,21 +88,21 @@ def main(limit: int, samples: int) -> dict[str, tuple[float, float, float]]:
     recipe = replace(tiny.pretrain(), modules=tiny.PACKABLE)
     owl = build(recipe.modules, (talk.answers[0] for talk in (source[i] for i in range(samples))), seed=0)
     learner = prepare(owl.model, recipe)
-    set_mode(owl.model, recipe.learners)
+    set_mode(owl.model, recipe.trainable)
     mixture = Mixture([samples], [None], samples, seed=0)
     results = {}
     for way, pack in (("padded", None), ("packed", 2048)):
-        steps = Steps([source], mixture, owl.processor, Encoding(max_tokens=limit, pack=pack), micro_batch=16)
+        steps = StepDataset([source], mixture, owl.processor, Encoding(max_tokens=limit, pack=pack), micro_batch=16)
         batches = list(steps[0].batches)
         if pack is None:
             batches = [padded_to(batch, limit, owl.processor.tokenizer.pad_token_id) for batch in batches]
-        learned = sum(batch.learned for batch in batches)
+        learned = sum(batch.supervised for batch in batches)
         times = []
         for _ in range(3):
             learner.zero_grad(set_to_none=True)
             began, loss = time.perf_counter(), 0.0
             for batch in batches:
-                part = learner(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned, use_cache=False).loss
+                part = learner(**batch.inputs, supervised_only=True, num_items_in_batch=learned, use_cache=False).loss
                 part.backward()
                 loss += part.item()
             times.append(time.perf_counter() - began)

@@ -21,8 +21,8 @@ from mplug_owl.data.loader import Encoding
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.loop import train
-from mplug_owl.train.recipe import Learners, Recipe
-from mplug_owl.train.run import open_data, start
+from mplug_owl.train.recipe import Recipe, Trainable
+from mplug_owl.train.run import initial_model, open_data
 
 WINDOW = 10
 
@@ -33,7 +33,7 @@ def recipe(steps: int, batch: int, fresh: bool) -> Recipe:
         tiny.pretrain(),
         name="precision",
         modules=replace(tiny.FRESH, vision="tiny-vision") if fresh else tiny.OWL_TINY,
-        learners=Learners("full", "full", "full"),
+        trainable=Trainable("full", "full", "full"),
         encoding=Encoding(max_tokens=256),
         data=("scenes:chats", "scenes:captions"),
         steps=steps,
@@ -47,7 +47,7 @@ def recipe(steps: int, batch: int, fresh: bool) -> Recipe:
 def losses(made: Recipe, order: int, out: Path) -> torch.Tensor:
     """The loss of every step [steps], learned from the first weights of `made` in the order that the seed `order` gives."""
     sources, weights = open_data(made.data)
-    owl = start(made, sources)
+    owl = initial_model(made, sources)
     train(replace(made, seed=order), owl, sources, out, weights, note=lambda sentence: None)
     return torch.tensor([row["loss"] for row in metrics.read(out / "metrics.jsonl")])
 

@@ -12,8 +12,8 @@ import torch
 
 from mplug_owl.chat import load, stream
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.data.scenes import exam, scenes
-from mplug_owl.data.scenes.exam import talk
+from mplug_owl.scenes import exam, scenes
+from mplug_owl.scenes.exam import talk
 
 
 def drawn_per_second(count: int) -> float:

@@ -20,7 +20,7 @@ from mplug_owl.model.build import count
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import tiny
-from mplug_owl.train.recipe import Learners, LoRA, Recipe
+from mplug_owl.train.recipe import LoRA, Recipe, Trainable
 from mplug_owl.train.trainable import prepare, set_mode
 
 # (bar, the original's time, the arithmetic alone) in the same unit, from the issue that set them.
@@ -56,7 +56,7 @@ def step(recipe: Recipe, samples: int, tokens: int) -> Callable[[], None]:
     if (found := count(owl)) != 263_020_800:
         raise ValueError(f"{found:,} parameters; the baseline has 263,020,800")
     learner = prepare(owl, recipe)
-    set_mode(owl, recipe.learners)
+    set_mode(owl, recipe.trainable)
     ids = torch.randint(3, 32000, (samples, tokens))
     ids[:, 1 : 1 + owl.num_image_tokens] = owl.config.image_token_id
     labels = ids.masked_fill(ids == owl.config.image_token_id, -100)
@@ -67,7 +67,7 @@ def step(recipe: Recipe, samples: int, tokens: int) -> Callable[[], None]:
         learner.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss: Tensor = learner(
-                input_ids=ids, labels=labels, pixel_values=pixels, learned_rows_only=True, use_cache=False
+                input_ids=ids, labels=labels, pixel_values=pixels, supervised_only=True, use_cache=False
             ).loss
         loss.backward()
 
@@ -89,7 +89,7 @@ def main(repeats: int, precision: str) -> None:
     recipes = {
         "stage 1, 4 x 128 tokens": (base, 4, 128),
         "LoRA r 8, 2 x 512 tokens": (
-            replace(base, learners=Learners("frozen", "frozen", "lora"), lora=LoRA(rank=8, alpha=32, dropout=0.05)),
+            replace(base, trainable=Trainable("frozen", "frozen", "lora"), lora=LoRA(rank=8, alpha=32, dropout=0.05)),
             2,
             512,
         ),

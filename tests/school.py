@@ -14,9 +14,9 @@ from mplug_owl.data.loader import Encoding
 from mplug_owl.data.sources import Source, read
 from mplug_owl.model.build import Modules, Owl
 from mplug_owl.train.loop import train
-from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
-from mplug_owl.train.run import start
-from tests.scenes import write
+from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
+from mplug_owl.train.run import initial_model
+from tests.world import write
 
 SCENES, SEED = 8, 5
 
@@ -55,7 +55,7 @@ def lesson(vision: str = "full", abstractor: str = "full", language: str = "full
     usual = Recipe(
         name="lesson",
         modules=Modules(small, vocabulary=300),
-        learners=Learners(vision, abstractor, language),
+        trainable=Trainable(vision, abstractor, language),
         encoding=Encoding(max_tokens=256),
         optimizer=AdamW(lr=1e-2, warmup_steps=2, weight_decay=0.01, betas=(0.9, 0.98)),
         steps=6,
@@ -93,6 +93,6 @@ def taught() -> Owl:
     with TemporaryDirectory() as folder:
         sources = lessons(Path(folder) / "data")
         recipe = lesson(steps=150, batch=8, micro_batch=8, log_every=150)
-        owl = start(recipe, sources)
+        owl = initial_model(recipe, sources)
         quietly(recipe, owl, sources, Path(folder) / "run")
     return owl

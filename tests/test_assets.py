@@ -9,11 +9,11 @@ import torch
 
 import mplug_owl
 from mplug_owl.chat import Chat
-from mplug_owl.data.scenes import scenes
 from mplug_owl.eval.answer import examine
-from mplug_owl.eval.scenes import DrawnWorld
+from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.model.build import SHIPPED, Owl, count, load
 from mplug_owl.recipes import tiny
+from mplug_owl.scenes import scenes
 from mplug_owl.train.plan import plan
 
 ASSETS = Path(mplug_owl.__file__).parent / "assets"

@@ -9,8 +9,8 @@ from transformers import GenerationConfig
 from mplug_owl import Conversation, Picture
 from mplug_owl.chat import Chat, Decoding, answer, stream
 from mplug_owl.model.build import Owl
-from tests.scenes import Scene, scenes
 from tests.school import SCENES, SEED, taught
+from tests.world import Scene, scenes
 
 SHOWN = list(scenes(SCENES, SEED))
 

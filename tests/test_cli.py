@@ -13,8 +13,8 @@ from PIL import Image
 import mplug_owl_cli
 from mplug_owl.eval import during
 from mplug_owl.recipes import tiny
-from tests.scenes import write
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
+from tests.world import write
 
 VERBS = ("demo", "chat", "train", "plan", "inspect", "eval", "convert", "recipes")
 
@@ -227,7 +227,7 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
         assert code == 0, err
         assert out.strip() == f"runs/{run}/model"
         assert "step 3/3  loss" in err.replace("\n", " ")
-    assert json.loads(Path("runs/done/recipe.json").read_text())["learners"]["language"] == "lora"
+    assert json.loads(Path("runs/done/recipe.json").read_text())["trainable"]["language"] == "lora"
 
     code, _, err = owl("train", "tiny.instruct", *stages["tiny.instruct"], *short)
     assert code == 2

@@ -41,7 +41,7 @@ def test_only_answers_are_learned_and_stand_on_their_own() -> None:
         Piece("Be kind.\nHuman: "),
         Piece(None),
         Piece("\nHuman: And?\nAI: "),
-        Piece("A cat.", learned=True),
+        Piece("A cat.", supervised=True),
     ]
 
 
@@ -50,14 +50,14 @@ def test_a_caption_is_a_picture_and_its_words() -> None:
         Piece("Human: "),
         Piece(None),
         Piece("\nAI: "),
-        Piece("a cat", learned=True),
+        Piece("a cat", supervised=True),
     ]
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_answer_teaches_nothing(empty: str) -> None:
     talk = Conversation(()).said("user", "Hello").said("assistant", empty).said("user", "Still there?")
-    assert not any(piece.learned for piece in talk.pieces())
+    assert not any(piece.supervised for piece in talk.pieces())
 
 
 @given(conversations)
@@ -66,7 +66,7 @@ def test_a_prompt_read_back_is_the_same_prompt(talk: Conversation) -> None:
     again = Conversation.from_prompt(prompt, [picture.source for picture in talk.pictures])
     assert again.prompt(reply=False) == prompt
     assert again.answers == talk.answers
-    assert [piece.learned for piece in again.pieces()] == [piece.learned for piece in talk.pieces()]
+    assert [piece.supervised for piece in again.pieces()] == [piece.supervised for piece in talk.pieces()]
 
 
 @pytest.mark.parametrize(

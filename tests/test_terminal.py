@@ -7,8 +7,8 @@ from PIL import Image
 from rich.console import Console
 
 from mplug_owl import terminal
-from tests.scenes import scenes
 from tests.school import SCENES, SEED, taught
+from tests.world import scenes
 
 SCENE = next(scenes(SCENES, SEED))
 (QUESTION, RIGHT), (SECOND, SECOND_RIGHT), *_ = SCENE.questions()

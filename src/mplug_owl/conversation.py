@@ -51,7 +51,7 @@ class Piece:
     """
 
     text: str | None
-    learned: bool = False
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Conversation:
         """
         pieces: list[Piece] = []
         for piece in self._stretches(reply):
-            if piece.text == "" and not piece.learned:
+            if piece.text == "" and not piece.supervised:
                 continue
             last = pieces[-1] if pieces else Piece(None)
-            if piece.text is not None and last.text is not None and not piece.learned and not last.learned:
+            if piece.text is not None and last.text is not None and not piece.supervised and not last.supervised:
                 pieces[-1] = Piece(last.text + piece.text)
             else:
                 pieces.append(piece)
@@ -111,7 +111,7 @@ class Conversation:
     def prompt(self, reply: bool = True, end: str = "") -> str:
         """The original's prompt string: pictures as `<image>`, `end` after every answer."""
         return "".join(
-            IMAGE_MARK if piece.text is None else piece.text + (end if piece.learned else "") for piece in self.pieces(reply)
+            IMAGE_MARK if piece.text is None else piece.text + (end if piece.supervised else "") for piece in self.pieces(reply)
         )
 
     def _stretches(self, reply: bool) -> Iterator[Piece]:
@@ -122,7 +122,7 @@ class Conversation:
         for message in self.messages:
             if message.role == "assistant":
                 yield Piece(f"{line}{style.assistant}")
-                yield Piece(message.text, learned=bool(message.text.strip()))
+                yield Piece(message.text, supervised=bool(message.text.strip()))
                 line = style.line
                 continue
             # Pictures in front of the words stand on lines of their own, as in the original's prompt.

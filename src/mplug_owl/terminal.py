@@ -12,9 +12,9 @@ from rich.style import Style
 from rich.text import Text
 
 from mplug_owl.chat import Chat, Decoding
-from mplug_owl.data.scenes import scene
 from mplug_owl.model.build import SHIPPED, load
 from mplug_owl.model.images import open_image
+from mplug_owl.scenes import scene
 
 HELP = (
     "/image FILE adds a picture to your next question, /scene draws one of the small world, /new starts over, "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mplug_owl.conversation import Conversation, Picture, caption
-from mplug_owl.data.augment import PROMPTS, asked, cropped
+from mplug_owl.data.augment import PROMPTS, crop_box, with_caption_prompt
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.model.images import MplugOwlImageProcessor
 
@@ -20,7 +20,7 @@ SIDE = st.integers(1, 900)
 
 @given(SIDE, SIDE, st.floats(0.01, 1.0), st.integers(0, 99))
 def test_a_crop_is_inside_and_of_its_size_and_shape(width: int, height: int, smallest: float, index: int) -> None:
-    left, top, right, bottom = cropped((width, height), smallest, 0, SampleId(0, 0, index), 0)
+    left, top, right, bottom = crop_box((width, height), smallest, 0, SampleId(0, 0, index), 0)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     wide, high = right - left, bottom - top
@@ -30,7 +30,7 @@ def test_a_crop_is_inside_and_of_its_size_and_shape(width: int, height: int, sma
 
 
 def test_crops_are_spread_over_what_they_may_be() -> None:
-    boxes = [cropped((400, 300), 0.5, 0, SampleId(0, 0, index), 0) for index in range(500)]
+    boxes = [crop_box((400, 300), 0.5, 0, SampleId(0, 0, index), 0) for index in range(500)]
     areas = [(right - left) * (bottom - top) / 120_000 for left, top, right, bottom in boxes]
     assert min(areas) < 0.53
     assert max(areas) > 0.9
@@ -50,14 +50,14 @@ def test_crops_are_spread_over_what_they_may_be() -> None:
     ],
 )
 def test_everything_that_tells_a_sample_apart_counts(other: tuple[int, SampleId, int]) -> None:
-    usual = cropped((400, 300), 0.5, 0, SampleId(0, 0, 0), 0)
-    assert cropped((400, 300), 0.5, 0, SampleId(0, 0, 0), 0) == usual
-    assert cropped((400, 300), 0.5, *other) != usual
+    usual = crop_box((400, 300), 0.5, 0, SampleId(0, 0, 0), 0)
+    assert crop_box((400, 300), 0.5, 0, SampleId(0, 0, 0), 0) == usual
+    assert crop_box((400, 300), 0.5, *other) != usual
 
 
 def test_a_strip_shows_its_middle() -> None:
-    assert cropped((4000, 30), 0.9, 0, SampleId(0, 0, 0), 0) == (1980, 0, 2020, 30)
-    assert cropped((30, 4000), 0.9, 0, SampleId(0, 0, 0), 0) == (0, 1980, 30, 2020)
+    assert crop_box((4000, 30), 0.9, 0, SampleId(0, 0, 0), 0) == (1980, 0, 2020, 30)
+    assert crop_box((30, 4000), 0.9, 0, SampleId(0, 0, 0), 0) == (0, 1980, 30, 2020)
 
 
 def test_left_stays_left() -> None:
@@ -65,13 +65,13 @@ def test_left_stays_left() -> None:
     images = MplugOwlImageProcessor(32)
     picture = Image.fromarray(np.tile(np.linspace(0, 255, 120, dtype=np.uint8), (90, 1))).convert("RGB")
     for index in range(100):
-        square = images.square(picture, cropped(picture.size, 0.3, 0, SampleId(0, 0, index), 0)).astype(int)
+        square = images.square(picture, crop_box(picture.size, 0.3, 0, SampleId(0, 0, index), 0)).astype(int)
         assert (square[:, -1] - square[:, 0] > 20).all()
 
 
 def test_a_caption_is_asked_for_in_every_way() -> None:
     bare = caption(CAT, "a cat", "line 1")
-    talks = [asked(bare, 0, SampleId(0, 0, index)) for index in range(200)]
+    talks = [with_caption_prompt(bare, 0, SampleId(0, 0, index)) for index in range(200)]
     used = Counter(talk.messages[0].text for talk in talks)
     assert used.keys() == set(PROMPTS)
     assert min(used.values()) > 5
@@ -79,7 +79,7 @@ def test_a_caption_is_asked_for_in_every_way() -> None:
         (bare.pictures, bare.answers, bare.system, "line 1")
     }
     assert talks[0].prompt(reply=False, end="|") == f"Human: <image>\nHuman: {talks[0].messages[0].text}\nAI: a cat|"
-    assert asked(bare, 0, SampleId(0, 0, 0)) == talks[0]
+    assert with_caption_prompt(bare, 0, SampleId(0, 0, 0)) == talks[0]
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_a_caption_is_asked_for_in_every_way() -> None:
     ids=["asked", "words", "document", "longer"],
 )
 def test_what_is_no_bare_caption_stays_as_it_is(talk: Conversation) -> None:
-    assert asked(talk, 0, SampleId(0, 0, 0)) is talk
+    assert with_caption_prompt(talk, 0, SampleId(0, 0, 0)) is talk

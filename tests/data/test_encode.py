@@ -24,7 +24,9 @@ TALK = (
 
 
 def learned_words(example: Example, processor: MplugOwlProcessor) -> str:
-    return processor.tokenizer.decode([token for token, learned in zip(example.ids, example.learned, strict=True) if learned])
+    return processor.tokenizer.decode(
+        [token for token, supervised in zip(example.ids, example.loss_mask, strict=True) if supervised]
+    )
 
 
 def test_answers_and_their_end_tokens_are_learned(processor: MplugOwlProcessor) -> None:
@@ -53,14 +55,14 @@ def test_a_picture_that_does_not_fit_ends_the_example_before_it(processor: Mplug
 
 def test_nothing_may_be_left_to_learn(processor: MplugOwlProcessor) -> None:
     example = encode(TALK, processor, 4)
-    assert not any(example.learned)
+    assert not any(example.loss_mask)
     assert example.pictures == ()
 
 
 def test_everything_is_learned_but_the_first_token_and_pictures(processor: MplugOwlProcessor) -> None:
     talk = TALK.said("user", "bye")
     example = encode(talk, processor, 1024, learn="everything")
-    assert not example.learned[0]
+    assert not example.loss_mask[0]
     expected = "Human: \nHuman: one\nAI: 1</s>\nHuman: \nHuman: two\nAI: 2</s>\nHuman: bye</s>"
     assert learned_words(example, processor) == expected
 
@@ -120,7 +122,7 @@ def test_wherever_it_is_cut(processor: MplugOwlProcessor, turns: list, length: i
     closed = style == "original" and example.cut > 0
     kept = len(example) - closed
     assert example.ids[:kept] == whole.ids[:kept]
-    assert example.learned[:kept] == whole.learned[:kept]
+    assert example.loss_mask[:kept] == whole.loss_mask[:kept]
     assert len(example) + example.cut == len(whole)
     # Only answers are learned, unless everything is.
     if learn == "answers":
@@ -178,7 +180,7 @@ def test_ids_and_labels_are_the_originals_wherever_it_is_right(golden: Golden) -
     wrong = {}
     for line, record in enumerate(golden.lines):
         example = encode(golden.conversation(line), golden.processor, golden.length, style="original")
-        labels = [token if learned else -100 for token, learned in zip(example.ids, example.learned, strict=True)][1:]
+        labels = [token if supervised else -100 for token, supervised in zip(example.ids, example.loss_mask, strict=True)][1:]
         same = example.ids == golden.ids(line) and labels == golden.labels(line)
         if reason := wrong_in_the_original(record["text"]):
             wrong[line] = reason
@@ -201,7 +203,7 @@ def test_our_own_style_learns_the_same_tokens(golden: Golden) -> None:
         if wrong_in_the_original(record["text"]):
             continue
         example = encode(golden.conversation(line), golden.processor, 10_000)
-        ours = [token for token, learned in zip(example.ids, example.learned, strict=True) if learned]
+        ours = [token for token, supervised in zip(example.ids, example.loss_mask, strict=True) if supervised]
         theirs = [token for token in golden.labels(line) if token != -100]
         if encode(golden.conversation(line), golden.processor, golden.length, style="original").cut:
             # The original puts an end token where the text goes on; the tokens before it are the same.

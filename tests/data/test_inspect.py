@@ -68,7 +68,7 @@ def test_words_too_are_cut(processor: MplugOwlProcessor) -> None:
     talk = caption("cat.png", "one two  three four")
     sample = look(talk, None, 5)
     assert [stretch.cuts for stretch in sample.stretches] == [("Human: ",), (), ("\nAI: ",), ("one", " two")]
-    assert (sample.length, sample.learned, sample.cut) == (5, 2, 2)
+    assert (sample.length, sample.supervised, sample.cut) == (5, 2, 2)
 
 
 def test_pictures_out_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: MplugOwlProcessor) -> None:

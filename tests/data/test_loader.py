@@ -8,10 +8,10 @@ import torch
 
 from mplug_owl import MplugOwlProcessor
 from mplug_owl.data import loader
-from mplug_owl.data.loader import Batch, Encoding, Steps, prefetched
+from mplug_owl.data.loader import Batch, Encoding, StepDataset, step_loader
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
-from tests.scenes import scenes, write
+from tests.world import scenes, write
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def steps(
     micro_batch: int = 2,
     encoding: Encoding = WHOLE,
     **options,
-) -> Steps:
+) -> StepDataset:
     mixture = Mixture([len(source) for source in sources], [None] * len(sources), batch, seed=0)
-    return Steps(sources, mixture, processor, encoding, micro_batch, **options)
+    return StepDataset(sources, mixture, processor, encoding, micro_batch, **options)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -60,9 +60,9 @@ def test_padding_stands_on_the_right_and_is_never_learned(sources: list[Source],
     for row, length in enumerate(lengths):
         assert batch.attention_mask[row, :length].all()
         assert (batch.labels[row, length:] == -100).all()
-        learned = batch.labels[row] != -100
-        assert torch.equal(batch.labels[row][learned], batch.input_ids[row][learned])
-    assert batch.learned == int((batch.labels[:, 1:] != -100).sum()) > 0
+        supervised = batch.labels[row] != -100
+        assert torch.equal(batch.labels[row][supervised], batch.input_ids[row][supervised])
+    assert batch.supervised == int((batch.labels[:, 1:] != -100).sum()) > 0
 
 
 def test_text_alone_has_no_pixels(sources: list[Source], processor: MplugOwlProcessor) -> None:
@@ -82,7 +82,7 @@ def test_each_process_takes_its_share_and_none_twice(sources: list[Source], proc
 
 
 def test_batches_are_the_same_whoever_makes_them(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    made = {workers: list(prefetched(steps(sources, processor), 2, 5, workers)) for workers in (0, 2)}
+    made = {workers: list(step_loader(steps(sources, processor), 2, 5, workers)) for workers in (0, 2)}
     assert [number for number, _ in made[0]] == [number for number, _ in made[2]] == [2, 3, 4]
     for (_, ours), (_, theirs) in zip(made[0], made[2], strict=True):
         assert all(same(one, other) for one, other in zip(ours.batches, theirs.batches, strict=True))
@@ -124,7 +124,7 @@ def test_packed_rows_hold_the_same_tokens_without_padding(sources: list[Source],
     (one,), rows = padded[0].batches, packed[0].batches
     assert sorted(name for row in rows for name in row.names) == sorted(one.names)
     assert sum(row.tokens for row in rows) == sum(row.input_ids.numel() for row in rows) == one.tokens
-    assert sum(row.learned for row in rows) == one.learned
+    assert sum(row.supervised for row in rows) == one.supervised
     assert all(row.attention_mask is None and row.input_ids.shape[1] <= 1024 for row in rows)
     assert sum(int((row.position_ids == 0).sum()) for row in rows) == 9
 
@@ -138,7 +138,7 @@ def captions(sources: list[Source]) -> list[Source]:
     return [read(f"captions:{Path(sources[0].name.split(':', 1)[1]).parent}/captions.jsonl")]
 
 
-def by_name(steps: Steps, *numbers: int) -> dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]]:
+def by_name(steps: StepDataset, *numbers: int) -> dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]]:
     """Ids and pixels of every sample of these steps, each in a pass of its own."""
     return {
         (batch.names[0], number): (batch.input_ids, batch.pixel_values) for number in numbers for batch in steps[number].batches
@@ -162,7 +162,7 @@ def test_a_sample_varies_with_the_epoch_and_with_nothing_else(captions: list[Sou
 
 def test_varied_and_packed_they_are_the_same_whoever_makes_them(captions: list[Source], processor: MplugOwlProcessor) -> None:
     encoding = replace(VARIED, pack=1024)
-    made = {workers: list(prefetched(steps(captions, processor, encoding=encoding), 2, 5, workers)) for workers in (0, 2)}
+    made = {workers: list(step_loader(steps(captions, processor, encoding=encoding), 2, 5, workers)) for workers in (0, 2)}
     for (_, ours), (_, theirs) in zip(made[0], made[2], strict=True):
         assert all(same(one, other) for one, other in zip(ours.batches, theirs.batches, strict=True))
 
@@ -197,7 +197,7 @@ def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(
 
 def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], processor: MplugOwlProcessor) -> None:
     data = steps(sources, processor, batch=1, rank=1, world=2)[0]
-    assert [(batch.learned, batch.names) for batch in data.batches] == [(0, ("nothing",))]
+    assert [(batch.supervised, batch.names) for batch in data.batches] == [(0, ("nothing",))]
 
 
 def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProcessor) -> None:
@@ -206,11 +206,11 @@ def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProce
         made = steps(sources, processor, batch=6, micro_batch=6)
         made.encoding = Encoding(max_tokens=1024, weigh="answers", pack=pack)
         (batch, *_) = made[0].batches
-        learned = batch.labels != -100
-        learned[:, 0] = False
-        assert torch.equal(batch.loss_weights > 0, learned)
-        begins = learned & ~learned.roll(1, 1)
-        assert batch.learned == int(begins.sum()) == pytest.approx(float(batch.loss_weights.sum()))
+        supervised = batch.labels != -100
+        supervised[:, 0] = False
+        assert torch.equal(batch.loss_weights > 0, supervised)
+        begins = supervised & ~supervised.roll(1, 1)
+        assert batch.supervised == int(begins.sum()) == pytest.approx(float(batch.loss_weights.sum()))
         first = int(begins[0].nonzero()[0])
-        length = int((~learned[0, first:]).nonzero()[0])
+        length = int((~supervised[0, first:]).nonzero()[0])
         assert batch.loss_weights[0, first : first + length].tolist() == pytest.approx([1 / length] * length)

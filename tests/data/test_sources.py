@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mplug_owl import Conversation, Message, Picture
 from mplug_owl.conversation import OWL as OWL_STYLE
 from mplug_owl.conversation import SYSTEM_PROMPT
-from mplug_owl.data import sources
-from mplug_owl.data.records import read_json
 from mplug_owl.data.sources import FORMATS, check, read
+from mplug_owl.data.sources import source as sources
+from mplug_owl.data.sources.records import read_json
 from tests.tiny import picture
 
 Write = Callable[[str, Any], Path]
@@ -203,7 +203,7 @@ def test_baize(write: Write) -> None:
 def test_text_is_one_learned_piece_a_document(write: Write) -> None:
     source = read(str(write("book.txt", "One\nline.\n\n\n  \nTwo.\r\n\r\nThree.")))
     assert [source[i].prompt(reply=False) for i in range(len(source))] == ["One\nline.", "Two.", "Three."]
-    assert [piece.learned for piece in source[0].pieces()] == [True]
+    assert [piece.supervised for piece in source[0].pieces()] == [True]
     assert source[1].name == "book.txt, line 6"
 
 

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from mplug_owl import Picture
 from mplug_owl.conversation import caption
-from mplug_owl.data import files
-from mplug_owl.data.sources import FileSource, Source, check, read
+from mplug_owl.data.sources import files
+from mplug_owl.data.sources.source import FileSource, Source, check, read
 from tests.tiny import picture
 
 
@@ -114,7 +114,7 @@ def test_a_range_counts_as_a_shell_does(first: int, count: int, width: int) -> N
 def test_headers_are_read_once(shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = every(read(f"{shards}/*.tar"))
     assert len(list(cache.glob("*.npy"))) == 3
-    monkeypatch.setattr("mplug_owl.data.shards._members", lambda file: pytest.fail("read again"))
+    monkeypatch.setattr("mplug_owl.data.sources.shards._members", lambda file: pytest.fail("read again"))
     assert every(read(f"{shards}/*.tar")) == before
 
 
@@ -425,7 +425,7 @@ def test_parquet_of_words(tmp_path: Path) -> None:
 
 
 def test_parquet_is_read_by_row_groups(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mplug_owl.data import parquet as module
+    from mplug_owl.data.sources import parquet as module
 
     source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
     read_group, groups = module._read, list[int]()
@@ -453,7 +453,7 @@ def test_a_full_disk_makes_parquet_slow_and_not_wrong(tmp_path: Path, cache: Pat
     def full(*how: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mplug_owl.data.parquet.HELD_BYTES", 1)
+    monkeypatch.setattr("mplug_owl.data.sources.parquet.HELD_BYTES", 1)
     monkeypatch.setattr("pyarrow.OSFile", full)
     assert [source[index] for index in (6, 0, 6, 0, 5)] == [before[index] for index in (6, 0, 6, 0, 5)]
     assert list(cache.glob("*.part")) == list(cache.glob("*.arrow")) == []
@@ -659,7 +659,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_streamed_data_set_says_what_to_do(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    from mplug_owl.data.hub import HubRecords
+    from mplug_owl.data.sources.hub import HubRecords
 
     streamed = datasets.IterableDataset.from_generator(lambda: iter(ROWS))
     with pytest.raises(ValueError, match=r"photos: a streamed data set .* parquet:hf://datasets/USER/NAME/"):
@@ -668,8 +668,8 @@ def test_a_streamed_data_set_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_data_set_in_memory_fits_the_door() -> None:
     datasets = pytest.importorskip("datasets")
-    from mplug_owl.data import formats
-    from mplug_owl.data.hub import HubRecords
+    from mplug_owl.data.sources import formats
+    from mplug_owl.data.sources.hub import HubRecords
 
     made = datasets.Dataset.from_list(ROWS)
     source = FileSource("mine", HubRecords(made, "mine"), formats.captions)

@@ -12,7 +12,7 @@ from mplug_owl.eval import report
 from mplug_owl.eval.answer import Answered
 from mplug_owl.eval.report import Share
 from tests.eval.quiz import Quiz
-from tests.page import Page
+from tests.html import Page
 
 COUNT = 10
 

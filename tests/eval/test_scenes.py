@@ -2,9 +2,9 @@
 
 import pytest
 
-from mplug_owl.data.scenes import ABILITIES, exam
 from mplug_owl.eval import tasks
-from mplug_owl.eval.scenes import DrawnWorld
+from mplug_owl.eval.tasks.scenes import DrawnWorld
+from mplug_owl.scenes import ABILITIES, exam
 
 WORLD = DrawnWorld()
 

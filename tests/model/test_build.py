@@ -120,7 +120,7 @@ def test_parameters_are_counted_once() -> None:
     assert count(owl) == sum(weight.numel() for weight in owl.parameters())
     owl.requires_grad_(False)
     owl.model.abstractor.requires_grad_(True)
-    assert count(owl, learned=True) == count(owl.model.abstractor) < count(owl)
+    assert count(owl, trainable=True) == count(owl.model.abstractor) < count(owl)
 
 
 # Loading

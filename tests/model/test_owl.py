@@ -135,19 +135,19 @@ def test_a_head_at_learned_rows_alone_gives_the_same_loss_and_gradients(
     owl: MplugOwlForConditionalGeneration, inputs: Any
 ) -> None:
     batch = {**inputs, "labels": targets(owl, inputs)}
-    everywhere, there = owl(**batch), owl(**batch, learned_rows_only=True)
+    everywhere, there = owl(**batch), owl(**batch, supervised_only=True)
     assert there.logits.shape == (12, VOCABULARY)
     torch.testing.assert_close(there.loss, everywhere.loss, atol=1e-6, rtol=0)  # worst measured 0
-    ours, theirs = gradients(owl, **batch, learned_rows_only=True), gradients(owl, **batch)
+    ours, theirs = gradients(owl, **batch, supervised_only=True), gradients(owl, **batch)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)  # worst measured 0
 
 
-@pytest.mark.parametrize("learned_rows_only", [False, True])
+@pytest.mark.parametrize("supervised_only", [False, True])
 def test_nothing_to_learn_is_loss_0_and_gradients_0(
-    owl: MplugOwlForConditionalGeneration, inputs: Any, learned_rows_only: bool
+    owl: MplugOwlForConditionalGeneration, inputs: Any, supervised_only: bool
 ) -> None:
     """The original has NaN here, and loses the run."""
-    batch = {**inputs, "labels": torch.full_like(inputs["input_ids"], -100), "learned_rows_only": learned_rows_only}
+    batch = {**inputs, "labels": torch.full_like(inputs["input_ids"], -100), "supervised_only": supervised_only}
     assert owl(**batch).loss.item() == 0
     found = gradients(owl, **batch)
     assert found.keys() == dict(owl.named_parameters()).keys()

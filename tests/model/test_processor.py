@@ -197,12 +197,12 @@ def test_answers_and_their_ends_are_what_is_learned(processor: MplugOwlProcessor
     talk = Conversation((), system=None).said("user", Picture(picture()), "Hi").said("assistant", "Yes").said("user", "Why?")
     talk = talk.said("assistant", "So")
     encoded = processor.encode(talk)
-    learned = [token for token, is_learned in zip(encoded.ids, encoded.learned, strict=True) if is_learned]
-    assert learned == [*ids(processor, "Yes"), END, *ids(processor, "So"), END]
+    supervised = [token for token, is_learned in zip(encoded.ids, encoded.loss_mask, strict=True) if is_learned]
+    assert supervised == [*ids(processor, "Yes"), END, *ids(processor, "So"), END]
 
     batch = processor.batch([encoded], labels=True)
     labels = batch["labels"][0]
-    assert labels[labels != -100].tolist() == learned
+    assert labels[labels != -100].tolist() == supervised
     assert torch.equal(labels[labels != -100], batch["input_ids"][0][labels != -100])
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from mplug_owl import MplugOwlVisionConfig
-from mplug_owl.model.towers import image_size, look, vision_tokens
+from mplug_owl.model.towers import encode_images, image_size, vision_tokens
 from tests.tiny import VISIONS
 
 TOKENS = {"own": 5, "clip": 5, "siglip": 4, "siglip2": 4, "dinov2": 5, "dinov2-registers": 7}
@@ -16,7 +16,7 @@ def test_tokens_are_counted_without_running_it(vision: str) -> None:
     config = AutoConfig.for_model(**VISIONS[vision])
     assert image_size(config) == 28
     assert vision_tokens(config) == TOKENS[vision]
-    seen = look(AutoModel.from_config(config).eval(), torch.randn(2, 3, 28, 28))
+    seen = encode_images(AutoModel.from_config(config).eval(), torch.randn(2, 3, 28, 28))
     assert seen.last_hidden_state.shape == (2, TOKENS[vision], 16)
 
 
@@ -38,4 +38,4 @@ def test_siglip_2_sees_the_picture_as_siglip_does() -> None:
     weights["embeddings.patch_embedding.bias"] = first.state_dict()["embeddings.patch_embedding.bias"]
     second.load_state_dict(weights)
     pixels = torch.randn(2, 3, 28, 28)
-    torch.testing.assert_close(look(second, pixels).last_hidden_state, look(first, pixels).last_hidden_state)
+    torch.testing.assert_close(encode_images(second, pixels).last_hidden_state, encode_images(first, pixels).last_hidden_state)

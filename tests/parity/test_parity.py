@@ -102,7 +102,7 @@ def test_learned_tokens_are_the_same_where_the_original_is_right(golden: Golden,
         pytest.skip("this golden's length cuts the line")
     sample = json.loads((golden.folder / facts["jsonl"]).read_text("utf-8").splitlines()[line])
     encoded = golden.processor.encode(Conversation.from_prompt(sample["text"], sample.get("image", [])))
-    ours = [token for token, learned in zip(encoded.ids, encoded.learned, strict=True) if learned]
+    ours = [token for token, supervised in zip(encoded.ids, encoded.loss_mask, strict=True) if supervised]
     theirs = golden.tensors[f"train.{line}.labels_after_forward"].tolist()[1:]  # the first is no target: the loss shifts
     assert ours == [token for token in theirs if token != -100]
 

@@ -15,7 +15,7 @@ from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.recipe import LoRA, Recipe, as_json
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 from mplug_owl.train.trainable import lora_modules
 from tests.school import lesson, lessons, quietly, small
 
@@ -91,8 +91,8 @@ def test_a_name_may_stand_for_all_its_stages(name: str, several: list[str]) -> N
     assert stages(name) == several
 
 
-def learners(recipe: Recipe) -> str:
-    return "-".join(vars(recipe.learners).values())
+def trainable(recipe: Recipe) -> str:
+    return "-".join(vars(recipe.trainable).values())
 
 
 def test_the_papers_first_stage() -> None:
@@ -106,7 +106,7 @@ def test_the_papers_first_stage() -> None:
     assert recipe.batch_tokens == pytest.approx(2.1e6, rel=0.002)
     assert recipe.steps * recipe.batch_tokens == 104_857_600_000
     assert recipe.encoding.pack is not None
-    assert learners(recipe) == "full-full-frozen"
+    assert trainable(recipe) == "full-full-frozen"
 
 
 def test_its_appendix_has_other_numbers() -> None:
@@ -121,8 +121,8 @@ def test_the_papers_second_stage() -> None:
     assert (recipe.steps, recipe.batch, settings.lr, settings.weight_decay) == (2000, 256, 2e-5, 1e-4)
     assert (settings.betas, settings.warmup_steps) == ((0.9, 0.999), 50)
     assert recipe.lora == LoRA(rank=8, alpha=32, dropout=0.05)
-    assert learners(recipe) == "frozen-frozen-lora"
-    assert learners(paper.instruct_with_abstractor()) == "frozen-full-lora"
+    assert trainable(recipe) == "frozen-frozen-lora"
+    assert trainable(paper.instruct_with_abstractor()) == "frozen-full-lora"
 
 
 def test_the_papers_owl_starts_from_clip_and_llama() -> None:
@@ -133,7 +133,7 @@ def test_the_papers_owl_starts_from_clip_and_llama() -> None:
 
 def test_the_tiny_stages_share_one_owl_of_a_few_million() -> None:
     stages = [tiny.language(), tiny.pretrain(), tiny.instruct()]
-    assert [learners(stage) for stage in stages] == ["frozen-frozen-full", "full-full-frozen", "frozen-frozen-lora"]
+    assert [trainable(stage) for stage in stages] == ["frozen-frozen-full", "full-full-frozen", "frozen-frozen-lora"]
     assert [stage.modules for stage in stages] == [tiny.FRESH, tiny.OWL_TINY, tiny.OWL_TINY]
     assert tiny.FRESH.config().to_dict() == tiny.OWL_TINY.config().to_dict()
     assert tiny.captioner().vision_config.to_dict() == tiny.owl_tiny().vision_config.to_dict()
@@ -147,7 +147,7 @@ def test_the_multilingual_owl_is_the_papers_on_another_language_model() -> None:
         owl = MplugOwlForConditionalGeneration(paper.owl_bloomz_7b())
     assert count(nn.ModuleList([owl.model.language_model, owl.model.embedding_norm])) == 7_069_016_064  # bigscience/bloomz-7b1
     assert owl.lm_head.weight is owl.get_input_embeddings().weight
-    adapted = lora_modules(owl, paper.multilingual_instruct().learners)
+    adapted = lora_modules(owl, paper.multilingual_instruct().trainable)
     assert adapted == [f"model.language_model.h.{i}.self_attention.query_key_value" for i in range(30)]
 
 
@@ -169,7 +169,7 @@ PARADIGMS = {
 def test_paradigms_differ_in_who_learns_and_in_the_connector(name: str) -> None:
     recipe = find(name)
     config = recipe.modules.config()
-    assert f"{config.visual_abstractor_config.connector}: {learners(recipe)}" == PARADIGMS[name]
+    assert f"{config.visual_abstractor_config.connector}: {trainable(recipe)}" == PARADIGMS[name]
     assert config.vision_config.to_dict() == paper.owl_7b().vision_config.to_dict()
     if "kosmos1" not in name:
         assert config.text_config.to_dict() == paper.owl_7b().text_config.to_dict()
@@ -204,9 +204,9 @@ def test_every_paradigm_is_one() -> None:
 
 
 def test_what_was_frozen_before_it_learned_goes_on_from_a_run_where_it_did() -> None:
-    assert paradigms.minigpt4_pretrain().start == f"runs/{paradigms.blip2().name}"
-    assert paradigms.minigpt4_instruct().start == f"runs/{paradigms.minigpt4_pretrain().name}"
-    assert paradigms.kosmos1_instruct().start == f"runs/{paradigms.kosmos1_pretrain().name}"
+    assert paradigms.minigpt4_pretrain().init_from == f"runs/{paradigms.blip2().name}"
+    assert paradigms.minigpt4_instruct().init_from == f"runs/{paradigms.minigpt4_pretrain().name}"
+    assert paradigms.kosmos1_instruct().init_from == f"runs/{paradigms.kosmos1_pretrain().name}"
 
 
 def test_sizes_of_the_other_paradigms() -> None:
@@ -250,14 +250,14 @@ def small_kosmos1() -> MplugOwlConfig:
 
 def test_kosmos1_learns_and_its_model_opens_again(tmp_path: Path) -> None:
     recipe = lesson(
-        *vars(paradigms.kosmos1_pretrain().learners).values(),
+        *vars(paradigms.kosmos1_pretrain().trainable).values(),
         modules=Modules(small_kosmos1, vocabulary=300),
         encoding=Encoding(max_tokens=128, learn="everything", pack=256),  # as in the recipe, packed
         steps=8,
     )
     assert paradigms.kosmos1_pretrain().encoding.pack
     sources = lessons(tmp_path / "data")
-    quietly(recipe, start(recipe, sources), sources, tmp_path / "run")
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run")
     losses = [row["loss"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")]
     assert losses[-1] < losses[0]
     assert load(tmp_path / "run").model.config.text_config.model_type == "gpt_neox"

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
 from mplug_owl.model.build import count
 from mplug_owl.recipes import tiny
-from mplug_owl.train.activations import kept_bytes
-from mplug_owl.train.recipe import Learners, Recipe
-from mplug_owl.train.trainable import compute_again, prepare, set_mode
+from mplug_owl.train.activations import activation_bytes
+from mplug_owl.train.recipe import Recipe, Trainable
+from mplug_owl.train.trainable import checkpoint_activations, prepare, set_mode
 from tests.tiny import CONNECTORS, LANGUAGES, VISIONS, tiny_config
 
 SAMPLES, TOKENS, VOCABULARY = 4, 96, 500
@@ -57,8 +57,8 @@ def measured(recipe: Recipe) -> int:
     owl = MplugOwlForConditionalGeneration(middling())
     learner = prepare(owl, recipe)
     if recipe.gradient_checkpointing:
-        compute_again(owl)
-    set_mode(owl, recipe.learners)
+        checkpoint_activations(owl)
+    set_mode(owl, recipe.trainable)
     ids = torch.randint(3, VOCABULARY, (SAMPLES, TOKENS))
     ids[:, 1:10] = owl.config.image_token_id
     labels = ids.masked_fill(ids == owl.config.image_token_id, 0)
@@ -66,7 +66,7 @@ def measured(recipe: Recipe) -> int:
     inputs["pixel_values"] = torch.randn(SAMPLES, 3, 84, 84)
     with Peak([*inputs.values(), *owl.parameters(), *owl.buffers()]) as peak:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = learner(**inputs, learned_rows_only=True, use_cache=False).loss
+            loss = learner(**inputs, supervised_only=True, use_cache=False).loss
         loss.backward()
     return peak.most
 
@@ -77,21 +77,21 @@ def planned(recipe: Recipe) -> float:
         owl = MplugOwlForConditionalGeneration(middling())
     prepare(owl, recipe)
     element = 2 if recipe.precision == "bf16" else 4
-    copies = 2 * count(owl, learned=True) if recipe.precision == "bf16" else 0
-    read, seen = kept_bytes(owl, recipe, TOKENS)
+    copies = 2 * count(owl, trainable=True) if recipe.precision == "bf16" else 0
+    read, seen = activation_bytes(owl, recipe, TOKENS)
     return SAMPLES * (read + seen) + copies + SAMPLES * TOKENS * VOCABULARY * (element + 8)
 
 
-def stage(learners: str, precision: str = "bf16", **fields) -> Recipe:
-    who = Learners(*learners.split("-"))
-    return replace(tiny.pretrain(), learners=who, precision=precision, frozen_bf16=precision == "bf16", **fields)
+def stage(trainable: str, precision: str = "bf16", **fields) -> Recipe:
+    who = Trainable(*trainable.split("-"))
+    return replace(tiny.pretrain(), trainable=who, precision=precision, frozen_bf16=precision == "bf16", **fields)
 
 
 def kept(recipe: Recipe, config: MplugOwlConfig) -> tuple[float, float]:
     with torch.device("meta"):
         owl = MplugOwlForConditionalGeneration(config)
     prepare(owl, recipe)
-    return kept_bytes(owl, recipe, 32)
+    return activation_bytes(owl, recipe, 32)
 
 
 STAGES = [
@@ -104,17 +104,17 @@ STAGES = [
 ]
 
 
-@pytest.mark.parametrize("learners", STAGES)
+@pytest.mark.parametrize("trainable", STAGES)
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_the_peak_of_a_step_is_what_was_planned(learners: str, precision: str) -> None:
-    recipe = stage(learners, precision)
+def test_the_peak_of_a_step_is_what_was_planned(trainable: str, precision: str) -> None:
+    recipe = stage(trainable, precision)
     assert planned(recipe) == pytest.approx(measured(recipe), rel=0.04)  # worst measured 0.021
 
 
-@pytest.mark.parametrize("learners", ["full-full-frozen", "frozen-frozen-lora"])
-def test_computing_layers_again_keeps_little(learners: str) -> None:
+@pytest.mark.parametrize("trainable", ["full-full-frozen", "frozen-frozen-lora"])
+def test_computing_layers_again_keeps_little(trainable: str) -> None:
     """The plan adds up what is there at different times: casts of weights, one layer, the scores. Never less than is needed."""
-    recipe = stage(learners, gradient_checkpointing=True)
+    recipe = stage(trainable, gradient_checkpointing=True)
     assert measured(recipe) <= planned(recipe) <= 1.7 * measured(recipe)  # worst measured 1.57
 
 

@@ -16,7 +16,7 @@ from mplug_owl.data.loader import Aside
 from mplug_owl.data.sources import read as read_source
 from mplug_owl.train import disk, loop
 from mplug_owl.train.aside import Quarantine
-from mplug_owl.train.run import run, start
+from mplug_owl.train.run import initial_model, run
 from tests.school import lesson, quietly
 
 SAMPLES, BATCH = 1000, 50
@@ -114,7 +114,7 @@ def learned_in_order(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **f
     monkeypatch.setattr(loop, "_learn", listening)
     recipe = lesson(steps=SAMPLES // BATCH, batch=BATCH, micro_batch=BATCH, log_every=SAMPLES, **fields)
     sources = [read_source(f"chat:{file}")]
-    quietly(recipe, start(recipe, sources), sources, out)
+    quietly(recipe, initial_model(recipe, sources), sources, out)
     return names
 
 

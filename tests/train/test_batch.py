@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mplug_owl import MplugOwlProcessor
-from mplug_owl.data.loader import Encoding, Steps, read_one
+from mplug_owl.data.loader import Encoding, StepDataset, read_one
 from mplug_owl.data.sources import Source
-from mplug_owl.train.batch import settle, text_alone
+from mplug_owl.train.batch import resolve_batch_size, text_alone
 from mplug_owl.train.recipe import as_json
 from tests.data.test_survey import Made
 from tests.school import lesson, lessons
@@ -27,7 +27,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 def test_every_step_is_within_a_percent_of_its_tokens(processor: MplugOwlProcessor) -> None:
     """Of 150,000; how near 2.1 M come is measured by benchmarks/packing.py."""
     sources, recipe = [Made(50_000)], replace(TOKENS, batch_tokens=150_000)
-    settled, mixture = settle(recipe, sources, None, processor)
+    settled, mixture = resolve_batch_size(recipe, sources, None, processor)
     assert settled == replace(recipe, batch=mixture.batch)
     for number in (0, 10_000):
         read = [read_one(sources, sample, processor, PACKED, recipe.seed) for sample in mixture.step(number)]
@@ -36,7 +36,7 @@ def test_every_step_is_within_a_percent_of_its_tokens(processor: MplugOwlProcess
 
 def test_weights_of_sources_count(sources: list[Source], processor: MplugOwlProcessor) -> None:
     """Captions are the shortest, so more of them make up a step."""
-    usual, captions = (settle(TOKENS, sources, weights, processor)[0].batch for weights in (None, [8.0, 1.0, 1.0]))
+    usual, captions = (resolve_batch_size(TOKENS, sources, weights, processor)[0].batch for weights in (None, [8.0, 1.0, 1.0]))
     assert captions > 1.1 * usual
 
 
@@ -44,19 +44,19 @@ def test_a_run_goes_on_with_the_batch_it_was_settled_on(
     sources: list[Source], processor: MplugOwlProcessor, tmp_path: Path
 ) -> None:
     """Even where its data would be measured otherwise now."""
-    first, _ = settle(TOKENS, sources, None, processor)
+    first, _ = resolve_batch_size(TOKENS, sources, None, processor)
     (tmp_path / "recipe.json").write_text(json.dumps(as_json(first)))
     told: list[str] = []
-    again, mixture = settle(TOKENS, sources[:2], None, processor, tmp_path, told.append)
+    again, mixture = resolve_batch_size(TOKENS, sources[:2], None, processor, tmp_path, told.append)
     assert (again, mixture.batch, told) == (first, first.batch, [])
     other = replace(TOKENS, batch_tokens=10_000)
-    assert settle(other, sources, None, processor, tmp_path)[0].batch == pytest.approx(first.batch / 2, abs=1)
-    assert settle(TOKENS, sources, None, processor, tmp_path / "no run")[0] == first
+    assert resolve_batch_size(other, sources, None, processor, tmp_path)[0].batch == pytest.approx(first.batch / 2, abs=1)
+    assert resolve_batch_size(TOKENS, sources, None, processor, tmp_path / "no run")[0] == first
 
 
 def test_a_batch_that_is_given_is_taken(sources: list[Source], processor: MplugOwlProcessor) -> None:
     given = replace(TOKENS, batch=6)
-    assert settle(given, sources, None, processor)[0] == given
+    assert resolve_batch_size(given, sources, None, processor)[0] == given
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -64,12 +64,12 @@ def test_text_alone_has_its_share_of_every_step_however_many_processes(
     sources: list[Source], processor: MplugOwlProcessor, world: int
 ) -> None:
     recipe = lesson(batch=16, text_share=0.5, encoding=Encoding(max_tokens=256))
-    _, mixture = settle(recipe, sources, [5.0, 1.0, 0.1], processor)
+    _, mixture = resolve_batch_size(recipe, sources, [5.0, 1.0, 0.1], processor)
     for number in range(12):
         passes = [
             batch
             for rank in range(world)
-            for batch in Steps(sources, mixture, processor, recipe.encoding, 1, rank, world)[number].batches
+            for batch in StepDataset(sources, mixture, processor, recipe.encoding, 1, rank, world)[number].batches
         ]
         pictures = [batch.pixel_values is not None for batch in passes]
         assert (len(pictures), sum(pictures)) == (16, 8)

@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.build import Modules
 from mplug_owl.train import card, metrics
-from mplug_owl.train.run import open_data, start
+from mplug_owl.train.run import initial_model, open_data
 from tests.school import lesson, lessons, quietly, small
 
 
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lessons(folder / "data")
     recipe = lesson("frozen", "full", "lora", steps=3, data=(f"chat:{folder}/data/chats.jsonl",))
     sources, _ = open_data(recipe.data)
-    quietly(recipe, start(recipe, sources), sources, folder / "out")
+    quietly(recipe, initial_model(recipe, sources), sources, folder / "out")
     return folder / "out"
 
 
@@ -43,7 +43,7 @@ def test_it_says_what_happened(run: Path) -> None:
     assert rows(page, "Data") == {"chat:chats.jsonl": ["8"]}
     told = rows(page, "Recipe")
     assert told["optimizer.lr"] == ["0.01"]
-    assert told["learners.language"] == ["lora"]
+    assert told["trainable.language"] == ["lora"]
     assert told["data"] == ['["chat:chats.jsonl"]']
     assert told["frozen_bf16"] == ["false"]
     last = metrics.read(run / "metrics.jsonl")[-1]
@@ -77,14 +77,14 @@ def test_the_hub_reads_its_header(run: Path) -> None:
             ["openai/clip", "huggyllama/llama-7b"],
         ),
         ({"modules": Modules(small, vision="openai/clip", vocabulary=300)}, ["openai/clip"]),
-        ({"start": "someone/owl"}, ["someone/owl"]),
-        ({"start": "runs/mine/model"}, []),
-        ({"start": "{run}"}, []),
+        ({"init_from": "someone/owl"}, ["someone/owl"]),
+        ({"init_from": "runs/mine/model"}, []),
+        ({"init_from": "{run}"}, []),
     ],
 )
 def test_what_it_came_from_is_named_where_the_hub_has_it(run: Path, fields: dict, bases: list[str]) -> None:
-    if "start" in fields:
-        fields = {"start": fields["start"].format(run=run)}
+    if "init_from" in fields:
+        fields = {"init_from": fields["init_from"].format(run=run)}
     card.write(run, replace(lesson(), **fields), [], [])
     page = (run / "model" / "README.md").read_text()
     assert (ModelCard(page).data.base_model or []) == bases

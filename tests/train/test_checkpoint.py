@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from mplug_owl.errors import WriteError
 from mplug_owl.train import checkpoint
-from mplug_owl.train.disk import Unwritten
 
 
 def student(*frozen: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -53,7 +53,7 @@ def test_one_that_was_being_written_is_none(tmp_path: Path, monkeypatch: pytest.
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(Unwritten, match=r"^checkpoint of step 1 could not be written \(No space left on device\)$"):
+    with pytest.raises(WriteError, match=r"^checkpoint of step 1 could not be written \(No space left on device\)$"):
         save(tmp_path, 1, *student(), {}, keep=2)
     assert checkpoint.newest(tmp_path) == (None, [])
     assert list(tmp_path.iterdir()) == []

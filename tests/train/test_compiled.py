@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mplug_owl.train import metrics
 from mplug_owl.train.exam import Exam
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 from tests.school import lesson, lessons, quietly
 
 
@@ -20,7 +20,7 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path) -> None:
     for compiled in (False, True):
         exam = Exam(2, lambda owl: {"eval/asked": float(modes.append(owl.model.training) or len(modes))})
         recipe = lesson(steps=3, compile=compiled)
-        quietly(recipe, start(recipe, sources), sources, tmp_path / str(compiled), exam=exam)
+        quietly(recipe, initial_model(recipe, sources), sources, tmp_path / str(compiled), exam=exam)
     plain, compiled = ([row["loss"] for row in metrics.read(tmp_path / run / "metrics.jsonl")] for run in ("False", "True"))
     assert compiled == pytest.approx(plain, rel=1e-4)
     weights = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("False", "True")]
@@ -33,4 +33,4 @@ def test_a_machine_without_a_compiler_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(shutil, "which", lambda name: None)
     sources, recipe = lessons(tmp_path / "data"), lesson(compile=True)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and this machine has no c\+\+, g\+\+.*compile=false"):
-        quietly(recipe, start(recipe, sources), sources, tmp_path / "run")
+        quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run")

@@ -13,7 +13,7 @@ from mplug_owl.model.build import Modules
 from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import LoRA
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 from tests.school import lesson, lessons, quietly, small_with_dropout
 
 TRIES = 20
@@ -31,7 +31,7 @@ class PowerCutError(Exception):
 
 def learn(data: Path, out: Path, **options) -> Path:
     sources = lessons(data)
-    quietly(RECIPE, start(RECIPE, sources), sources, out, **options)
+    quietly(RECIPE, initial_model(RECIPE, sources), sources, out, **options)
     return out
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mplug_owl.errors import WriteError
 from mplug_owl.train import checkpoint, metrics
-from mplug_owl.train.disk import Lines, Unwritten, read, writing
+from mplug_owl.train.disk import JsonLines, read, writing
 from mplug_owl.train.loop import Progress
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 from tests.school import lesson, lessons, quietly
 
 
@@ -39,7 +40,7 @@ def room(size: int) -> Iterator[None]:
 
 def test_a_line_is_held_back_until_there_is_room(tmp_path: Path) -> None:
     told: list[str] = []
-    lines = Lines(tmp_path / "rows.jsonl", note=told.append)
+    lines = JsonLines(tmp_path / "rows.jsonl", note=told.append)
     lines.write({"step": 1, "words": "a" * 60})
     with room(100):
         for step in (2, 3):
@@ -53,7 +54,7 @@ def test_a_line_is_held_back_until_there_is_room(tmp_path: Path) -> None:
 
 def test_a_line_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n{"st\xc3')
-    Lines(tmp_path / "rows.jsonl").write({"step": 3})
+    JsonLines(tmp_path / "rows.jsonl").write({"step": 3})
     assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == [{"step": n} for n in (1, 2, 3)]
 
 
@@ -67,7 +68,7 @@ def test_a_line_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
     ids=["python", "torch", "safetensors"],
 )
 def test_whoever_writes_it_is_one_kind_of_error(write: Callable[[Path], object], tmp_path: Path) -> None:
-    with room(10_000), pytest.raises(Unwritten, match=r"^the file could not be written \("), writing("the file"):
+    with room(10_000), pytest.raises(WriteError, match=r"^the file could not be written \("), writing("the file"):
         write(tmp_path / "file")
 
 
@@ -75,7 +76,7 @@ def test_whoever_writes_it_is_one_kind_of_error(write: Callable[[Path], object],
 def test_while_it_is_full_a_run_goes_on_and_says_so(tmp_path: Path) -> None:
     """Full from step 3 to step 6: two checkpoints are lost, the lines come later, and the end is that of any other run."""
     recipe, sources = lesson(steps=8, save_every=2), lessons(tmp_path / "data")
-    quietly(recipe, start(recipe, sources), sources, tmp_path / "whole")
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "whole")
     told: list[str] = []
     seen: list[list[str]] = []
 
@@ -86,7 +87,7 @@ def test_while_it_is_full_a_run_goes_on_and_says_so(tmp_path: Path) -> None:
             limit_files(resource.RLIM_INFINITY)
             seen.append(sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()))
 
-    quietly(recipe, start(recipe, sources), sources, tmp_path / "run", report=fill, note=told.append)
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", report=fill, note=told.append)
     assert seen == [["step-00000002"]]
     assert [sentence.split(" (")[0] for sentence in told] == [
         "metrics.jsonl not written",
@@ -107,10 +108,10 @@ def test_no_room_for_the_finished_model_is_one_line_and_loses_nothing(tmp_path: 
         if progress.step == 4:
             limit_files(5000)
 
-    with pytest.raises(Unwritten, match=r"^.*run/model could not be written \(.*File too large.*\)"):
-        quietly(recipe, start(recipe, sources), sources, tmp_path / "run", report=fill)
+    with pytest.raises(WriteError, match=r"^.*run/model could not be written \(.*File too large.*\)"):
+        quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", report=fill)
     assert checkpoint.newest(tmp_path / "run" / "checkpoints")[0].step == 2
     limit_files(resource.RLIM_INFINITY)
-    quietly(recipe, start(recipe, sources), sources, tmp_path / "run", resume=True)
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", resume=True)
     assert [row["step"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mplug_owl.errors import Interrupted
 from mplug_owl.eval.during import small_exam
 from mplug_owl.model.build import Modules, Owl
 from mplug_owl.train import metrics
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import LoRA
-from mplug_owl.train.run import start
-from mplug_owl.train.stop import Stopped
+from mplug_owl.train.run import initial_model
 from tests.eval.quiz import Quiz
 from tests.school import lesson, lessons, quietly, small_with_dropout
 
@@ -64,7 +64,7 @@ def test_it_changes_no_number_of_the_run(change: dict, exam: Exam, asked: list[s
     sources = lessons(data)
     modes = []
     for name, given in (("with", exam), ("without", None)):
-        owl = start(recipe, sources)
+        owl = initial_model(recipe, sources)
 
         def watch(progress: Progress, owl: Owl = owl) -> None:
             modes.append([module.training for module in owl.model.modules()])
@@ -87,15 +87,15 @@ def test_it_changes_no_number_of_the_run(change: dict, exam: Exam, asked: list[s
 
 def test_a_run_that_was_stopped_has_the_same_exams(exam: Exam, data: Path, tmp_path: Path) -> None:
     sources = lessons(data)
-    quietly(FORGETFUL, start(FORGETFUL, sources), sources, tmp_path / "whole", exam=exam)
+    quietly(FORGETFUL, initial_model(FORGETFUL, sources), sources, tmp_path / "whole", exam=exam)
 
     def cut(progress: Progress) -> None:
         if progress.step == 4:
-            raise Stopped("the power went off")
+            raise Interrupted("the power went off")
 
-    with pytest.raises(Stopped):
-        quietly(FORGETFUL, start(FORGETFUL, sources), sources, tmp_path / "run", exam=exam, report=cut)
-    quietly(FORGETFUL, start(FORGETFUL, sources), sources, tmp_path / "run", exam=exam, resume=True)
+    with pytest.raises(Interrupted):
+        quietly(FORGETFUL, initial_model(FORGETFUL, sources), sources, tmp_path / "run", exam=exam, report=cut)
+    quietly(FORGETFUL, initial_model(FORGETFUL, sources), sources, tmp_path / "run", exam=exam, resume=True)
     whole, resumed = rows(tmp_path / "whole"), rows(tmp_path / "run")
     timed = {"tokens_per_second", "samples_per_second", "data_wait", "mfu"}
     assert whole.keys() == resumed.keys()
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_has_the_same_exams(exam: Exam, data: Path, tmp_p
 
 
 def test_one_that_sees_no_pictures_is_told_in_words(tmp_path: Path, data: Path) -> None:
-    owl = start(FORGETFUL, lessons(data))
+    owl = initial_model(FORGETFUL, lessons(data))
     said = small_exam(Quiz(), pictures=False, count=1)(owl)
     assert said.keys() == {f"eval/told/{ability}" for ability in ABILITIES}
 

@@ -15,14 +15,14 @@ from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
 from mplug_owl.data.loader import Encoding
+from mplug_owl.errors import Interrupted
 from mplug_owl.model.build import Modules, Owl, load
 from mplug_owl.train import loop, metrics
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe
-from mplug_owl.train.run import start
-from mplug_owl.train.stop import Stopped
-from tests.scenes import scenes
+from mplug_owl.train.run import initial_model
 from tests.school import SCENES, SEED, lesson, lessons, quietly, small_with_dropout, taught, weights
+from tests.world import scenes
 
 STEADY = AdamW(lr=1e-2, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), clip=None)
 
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(recipe: Recipe, data: Path, out: Path, *formats: str, **options) -> dict[str, torch.Tensor]:
     """The weights that a run of a fresh owl ends with."""
     sources = lessons(data, *formats)
-    quietly(recipe, start(recipe, sources), sources, out, **options)
+    quietly(recipe, initial_model(recipe, sources), sources, out, **options)
     return load_file(out / "model" / "model.safetensors")
 
 
@@ -84,7 +84,7 @@ def test_three_stages_one_after_the_other(data: Path, tmp_path: Path) -> None:
     previous, before = None, {}
     for number, (recipe, layout) in enumerate(stages):
         folder = tmp_path / str(number)
-        after = trained(replace(recipe, steps=2, start=previous), data, folder, layout)
+        after = trained(replace(recipe, steps=2, init_from=previous), data, folder, layout)
         changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
         assert changed == [set(), {"vision_tower", "abstractor"}, {"language_model"}][number]
         previous, before = str(folder), after
@@ -111,7 +111,7 @@ def test_accumulating_is_one_big_batch_though_answers_differ_in_length(data: Pat
 def test_a_step_with_nothing_to_learn_moves_nothing(data: Path, tmp_path: Path) -> None:
     recipe = lesson(steps=2, encoding=Encoding(max_tokens=4), optimizer=STEADY)
     sources = lessons(data)
-    owl = start(recipe, sources)
+    owl = initial_model(recipe, sources)
     before = weights(owl.model)
     quietly(recipe, owl, sources, tmp_path)
     assert same(before, weights(owl.model))
@@ -127,10 +127,10 @@ def test_bf16_learns_as_fp32_does(data: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(curves["bf16"], curves["fp32"], rtol=5e-3, atol=0)  # worst measured 1.4e-3
 
 
-@pytest.mark.parametrize("learners", [("full", "full", "frozen"), ("frozen", "frozen", "lora")], ids="-".join)
+@pytest.mark.parametrize("trainable", [("full", "full", "frozen"), ("frozen", "frozen", "lora")], ids="-".join)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_is_frozen_may_be_stored_in_half_the_memory(learners, precision: str, data: Path, tmp_path: Path) -> None:
-    half = lesson(*learners, steps=4, frozen_bf16=True, precision=precision)
+def test_what_is_frozen_may_be_stored_in_half_the_memory(trainable, precision: str, data: Path, tmp_path: Path) -> None:
+    half = lesson(*trainable, steps=4, frozen_bf16=True, precision=precision)
     made = trained(half, data, tmp_path / "half")
     assert {tensor.dtype for tensor in made.values()} == {torch.bfloat16}
     trained(replace(half, frozen_bf16=False), data, tmp_path / "whole")
@@ -138,16 +138,16 @@ def test_what_is_frozen_may_be_stored_in_half_the_memory(learners, precision: st
         assert losses(tmp_path / "half")[step][0] == pytest.approx(loss, rel=2e-3)  # worst measured 6e-4
 
 
-@pytest.mark.parametrize("learners", [("full", "full", "frozen"), ("frozen", "frozen", "lora")], ids="-".join)
-def test_computing_layers_again_changes_no_number(learners, data: Path, tmp_path: Path) -> None:
-    plain = lesson(*learners, steps=3, modules=Modules(small_with_dropout, vocabulary=300))
+@pytest.mark.parametrize("trainable", [("full", "full", "frozen"), ("frozen", "frozen", "lora")], ids="-".join)
+def test_computing_layers_again_changes_no_number(trainable, data: Path, tmp_path: Path) -> None:
+    plain = lesson(*trainable, steps=3, modules=Modules(small_with_dropout, vocabulary=300))
     kept = trained(plain, data, tmp_path / "kept")
     assert same(kept, trained(replace(plain, gradient_checkpointing=True), data, tmp_path / "again"))
 
 
 def test_a_frozen_layer_is_computed_again_where_gradients_pass(data: Path, tmp_path: Path) -> None:
     recipe, sources = lesson("full", "full", "frozen", steps=3, gradient_checkpointing=True), lessons(data)
-    owl, passes = start(recipe, sources), []
+    owl, passes = initial_model(recipe, sources), []
     owl.model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     quietly(recipe, owl, sources, tmp_path)
     assert len(passes) == 2 * recipe.steps * recipe.batch // recipe.micro_batch
@@ -163,7 +163,7 @@ def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Pa
         return loss * float("nan") if len(seen) == 2 else loss
 
     monkeypatch.setattr(loop, "_loss", sometimes_nan)
-    quietly(recipe, start(recipe, sources), sources, tmp_path)
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path)
     before, after, later = seen[0], seen[2], seen[4]  # two passes a step
     assert torch.equal(before, after)
     assert not torch.equal(after, later)
@@ -180,7 +180,7 @@ def test_asked_to_stop_it_leaves_behind_a_checkpoint_and_goes_on_from_it(
         if progress.step == 2:
             os.kill(os.getpid(), signal_sent)
 
-    with pytest.raises(Stopped, match="stopped behind step 3 of 6"):
+    with pytest.raises(Interrupted, match="stopped behind step 3 of 6"):
         trained(recipe, data, tmp_path / "run", report=ask)
     assert signal.getsignal(signal_sent) is signal.SIG_DFL
     assert same(trained(recipe, data, tmp_path / "run", resume=True), whole)
@@ -338,7 +338,7 @@ def test_where_nothing_can_learn_it_says_so(mode, data: Path, tmp_path: Path) ->
 
 def test_the_finished_model_is_the_one_in_memory(data: Path, tmp_path: Path) -> None:
     recipe, sources = lesson("full", "full", "lora", steps=3), lessons(data)
-    owl = start(recipe, sources)
+    owl = initial_model(recipe, sources)
     finished = quietly(recipe, owl, sources, tmp_path)
     said = logits(owl)
     assert torch.equal(logits(load(tmp_path)), said)
@@ -347,7 +347,7 @@ def test_the_finished_model_is_the_one_in_memory(data: Path, tmp_path: Path) -> 
 
 def test_the_adapter_alone_loads_with_peft(data: Path, tmp_path: Path) -> None:
     trained(lesson(steps=2), data, tmp_path / "base")
-    trained(lesson("frozen", "frozen", "lora", steps=3, start=str(tmp_path / "base")), data, tmp_path / "run")
+    trained(lesson("frozen", "frozen", "lora", steps=3, init_from=str(tmp_path / "base")), data, tmp_path / "run")
     base, whole = load(tmp_path / "base"), logits(load(tmp_path / "run"))
     assert not torch.allclose(logits(base), whole, atol=1e-3)
     torch.testing.assert_close(logits(load(tmp_path / "run" / "adapter")), whole)

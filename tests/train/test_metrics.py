@@ -7,12 +7,12 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 
+from mplug_owl.errors import Interrupted
 from mplug_owl.recipes import paper
 from mplug_owl.train import metrics, processes
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import as_json
-from mplug_owl.train.run import run, start
-from mplug_owl.train.stop import Stopped
+from mplug_owl.train.run import initial_model, run
 from tests.school import lesson, lessons, quietly
 
 
@@ -98,7 +98,7 @@ def test_a_tracker_gets_the_recipe_and_the_same_lines(tmp_path: Path) -> None:
     assert all(isinstance(value, bool | int | float | str) for value in notebook.recipe.values())  # what they all take
 
 
-@pytest.mark.parametrize("end", [Stopped("asked"), ValueError("damaged")], ids=["stopped", "raised"])
+@pytest.mark.parametrize("end", [Interrupted("asked"), ValueError("damaged")], ids=["stopped", "raised"])
 def test_trackers_are_closed_however_a_run_ends(end: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook, recipe, sources = Notebook(), lesson(steps=3, trackers=("tensorboard",)), lessons(tmp_path / "data")
     monkeypatch.setattr(metrics, "check", lambda trackers: None)
@@ -109,7 +109,7 @@ def test_trackers_are_closed_however_a_run_ends(end: Exception, tmp_path: Path, 
         raise end
 
     with pytest.raises(type(end)):
-        quietly(recipe, start(recipe, sources), sources, tmp_path / "run", report=stop)
+        quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", report=stop)
     assert [step for step, _ in notebook.lines] == [1]
     assert notebook.finished
 
@@ -133,7 +133,7 @@ def test_tensorboard_reads_what_a_run_wrote(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe, sources = lesson(steps=3, trackers=("tensorboard",)), lessons(tmp_path / "data")
-    quietly(recipe, start(recipe, sources), sources, tmp_path / "run")
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run" / "mplug-owl"))
     events.Reload()
     rows = metrics.read(tmp_path / "run" / "metrics.jsonl")
@@ -145,6 +145,6 @@ def test_tensorboard_reads_what_a_run_wrote(tmp_path: Path) -> None:
 def test_mfu_is_told_where_the_rate_is_known_and_never_made_up(tmp_path: Path) -> None:
     sources = lessons(tmp_path / "data")
     for name, recipe in (("cpu", lesson(steps=2)), ("known", lesson(steps=2, tflops=1e-3))):
-        quietly(recipe, start(recipe, sources), sources, tmp_path / name)
+        quietly(recipe, initial_model(recipe, sources), sources, tmp_path / name)
     assert all("mfu" not in row for row in metrics.read(tmp_path / "cpu" / "metrics.jsonl"))
     assert all(row["mfu"] > 0 for row in metrics.read(tmp_path / "known" / "metrics.jsonl"))

@@ -39,7 +39,7 @@ def samples(owl: MplugOwlForConditionalGeneration) -> list[torch.Tensor]:
 
 def gradients(owl: MplugOwlForConditionalGeneration, **inputs: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
     owl.zero_grad()
-    loss = owl(**inputs, learned_rows_only=True, use_cache=False).loss
+    loss = owl(**inputs, supervised_only=True, use_cache=False).loss
     loss.backward()
     return loss.item(), {name: p.grad.clone() for name, p in owl.named_parameters() if p.grad is not None}
 

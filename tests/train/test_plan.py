@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mplug_owl.data.loader import Encoding
 from mplug_owl.recipes import find, names, paper, tiny
 from mplug_owl.train.plan import Device, Effort, Work, compare, device_tflops, plan, show
-from mplug_owl.train.recipe import Learners, Recipe, override
-from mplug_owl.train.run import open_data, start, who_learns
+from mplug_owl.train.recipe import Recipe, Trainable, override
+from mplug_owl.train.run import initial_model, open_data, who_learns
 from mplug_owl.train.trainable import prepare
 from tests.school import lesson, lessons
 
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def known(owl: object, recipe: Recipe, tokens: int) -> tuple[float, float]:
         return (0.3e9, 0.03e9) if recipe.gradient_checkpointing else (2.2e9, 0.35e9)
 
-    monkeypatch.setattr("mplug_owl.train.plan.kept_bytes", known)
+    monkeypatch.setattr("mplug_owl.train.plan.activation_bytes", known)
 
 
 def shown(recipe: Recipe, device: Device | None = None, width: int = 80) -> str:
@@ -40,19 +40,19 @@ def shown(recipe: Recipe, device: Device | None = None, width: int = 80) -> str:
 
 
 @pytest.mark.parametrize(
-    ("learners", "expected"),
+    ("trainable", "expected"),
     [
-        (Learners("full", "full", "frozen"), lambda T: 4 * P_L * T + 3 * (F_V + F_K)),
-        (Learners("frozen", "frozen", "lora"), lambda T: 4 * P_L * T + F_V + F_K),
-        (Learners("frozen", "frozen", "full"), lambda T: 6 * P_L * T + F_V + F_K),
-        (Learners("frozen", "full", "frozen"), lambda T: 4 * P_L * T + F_V + 3 * F_K),
-        (Learners("full", "full", "full"), lambda T: 6 * P_L * T + 3 * (F_V + F_K)),
+        (Trainable("full", "full", "frozen"), lambda T: 4 * P_L * T + 3 * (F_V + F_K)),
+        (Trainable("frozen", "frozen", "lora"), lambda T: 4 * P_L * T + F_V + F_K),
+        (Trainable("frozen", "frozen", "full"), lambda T: 6 * P_L * T + F_V + F_K),
+        (Trainable("frozen", "full", "frozen"), lambda T: 4 * P_L * T + F_V + 3 * F_K),
+        (Trainable("full", "full", "full"), lambda T: 6 * P_L * T + 3 * (F_V + F_K)),
         # One of 32 layers, 202 M parameters, is gone through three times; what is behind it is the head alone.
-        (Learners("frozen", "frozen", "last"), lambda T: (2 + 4 * 0.2024 / 6.738) * P_L * T + F_V + F_K),
+        (Trainable("frozen", "frozen", "last"), lambda T: (2 + 4 * 0.2024 / 6.738) * P_L * T + F_V + F_K),
     ],
 )
-def test_flops_of_a_sample(learners: Learners, expected, quick) -> None:
-    recipe = replace(PADDED, learners=learners)
+def test_flops_of_a_sample(trainable: Trainable, expected, quick) -> None:
+    recipe = replace(PADDED, trainable=trainable)
     assert plan(recipe).flops_per_sample == pytest.approx(expected(512), rel=0.002)
 
 
@@ -61,15 +61,15 @@ def test_text_alone_costs_no_picture(quick) -> None:
     assert plan(recipe).flops_per_sample == pytest.approx(4 * P_L * 1024, rel=0.002)
 
 
-@pytest.mark.parametrize("learners", [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full")])
-def test_flops_are_what_a_step_really_takes(learners: tuple[str, str, str], tmp_path) -> None:
+@pytest.mark.parametrize("trainable", [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full")])
+def test_flops_are_what_a_step_really_takes(trainable: tuple[str, str, str], tmp_path) -> None:
     """Counted while it runs. The plan leaves out the language model's attention, which is little for short samples.
 
     LLaMA's layers, because torch counts the weights' gradient of LFM2's convolutions, a channel each, as if all met all.
     """
     modules = replace(tiny.PACKABLE, vocabulary=300)
-    recipe = replace(tiny.pretrain(), modules=modules, learners=Learners(*learners), encoding=Encoding(max_tokens=64))
-    owl = start(recipe, lessons(tmp_path))
+    recipe = replace(tiny.pretrain(), modules=modules, trainable=Trainable(*trainable), encoding=Encoding(max_tokens=64))
+    owl = initial_model(recipe, lessons(tmp_path))
     recipe = replace(recipe, modules=replace(recipe.modules, config=lambda: owl.model.config))
     prepare(owl.model, recipe)
     words = "a " * 200
@@ -107,7 +107,7 @@ def test_where_tokens_make_a_step_nothing_but_pictures_is_the_bound(quick) -> No
 def test_on_data_a_step_has_as_many_samples_as_come_to_its_tokens(tmp_path) -> None:
     sources = lessons(tmp_path)
     recipe = lesson(batch=None, batch_tokens=5000, encoding=Encoding(max_tokens=256, pack=512))
-    made = plan(recipe, sources, start(recipe, sources).processor)
+    made = plan(recipe, sources, initial_model(recipe, sources).processor)
     assert made.tokens_per_step == pytest.approx(5000)
     assert made.samples_per_step == pytest.approx(5000 / made.tokens_per_sample)
     assert made.pictures_at_once == pytest.approx(512 / made.tokens_per_sample)
@@ -144,7 +144,7 @@ def test_a_rate_is_the_datasheets_or_none(name: str, rate: float | None, monkeyp
 def test_on_data_it_measures_instead_of_guessing(tmp_path) -> None:
     sources = lessons(tmp_path)
     recipe = lesson(data=(f"chat:{tmp_path}/chats.jsonl",))
-    owl = start(recipe, sources)
+    owl = initial_model(recipe, sources)
     made = plan(recipe, open_data(recipe.data)[0], owl.processor)
     assert made.measured
     assert made.pictures_per_sample == 1
@@ -175,7 +175,7 @@ def test_activations_grow_with_the_micro_batch_and_shrink_by_computing_layers_ag
     [
         ({}, ["micro_batch=1", "gradient_checkpointing=true", "all of these", "more devices"]),
         ({"micro_batch": 1, "frozen_bf16": False}, ["frozen_bf16=true", "gradient_checkpointing=true"]),
-        ({"micro_batch": 1, "learners": Learners("frozen", "frozen", "full")}, ["learners.language=lora"]),
+        ({"micro_batch": 1, "trainable": Trainable("frozen", "frozen", "full")}, ["trainable.language=lora"]),
         ({"micro_batch": 1, "gradient_checkpointing": True}, ["more devices"]),
     ],
 )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mplug_owl.train import metrics
-from mplug_owl.train.run import open_data, start
+from mplug_owl.train.run import initial_model, open_data
 from tests.school import lessons, quietly
 from tests.train.worker import run as recipe
 
@@ -55,10 +55,10 @@ def left(out: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
 def assert_the_same(one: tuple, many: tuple, off: float = 1e-5) -> None:
     """Losses and gradients of every step, and the weights at the end."""
     assert [row["step"] for row in many[0]] == [row["step"] for row in one[0]]
-    for alone, together in zip(one[0], many[0], strict=True):
-        assert together["loss"] == pytest.approx(alone["loss"], abs=off)
-        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=off)
-        assert together["learned_tokens"] == alone["learned_tokens"]
+    for alone, joined_processes in zip(one[0], many[0], strict=True):
+        assert joined_processes["loss"] == pytest.approx(alone["loss"], abs=off)
+        assert joined_processes["grad_norm"] == pytest.approx(alone["grad_norm"], rel=off)
+        assert joined_processes["learned_tokens"] == alone["learned_tokens"]
     assert many[1].keys() == one[1].keys()
     worst = max(float((one[1][name] - weight).abs().max()) for name, weight in many[1].items())
     assert worst <= 10 * off, worst
@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone_into(data: Path, out: Path, resume: bool = False) -> tuple:
     sources, _ = open_data(specs(data))
     same = replace(recipe(), data=tuple(specs(data)))
-    quietly(same, start(same, sources), sources, out, resume=resume)
+    quietly(same, initial_model(same, sources), sources, out, resume=resume)
     return left(out)
 
 
@@ -147,8 +147,8 @@ def test_so_is_one_that_holds_shares(data: Path, sharded: tuple, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_hung_process_is_started_again_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
-    """Its silence is noticed after silence_seconds; torchrun gives it 30 seconds more to leave, then ends it."""
-    done = launched(2, data, tmp_path, "--resume", "--set=silence_seconds=10", HARM="STOP:3")
+    """Its silence is noticed after process_timeout; torchrun gives it 30 seconds more to leave, then ends it."""
+    done = launched(2, data, tmp_path, "--resume", "--set=process_timeout=10", HARM="STOP:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
     assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from mplug_owl.data.mixture import Mixture
+from mplug_owl.errors import Interrupted
 from mplug_owl.model.build import Modules, Owl
 from mplug_owl.train import disk, loop, metrics
-from mplug_owl.train.aside import Watch
+from mplug_owl.train.aside import LossGuard
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA
-from mplug_owl.train.run import start
-from mplug_owl.train.stop import Stopped
+from mplug_owl.train.run import initial_model
 from tests.school import SCENES, lesson, lessons, quietly, small_with_dropout
 
 RECIPE = lesson(
@@ -54,7 +54,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Collection[int]], Non
 
 def learn(data: Path, out: Path, recipe=RECIPE, **options) -> dict[str, torch.Tensor]:
     sources = lessons(data)
-    quietly(recipe, start(recipe, sources), sources, out, **options)
+    quietly(recipe, initial_model(recipe, sources), sources, out, **options)
     return load_file(out / "model" / "model.safetensors")
 
 
@@ -125,7 +125,7 @@ def test_stopped_in_between_it_does_not_go_back_to_where_it_was_stopped(
             asked.insert(0, self)
 
     monkeypatch.setattr(loop, "Stop", Listening)
-    with pytest.raises(Stopped, match="behind step 4"):
+    with pytest.raises(Interrupted, match="behind step 4"):
         learn(data, tmp_path / "run", report=ask)
     assert same(learn(data, tmp_path / "run", resume=True), whole)
 
@@ -133,7 +133,7 @@ def test_stopped_in_between_it_does_not_go_back_to_where_it_was_stopped(
 def test_where_going_back_did_not_help_it_goes_back_farther(data: Path, tmp_path: Path) -> None:
     """The weights break in step 6 and the checkpoint behind it holds them."""
     recipe, sources = replace(RECIPE, keep_checkpoints=3), lessons(data)
-    owl, told = start(recipe, sources), []
+    owl, told = initial_model(recipe, sources), []
 
     def break_weights(progress: Progress) -> None:
         if progress.step == 6:
@@ -176,11 +176,11 @@ def test_without_a_checkpoint_from_before_it_ends(data: Path, tmp_path: Path) ->
 
 
 def test_a_spike_is_left_out() -> None:
-    watch = Watch(3.0, 1, 2, samples=lambda number: [])
+    watch = LossGuard(3.0, 1, 2, samples=lambda number: [])
     assert all(watch.accepts(step, 1.0, 1.0) for step in range(20))
     assert not watch.accepts(21, 3.1, 1.0)
     assert not watch.alarmed
-    again = Watch(3.0, 1, 2, samples=lambda number: [], state=watch.state)
+    again = LossGuard(3.0, 1, 2, samples=lambda number: [], state=watch.state)
     assert not again.accepts(22, 4.0, 1.0)
     assert again.alarmed
     assert watch.accepts(22, 2.9, 1.0)

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from mplug_owl.data.loader import Encoding
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.run import open_data, run, start
-from tests.scenes import write
+from mplug_owl.train.run import initial_model, open_data, run
 from tests.school import lesson, lessons, weights
+from tests.world import write
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_ten_broken_records_are_enough_to_read(tmp_path: Path, console: Console)
 
 
 def test_a_kind_of_data_that_is_missing_is_told_before_a_model_is_made(tmp_path: Path, console: Console) -> None:
-    made = recipe(tmp_path / "data", text_share=0.5, start=str(tmp_path / "no model is here"))
+    made = recipe(tmp_path / "data", text_share=0.5, init_from=str(tmp_path / "no model is here"))
     with pytest.raises(
         ValueError, match=r"text_share=0\.5 needs .*chats\.jsonl have pictures: add one of text alone, or --set"
     ):
@@ -99,6 +99,6 @@ def test_an_at_sign_may_be_part_of_a_name(tmp_path: Path) -> None:
 
 def test_the_same_seed_makes_the_same_owl(tmp_path: Path) -> None:
     sources = lessons(tmp_path)
-    one, other, third = (weights(start(lesson(seed=seed), sources).model) for seed in (1, 1, 2))
+    one, other, third = (weights(initial_model(lesson(seed=seed), sources).model) for seed in (1, 1, 2))
     assert all(one[name].equal(other[name]) for name in one)
     assert not all(one[name].equal(third[name]) for name in one)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.train import checkpoint, metrics, stop
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 from tests.school import lesson, lessons, quietly
 
 ROOT = Path(__file__).parents[2]
@@ -28,13 +28,13 @@ with Stop() as stop:
 ENDLESS = """
 import sys
 from pathlib import Path
-from mplug_owl.train.run import start
-from mplug_owl.train.stop import Stopped
+from mplug_owl.train.run import initial_model
+from mplug_owl.errors import Interrupted
 from tests.school import lesson, lessons, quietly
 sources, recipe = lessons(Path(sys.argv[1]) / "data"), lesson(steps=10_000, workers=2)
 try:
-    quietly(recipe, start(recipe, sources), sources, Path(sys.argv[1]) / "run")
-except Stopped as told:
+    quietly(recipe, initial_model(recipe, sources), sources, Path(sys.argv[1]) / "run")
+except Interrupted as told:
     print(told)
     sys.exit(75)
 """
@@ -52,7 +52,7 @@ def test_a_second_signal_leaves_at_once(name: str) -> None:
 def test_it_tells_once_when_stopping_would_take_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 20.0, 41.0, 70.0])
     monkeypatch.setattr(stop.time, "monotonic", lambda: next(clock))
-    asked = stop.Stop(grace=30.0)
+    asked = stop.Stop(grace_seconds=30.0)
     assert asked.step_ended(50.0) == []  # a first step has nothing to be measured from
     assert asked.step_ended(9.0) == []
     (told,) = asked.step_ended(9.5)
@@ -61,10 +61,10 @@ def test_it_tells_once_when_stopping_would_take_longer_than_it_may(monkeypatch: 
 
 
 def test_a_run_tells_when_a_checkpoint_takes_longer_than_grace(tmp_path: Path) -> None:
-    recipe, sources, told = lesson(steps=4, save_every=1, grace=1e-6), lessons(tmp_path / "data"), []
-    quietly(recipe, start(recipe, sources), sources, tmp_path / "run", note=told.append)
+    recipe, sources, told = lesson(steps=4, save_every=1, grace_seconds=1e-6), lessons(tmp_path / "data"), []
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", note=told.append)
     assert len(told) == 1
-    assert "say so by grace=SECONDS" in told[0]
+    assert "say so by grace_seconds=SECONDS" in told[0]
 
 
 def test_a_whole_job_may_be_asked_its_data_workers_too(tmp_path: Path) -> None:

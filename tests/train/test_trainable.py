@@ -10,7 +10,7 @@ from torch import nn
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import paper
 from mplug_owl.train.recipe import AdamW, LoRA, Rates, Recipe
-from mplug_owl.train.run import start
+from mplug_owl.train.run import initial_model
 from mplug_owl.train.trainable import lora_modules, parts_of, prepare, table
 from tests.school import lesson, lessons, quietly, weights
 from tests.tiny import CONNECTORS, LANGUAGES, VISIONS, picture, tiny_config, tiny_owl, tiny_processor
@@ -20,7 +20,7 @@ def rows(recipe: Recipe) -> dict[str, tuple[str, int, int]]:
     with torch.device("meta"):
         owl = MplugOwlForConditionalGeneration(recipe.modules.config())
     prepare(owl, recipe)
-    return {part.name: (part.freedom, part.parameters, part.learned) for part in table(owl, recipe.learners)}
+    return {part.name: (part.tuning, part.parameters, part.trainable) for part in table(owl, recipe.trainable)}
 
 
 VISION, ABSTRACTOR, LANGUAGE = 303_179_776, 81_473_536, 6_738_415_616
@@ -70,7 +70,7 @@ STAGES = [
 @pytest.mark.parametrize("freedoms", STAGES, ids="-".join)
 def test_what_is_frozen_stays_to_the_bit_and_what_learns_moves(freedoms: tuple[str, str, str], tmp_path: Path) -> None:
     recipe, sources = lesson(*freedoms, steps=3), lessons(tmp_path / "data")
-    owl = start(recipe, sources)
+    owl = initial_model(recipe, sources)
     before = weights(owl.model)
     quietly(recipe, owl, sources, tmp_path / "run")
     # Adapters are merged by now, so LoRA shows as a change of the weights it was put on.
@@ -78,7 +78,7 @@ def test_what_is_frozen_stays_to_the_bit_and_what_learns_moves(freedoms: tuple[s
     for name, modules in parts_of(owl.model).items():
         inside = {id(parameter) for module in modules for parameter in module.parameters()}
         names = {path for path, parameter in owl.model.named_parameters() if id(parameter) in inside}
-        match getattr(recipe.learners, name):
+        match getattr(recipe.trainable, name):
             case "frozen":
                 assert not moved & names
             case "full":
@@ -94,7 +94,7 @@ def test_what_is_frozen_stays_to_the_bit_and_what_learns_moves(freedoms: tuple[s
 def test_lora_finds_the_attention_of_every_family(language: str) -> None:
     owl = tiny_owl(tiny_config(language=language))
     recipe = lesson("frozen", "frozen", "lora")
-    names = lora_modules(owl, recipe.learners)
+    names = lora_modules(owl, recipe.trainable)
     each = 2 if language in ("llama", "qwen3", "gemma3", "opt", "phi") else 1  # two projections, or one fused
     assert len(names) == each * owl.config.text_config.num_hidden_layers
     assert all(name.startswith("model.language_model.") for name in names)
@@ -137,7 +137,7 @@ def test_a_rate_of_its_own_moves_a_module_further(tmp_path: Path) -> None:
     """AdamW's first step is as long as its rate, so the rates are read off the weights."""
     settings = AdamW(lr=1e-3, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-12, rates=Rates(vision=1e-4))
     recipe, sources = lesson(steps=1, optimizer=settings), lessons(tmp_path / "data")
-    owl = start(recipe, sources)
+    owl = initial_model(recipe, sources)
     before = weights(owl.model)
     quietly(recipe, owl, sources, tmp_path / "run")
     for name, rate in (("vision_tower.layers.0.mlp.fc1", 1e-4), ("abstractor.visual_fc", 1e-3), ("language_model.norm", 1e-3)):
@@ -146,20 +146,20 @@ def test_a_rate_of_its_own_moves_a_module_further(tmp_path: Path) -> None:
 
 
 def test_nothing_learns() -> None:
-    with pytest.raises(ValueError, match=r"every module is frozen: nothing would learn; set learners\.NAME="):
+    with pytest.raises(ValueError, match=r"every module is frozen: nothing would learn; set trainable\.NAME="):
         prepare(tiny_owl(tiny_config()), lesson("frozen", "frozen", "frozen"))
 
 
 def test_no_attention_to_adapt() -> None:
     owl = tiny_owl(tiny_config(connector="mlp"))
-    with pytest.raises(ValueError, match=r"learners\.abstractor=lora: no attention projection named q_proj\+v_proj"):
+    with pytest.raises(ValueError, match=r"trainable\.abstractor=lora: no attention projection named q_proj\+v_proj"):
         prepare(owl, lesson("frozen", "lora", "frozen"))
 
 
 def test_a_frozen_language_model_stored_in_half_the_memory(tmp_path: Path) -> None:
     recipe = lesson("full", "full", "frozen", steps=3, frozen_bf16=True, precision="bf16")
     sources = lessons(tmp_path)
-    owl = start(recipe, sources)
+    owl = initial_model(recipe, sources)
     prepare(owl.model, recipe)
     assert {parameter.dtype for parameter in owl.model.model.language_model.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in owl.model.model.abstractor.parameters()} == {torch.float32}

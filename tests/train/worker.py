@@ -6,7 +6,7 @@ HARM=KILL:3 or HARM=STOP:3 sends that signal to the second process when it comes
 import os
 import signal
 
-from mplug_owl.data.loader import StepData, Steps
+from mplug_owl.data.loader import StepBatches, StepDataset
 from mplug_owl.train.recipe import Recipe
 from tests.school import lesson
 
@@ -19,11 +19,11 @@ def run() -> Recipe:
 
 
 def _arm(sent: str, step: str) -> None:
-    read = Steps.__getitem__
+    read = StepDataset.__getitem__
 
-    def dying(steps: Steps, number: int) -> StepData:
+    def dying(steps: StepDataset, number: int) -> StepBatches:
         if number == int(step):
             os.kill(os.getpid(), getattr(signal, f"SIG{sent}"))
         return read(steps, number)
 
-    Steps.__getitem__ = dying
+    StepDataset.__getitem__ = dying

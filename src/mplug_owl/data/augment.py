@@ -31,7 +31,7 @@ PROMPTS = (
 )
 
 
-def cropped(size: tuple[int, int], smallest: float, seed: int, sample: SampleId, place: int) -> Box:
+def crop_box(size: tuple[int, int], smallest: float, seed: int, sample: SampleId, place: int) -> Box:
     """Left, top, right and bottom of what is shown of a sample's picture number `place`, `size` wide and high.
 
     Between `smallest` and all of its area, 3:4 to 4:3; the middle where no such crop fits, as torchvision does it.
@@ -50,7 +50,7 @@ def cropped(size: tuple[int, int], smallest: float, seed: int, sample: SampleId,
     return left, top, left + wide, top + high
 
 
-def asked(talk: Conversation, seed: int, sample: SampleId) -> Conversation:
+def with_caption_prompt(talk: Conversation, seed: int, sample: SampleId) -> Conversation:
     """A caption behind one of `PROMPTS`; whatever is not one picture and its caption stays as it is."""
     if (
         [message.role for message in talk.messages] != ["user", "assistant"]

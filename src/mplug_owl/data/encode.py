@@ -17,7 +17,7 @@ class Example:
     """What one conversation gives to learn from. `cut` counts the tokens that did not fit."""
 
     ids: tuple[int, ...]
-    learned: tuple[bool, ...]
+    loss_mask: tuple[bool, ...]
     pictures: tuple[ImageSource, ...]
     name: str
     cut: int = 0
@@ -50,13 +50,13 @@ def encode(
             raise ValueError('style "original" learns answers only, as the original does')
         return _as_original(conversation, processor, max_tokens)
     whole = processor.encode(conversation)
-    if whole.learned[:1] == (True,):  # no begin token, so nothing predicts the first word
-        whole = replace(whole, learned=(False, *whole.learned[1:]))
+    if whole.loss_mask[:1] == (True,):  # no begin token, so nothing predicts the first word
+        whole = replace(whole, loss_mask=(False, *whole.loss_mask[1:]))
     if learn == "everything":
         whole = _everything(whole, processor)
     length, kept = _fitting(whole, processor, max_tokens)
     return Example(
-        whole.ids[:length], whole.learned[:length], whole.pictures[:kept], conversation.name, cut=len(whole) - length
+        whole.ids[:length], whole.loss_mask[:length], whole.pictures[:kept], conversation.name, cut=len(whole) - length
     )
 
 
@@ -73,8 +73,8 @@ def _everything(whole: Encoded, processor: MplugOwlProcessor) -> Encoded:
     """Every word is learned, as in language modelling: all but the first, which nothing predicts, and the pictures."""
     end = processor.tokenizer.eos_token_id
     ids = whole.ids if whole.ids[-1:] == (end,) else (*whole.ids, end)
-    learned = tuple(place > 0 and token != processor.image_token_id for place, token in enumerate(ids))
-    return Encoded(ids, learned, whole.pictures)
+    loss_mask = tuple(place > 0 and token != processor.image_token_id for place, token in enumerate(ids))
+    return Encoded(ids, loss_mask, whole.pictures)
 
 
 def _fitting(whole: Encoded, processor: MplugOwlProcessor, max_tokens: int) -> tuple[int, int]:
@@ -93,27 +93,27 @@ def _as_original(conversation: Conversation, processor: MplugOwlProcessor, max_t
     original takes the wrong words for an answer (an empty one, "AI: " inside one), the right ones are learned.
     """
     begin, room = processor.encode_pieces([]).ids, max_tokens + 1
-    ids, learned, kept, cut, full = list(begin), [False] * len(begin), 0, 0, False
+    ids, loss_mask, kept, cut, full = list(begin), [False] * len(begin), 0, 0, False
     for piece in _original_chunks(conversation.pieces()):
         # The end token is set below. What looks like a special token is one here, as it was in the original.
-        tokens = processor.encode_pieces([replace(piece, learned=False)], plain=False).ids[len(begin) :]
-        whole = len(tokens) + piece.learned
+        tokens = processor.encode_pieces([replace(piece, supervised=False)], plain=False).ids[len(begin) :]
+        whole = len(tokens) + piece.supervised
         full = full or len(ids) >= room or (piece.text is None and len(ids) + whole > room)
         if full:
             cut += whole
             continue
-        tokens = tokens[: room - piece.learned - len(ids)] + (processor.tokenizer.eos_token_id,) * piece.learned
+        tokens = tokens[: room - piece.supervised - len(ids)] + (processor.tokenizer.eos_token_id,) * piece.supervised
         cut += whole - len(tokens)
         kept += piece.text is None
         ids += tokens
-        learned += [piece.learned] * len(tokens)
+        loss_mask += [piece.supervised] * len(tokens)
     sources = tuple(picture.source for picture in conversation.pictures[:kept])
-    return Example(tuple(ids), tuple(learned), sources, conversation.name, cut)
+    return Example(tuple(ids), tuple(loss_mask), sources, conversation.name, cut)
 
 
 def _original_chunks(pieces: list[Piece]) -> Iterator[Piece]:
     for piece in pieces:
-        if piece.text is None or piece.learned:
+        if piece.text is None or piece.supervised:
             yield piece
         else:
             yield from (Piece(chunk) for chunk in re.split("(AI: |\nHuman: )", piece.text) if chunk)

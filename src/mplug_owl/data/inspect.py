@@ -50,7 +50,7 @@ class Stretch:
 
     count: int
     cuts: tuple[str, ...] = ()
-    learned: bool = False
+    supervised: bool = False
     picture: ImageSource | None = None
 
 
@@ -68,9 +68,9 @@ class Sample:
         return sum(stretch.count for stretch in self.stretches)
 
     @property
-    def learned(self) -> int:
+    def supervised(self) -> int:
         """Positions that carry a loss."""
-        return sum(stretch.count for stretch in self.stretches if stretch.learned)
+        return sum(stretch.count for stretch in self.stretches if stretch.supervised)
 
 
 def show(
@@ -122,16 +122,16 @@ def look(conversation: Conversation, processor: MplugOwlProcessor | None, max_to
             stretches.append(Stretch(last - first, picture=next(pictures)))
         else:
             last = first + 1
-            while last < len(example) and _alike(example.ids, example.learned, first, last, processor.image_token_id):
+            while last < len(example) and _alike(example.ids, example.loss_mask, first, last, processor.image_token_id):
                 last += 1
             words = _as_cuts(example.ids[first:last], processor)
-            stretches.append(Stretch(last - first, tuple(words), example.learned[first]))
+            stretches.append(Stretch(last - first, tuple(words), example.loss_mask[first]))
         first = last
     return Sample(example.name, tuple(stretches), example.cut)
 
 
-def _alike(ids: Sequence[int], learned: Sequence[bool], first: int, last: int, picture: int) -> bool:
-    return learned[last] == learned[first] and ids[last] != picture
+def _alike(ids: Sequence[int], supervised: Sequence[bool], first: int, last: int, picture: int) -> bool:
+    return supervised[last] == supervised[first] and ids[last] != picture
 
 
 def _as_cuts(ids: Sequence[int], processor: MplugOwlProcessor) -> Iterator[str]:
@@ -161,7 +161,7 @@ def _in_words(conversation: Conversation, max_tokens: int) -> Sample:
         cut, room = cut + count - kept, room - kept
         picture = next(pictures).source if piece.text is None else None
         if kept:
-            stretches.append(Stretch(kept, words[:kept], piece.learned, picture))
+            stretches.append(Stretch(kept, words[:kept], piece.supervised, picture))
     return Sample(conversation.name, tuple(stretches), cut)
 
 
@@ -193,7 +193,9 @@ def _pictures(pictures: Sequence[ImageSource]) -> str:
 
 
 def _sample(sample: Sample, unit: str, max_tokens: int) -> RenderableType:
-    title = Text.assemble((_harmless(sample.name), "bold"), (f"   {sample.length:,} {unit}, {sample.learned:,} learned", QUIET))
+    title = Text.assemble(
+        (_harmless(sample.name), "bold"), (f"   {sample.length:,} {unit}, {sample.supervised:,} learned", QUIET)
+    )
     rows = Table.grid(padding=(0, 2))
     rows.add_column(justify="right", style=QUIET, min_width=6, no_wrap=True)
     rows.add_column(overflow="fold")
@@ -210,7 +212,7 @@ def _stretch(stretch: Stretch, unit: str) -> Text:
         shape = f" {size[0]}x{size[1]}" if size else ""
         positions = f" → {stretch.count} positions" if unit == "tokens" else ""
         return Text(f"▣ {_name(stretch.picture)}{shape}{positions}", PICTURE)
-    text, style = Text(), LEARNED if stretch.learned else PROMPT
+    text, style = Text(), LEARNED if stretch.supervised else PROMPT
     head, tail = (len(stretch.cuts), 0) if stretch.count <= WHOLE else (WHOLE * 2 // 3, WHOLE // 3)
     for place, cut in enumerate(stretch.cuts):
         if head <= place < len(stretch.cuts) - tail:
@@ -221,7 +223,7 @@ def _stretch(stretch: Stretch, unit: str) -> Text:
         text.append(_harmless(cut), style)
     # A stretch begins on a line of its own anyway.
     text = text[1:] if text.plain.startswith("\n") else text
-    return Text.assemble(("⟦", LEARNED), text, ("⟧", LEARNED)) if stretch.learned else text
+    return Text.assemble(("⟦", LEARNED), text, ("⟧", LEARNED)) if stretch.supervised else text
 
 
 def _legend(processor: MplugOwlProcessor | None) -> RenderableType:
@@ -233,7 +235,7 @@ def _legend(processor: MplugOwlProcessor | None) -> RenderableType:
 
 def _lengths(samples: Sequence[Sample], whole: int, unit: str, max_tokens: int) -> RenderableType:
     lengths = [sample.length + sample.cut for sample in samples]
-    shares = [sample.learned / max(sample.length, 1) for sample in samples]
+    shares = [sample.supervised / max(sample.length, 1) for sample in samples]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style=QUIET)
     table.add_column(f"{unit} a conversation" if len(samples) == whole else f"{unit}, in {len(samples):,} of {whole:,}")
     for name in ("min", "median", "max"):
@@ -242,7 +244,7 @@ def _lengths(samples: Sequence[Sample], whole: int, unit: str, max_tokens: int) 
     table.add_row("learned", *(f"{value:.0%}" for value in (min(shares), statistics.median(shares), max(shares))))
     cut = [sample for sample in samples if sample.cut]
     lost = f", {_many(sum(sample.cut for sample in cut), unit[:-1])} lost" if cut else ""
-    empty = sum(sample.learned == 0 for sample in samples)
+    empty = sum(sample.supervised == 0 for sample in samples)
     notes = [Text(f"{len(cut):,} longer than {max_tokens:,}{lost}", WRONG if cut else QUIET)]
     if empty:
         notes.append(Text(f"{empty:,} with nothing learned", WRONG))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mplug_owl.data.augment import asked, cropped
+from mplug_owl.data.augment import crop_box, with_caption_prompt
 from mplug_owl.data.encode import Example, encode
 from mplug_owl.data.mixture import Mixture, SampleId
 from mplug_owl.data.packing import pack, positions
@@ -71,7 +71,7 @@ class Batch:
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
     @property
-    def learned(self) -> int:
+    def supervised(self) -> int:
         """What the step's loss is divided by: tokens that carry one, or answers. The first position is never predicted."""
         if self.loss_weights is not None:
             return round(float(self.loss_weights.sum()))
@@ -99,14 +99,14 @@ class Aside:
 
 
 @dataclass(frozen=True)
-class StepData:
+class StepBatches:
     """What one process learns from in one step, in forward passes, and what it had to set aside."""
 
     batches: tuple[Batch, ...]
     aside: tuple[Aside, ...]
 
 
-class Steps(Dataset[StepData]):
+class StepDataset(Dataset[StepBatches]):
     """Step number to the forward passes of one process in that step."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Steps(Dataset[StepData]):
         self._squares: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._remembered = 0
 
-    def __getitem__(self, number: int) -> StepData:
+    def __getitem__(self, number: int) -> StepBatches:
         samples: list[tuple[Example, list[np.ndarray]]] = []
         aside: list[Aside] = []
         for sample in self.mixture.step(number)[self.rank :: self.world]:
@@ -142,7 +142,7 @@ class Steps(Dataset[StepData]):
             if len(samples) > size:  # neighbours in length share a forward pass: less padding, the same sum
                 samples.sort(key=lambda sample: len(sample[0]))
             batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
-        return StepData(tuple(batches), tuple(aside))
+        return StepBatches(tuple(batches), tuple(aside))
 
     def names(self, number: int) -> list[str]:
         """The samples of a step over all processes, each as `SOURCE[INDEX]`: what is read from its source at this index."""
@@ -156,7 +156,7 @@ class Steps(Dataset[StepData]):
         for place, picture in enumerate(example.pictures):
             # Another part of it each epoch, so there is nothing to remember.
             opened = open_image(picture, "" if isinstance(picture, Path) else example.name)
-            box = cropped(opened.size, self.encoding.crop, self.mixture.seed, sample, place)
+            box = crop_box(opened.size, self.encoding.crop, self.mixture.seed, sample, place)
             squares.append(self.processor.image_processor.square(opened, box))
         return example, squares
 
@@ -165,7 +165,7 @@ class Steps(Dataset[StepData]):
         return Example((end, end), (False, False), (), "nothing")
 
     def _padded(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
-        encoded = [Encoded(example.ids, example.learned) for example, _ in samples]
+        encoded = [Encoded(example.ids, example.loss_mask) for example, _ in samples]
         batch = self.processor.batch(encoded, side="right", labels=True)
         return self._batch(samples, batch["input_ids"], batch["labels"], batch["attention_mask"], None)
 
@@ -173,9 +173,9 @@ class Steps(Dataset[StepData]):
         ids = [token for example, _ in samples for token in example.ids]
         # Nobody predicts the first token of the next conversation.
         labels = [
-            token if learned and place else -100
+            token if supervised and place else -100
             for example, _ in samples
-            for place, (token, learned) in enumerate(zip(example.ids, example.learned, strict=True))
+            for place, (token, supervised) in enumerate(zip(example.ids, example.loss_mask, strict=True))
         ]
         restarting = positions([len(example) for example, _ in samples])
         return self._batch(samples, torch.tensor([ids]), torch.tensor([labels]), None, torch.tensor([restarting]))
@@ -212,21 +212,21 @@ def read_one(sources: Sequence[Source], sample: SampleId, processor: MplugOwlPro
     """A sample as an example; its pictures are not opened. Raises ValueError where it cannot be read."""
     talk = sources[sample.source][sample.index]
     if how.caption_prompts:
-        talk = asked(talk, seed, sample)
+        talk = with_caption_prompt(talk, seed, sample)
     return encode(talk, processor, how.max_tokens, how.learn, how.pictures, how.style)
 
 
 def answer_weights(labels_BT: Tensor) -> Tensor:
     """Weights [B, T] by which every answer, a run of learned tokens, counts as one. Nothing predicts a row's first token."""
-    learned_BT = labels_BT != -100
-    learned_BT[:, 0] = False
-    begins_BT = learned_BT & ~learned_BT.roll(1, dims=1)
+    supervised_BT = labels_BT != -100
+    supervised_BT[:, 0] = False
+    begins_BT = supervised_BT & ~supervised_BT.roll(1, dims=1)
     answers = begins_BT.flatten().cumsum(0)  # the number of each token's answer, over all rows
-    lengths = torch.bincount(answers[learned_BT.flatten()], minlength=int(answers[-1]) + 1).clamp(min=1)
-    return (learned_BT.flatten() / lengths[answers]).view_as(labels_BT)
+    lengths = torch.bincount(answers[supervised_BT.flatten()], minlength=int(answers[-1]) + 1).clamp(min=1)
+    return (supervised_BT.flatten() / lengths[answers]).view_as(labels_BT)
 
 
-def prefetched(steps: Steps, first: int, last: int, workers: int) -> Iterator[tuple[int, StepData]]:
+def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iterator[tuple[int, StepBatches]]:
     """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
     numbers = range(first, last)
     loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mplug_owl.eval.answer import Answered
 from mplug_owl.eval.statistics import wilson
-from mplug_owl.page import inline, render
+from mplug_owl.page.render import inline, render
 
 OVERALL = "overall"
 

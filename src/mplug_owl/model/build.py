@@ -211,9 +211,9 @@ def shipped(name: str) -> str:
     return str(files("mplug_owl") / "assets" / name) if name in SHIPPED else name
 
 
-def count(module: nn.Module, learned: bool = False) -> int:
+def count(module: nn.Module, trainable: bool = False) -> int:
     """Parameters of a module, or those of them that learn; a tied one counts once."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not learned)
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trainable)
 
 
 def _where(path: str | Path) -> str:

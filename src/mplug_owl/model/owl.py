@@ -18,19 +18,19 @@ from mplug_owl.model import checkpoints
 from mplug_owl.model.attention import packed_sequences
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.connectors import build_connector
-from mplug_owl.model.towers import look
+from mplug_owl.model.towers import encode_images
 from mplug_owl.model.vision import MplugOwlVisionModel
 
 
 @dataclass
-class OwlModelOutput(BaseModelOutputWithPast):
+class MplugOwlModelOutputWithPast(BaseModelOutputWithPast):
     """Hidden states of the language model, and the pictures' positions [I, N, E] that went into it."""
 
     image_hidden_states: Tensor | None = None
 
 
 @dataclass
-class OwlOutput(ModelOutput):
+class MplugOwlCausalLMOutputWithPast(ModelOutput):
     """Logits [B, T, V], or [rows, V] where only learned rows were asked for, and the loss when labels were given."""
 
     loss: Tensor | None = None
@@ -120,7 +120,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Steps 1 and 2: pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
-        seen = look(self.vision_tower, pixel_values, **kwargs)
+        seen = encode_images(self.vision_tower, pixel_values, **kwargs)
         seen.pooler_output = self.abstractor(seen.last_hidden_state)
         return seen
 
@@ -154,7 +154,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
-    ) -> OwlModelOutput:
+    ) -> MplugOwlModelOutputWithPast:
         """Words and pictures to hidden states [B, T, E].
 
         `mm_encoder_outputs={"image": get_image_features(...)}` in place of `pixel_values` uses pictures seen before.
@@ -184,7 +184,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
             past_key_values=past_key_values,
             **kwargs,
         )
-        return OwlModelOutput(
+        return MplugOwlModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.get("hidden_states"),
@@ -247,15 +247,15 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         loss_weights: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        learned_rows_only: bool = False,
+        supervised_only: bool = False,
         num_items_in_batch: int | Tensor | None = None,
         **kwargs: Any,
-    ) -> OwlOutput:
+    ) -> MplugOwlCausalLMOutputWithPast:
         """Words and pictures to logits, and to a loss where `labels` [B, T] say what is learned (-100: nothing).
 
         The loss is cross entropy in fp32, summed over learned tokens and divided by `num_items_in_batch`, by default
         their number here; with nothing to learn it is 0 with zero gradients. `loss_weights` [B, T] weigh each label's loss, and
-        `num_items_in_batch` is then their sum, which the caller gives. `learned_rows_only` computes the head
+        `num_items_in_batch` is then their sum, which the caller gives. `supervised_only` computes the head
         where a label is learned and nowhere else: same loss and gradients, logits [rows, V]. `pixel_values` are
         [I, 3, S, S], every picture of the batch in reading order.
         """
@@ -277,21 +277,23 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             if not isinstance(logits_to_keep, int) or logits_to_keep:
                 raise ValueError("labels need every position: give them without logits_to_keep")
             next_BT = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-            learned_BT = next_BT.ne(-100)
-            if learned_rows_only:
-                logits = self.logits(hidden_BTE[learned_BT])
-                learned = logits
+            supervised_BT = next_BT.ne(-100)
+            if supervised_only:
+                logits = self.logits(hidden_BTE[supervised_BT])
+                supervised = logits
             else:
                 logits = self.logits(hidden_BTE)
-                learned = logits[learned_BT]
-            count = learned_BT.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+                supervised = logits[supervised_BT]
+            count = supervised_BT.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             if loss_weights is None:
-                summed = nn.functional.cross_entropy(learned.float(), next_BT[learned_BT], reduction="sum")
+                summed = nn.functional.cross_entropy(supervised.float(), next_BT[supervised_BT], reduction="sum")
             else:
-                weights = nn.functional.pad(loss_weights, (0, 1))[:, 1:][learned_BT]
-                summed = (nn.functional.cross_entropy(learned.float(), next_BT[learned_BT], reduction="none") * weights).sum()
+                weights = nn.functional.pad(loss_weights, (0, 1))[:, 1:][supervised_BT]
+                summed = (
+                    nn.functional.cross_entropy(supervised.float(), next_BT[supervised_BT], reduction="none") * weights
+                ).sum()
             loss = summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
-        return OwlOutput(
+        return MplugOwlCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,

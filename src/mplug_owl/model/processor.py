@@ -32,7 +32,7 @@ class Encoded:
     """Token ids, which of them are learned, and the pictures that fill the picture positions, in order."""
 
     ids: tuple[int, ...]
-    learned: tuple[bool, ...]
+    loss_mask: tuple[bool, ...]
     pictures: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
@@ -87,17 +87,17 @@ class MplugOwlProcessor(ProcessorMixin):
     def encode_pieces(self, pieces: Iterable[Piece], pictures: Sequence[Any] = (), plain: bool = True) -> Encoded:
         """Rendered pieces to ids, each stretch of text on its own; `plain=False` reads special tokens in them."""
         begin = self.tokenizer.bos_token_id
-        ids, learned = ([begin], [False]) if begin is not None else ([], [])
+        ids, loss_mask = ([begin], [False]) if begin is not None else ([], [])
         for piece in pieces:
             if piece.text is None:
                 tokens = [self.image_token_id] * self.num_image_tokens
             else:
                 tokens = self.tokenizer(piece.text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
-                if piece.learned:
+                if piece.supervised:
                     tokens = [*tokens, self.tokenizer.eos_token_id]
             ids.extend(tokens)
-            learned.extend([piece.learned] * len(tokens))
-        return Encoded(tuple(ids), tuple(learned), tuple(pictures))
+            loss_mask.extend([piece.supervised] * len(tokens))
+        return Encoded(tuple(ids), tuple(loss_mask), tuple(pictures))
 
     def batch(
         self, samples: Sequence[Encoded], side: str = "left", labels: bool = False, pixel_values: torch.Tensor | None = None
@@ -119,7 +119,7 @@ class MplugOwlProcessor(ProcessorMixin):
         }
         if labels:
             targets = [
-                [token if learned else -100 for token, learned in zip(sample.ids, sample.learned, strict=True)]
+                [token if supervised else -100 for token, supervised in zip(sample.ids, sample.loss_mask, strict=True)]
                 for sample in samples
             ]
             batch["labels"] = padded(targets, -100)
@@ -204,7 +204,7 @@ class MplugOwlProcessor(ProcessorMixin):
                 if not talk.messages or talk.messages[-1].role != "assistant":
                     raise ValueError(f"chat {index}: continue_final_message needs an answer at the end to go on with")
                 unfinished = self.encode(talk)
-                samples.append(Encoded(unfinished.ids[:-1], unfinished.learned[:-1], unfinished.pictures))
+                samples.append(Encoded(unfinished.ids[:-1], unfinished.loss_mask[:-1], unfinished.pictures))
             else:
                 samples.append(self.encode(talk, reply=add_generation_prompt))
         batch = self.batch(samples)

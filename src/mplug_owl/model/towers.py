@@ -22,7 +22,7 @@ def image_size(config: PreTrainedConfig) -> int:
     return int(side) if side is not None else 224
 
 
-def look(tower: nn.Module, pixels_ICHW: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+def encode_images(tower: nn.Module, pixels_ICHW: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
     """Run a tower; `last_hidden_state` is [I, P, D] whatever the tower's own layout is."""
     if tower.config.model_type == "siglip2_vision_model":
         kwargs |= _as_patches(pixels_ICHW, tower.config.patch_size)
@@ -39,7 +39,7 @@ def vision_tokens(config: PreTrainedConfig) -> int:
     side = image_size(config)
     with torch.device("meta"), torch.no_grad():
         tower = AutoModel.from_config(deepcopy(config)).eval()
-        return look(tower, torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
+        return encode_images(tower, torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
 
 
 def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Any]:

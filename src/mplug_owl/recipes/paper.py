@@ -8,7 +8,7 @@ from dataclasses import replace
 from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
-from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
+from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
 
 
 def owl_7b() -> MplugOwlConfig:
@@ -30,7 +30,7 @@ def pretrain() -> Recipe:
     return Recipe(
         name="paper.pretrain",
         modules=OWL_7B,
-        learners=Learners(vision="full", abstractor="full", language="frozen"),
+        trainable=Trainable(vision="full", abstractor="full", language="frozen"),
         encoding=encoding,
         optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.1, betas=(0.9, 0.98)),  # section 3.1
         steps=50_000,
@@ -53,7 +53,7 @@ def instruct() -> Recipe:
     return Recipe(
         name="paper.instruct",
         modules=OWL_7B,
-        learners=Learners(vision="frozen", abstractor="frozen", language="lora"),
+        trainable=Trainable(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=8, alpha=32, dropout=0.05),  # released code; the text names no rank
         encoding=Encoding(max_tokens=1024, pack=2048),
         optimizer=AdamW(lr=2e-5, warmup_steps=50, weight_decay=1e-4, betas=(0.9, 0.999)),
@@ -68,8 +68,8 @@ def instruct() -> Recipe:
 
 def instruct_with_abstractor() -> Recipe:
     """Stage 2 as abstract and introduction tell it: the abstractor learns too. The section and every script freeze it."""
-    learners = replace(instruct().learners, abstractor="full")
-    return replace(instruct(), name="paper.instruct_with_abstractor", learners=learners)
+    trainable = replace(instruct().trainable, abstractor="full")
+    return replace(instruct(), name="paper.instruct_with_abstractor", trainable=trainable)
 
 
 def owl_bloomz_7b() -> MplugOwlConfig:

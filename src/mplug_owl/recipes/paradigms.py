@@ -10,7 +10,7 @@ from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import AdamW, Learners, Recipe
+from mplug_owl.train.recipe import AdamW, Recipe, Trainable
 
 
 def qformer_owl() -> MplugOwlConfig:
@@ -75,7 +75,7 @@ def blip2() -> Recipe:
         paper.pretrain(),
         name="paradigms.blip2",
         modules=QFORMER,
-        learners=Learners(vision="frozen", abstractor="full", language="frozen"),
+        trainable=Trainable(vision="frozen", abstractor="full", language="frozen"),
         optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.05, betas=(0.9, 0.98), min_lr=5e-5),  # section 3.4
         steps=80_000,  # section 3.4
         batch=1920,  # section 3.4, for OPT
@@ -89,7 +89,7 @@ def llava_pretrain() -> Recipe:
         paper.pretrain(),
         name="paradigms.llava_pretrain",
         modules=LINEAR,
-        learners=Learners(vision="frozen", abstractor="full", language="frozen"),
+        trainable=Trainable(vision="frozen", abstractor="full", language="frozen"),
         # It shows whole pictures, and asks for captions in one of several sentences (section 4.2).
         encoding=replace(paper.pretrain().encoding, crop=None, caption_prompts=True),
         # Rates, batches, epochs, no decay and 3 % of warm-up are its own. It says Adam, so Adam's usual averages.
@@ -107,7 +107,7 @@ def llava_instruct() -> Recipe:
         paper.instruct(),
         name="paradigms.llava_instruct",
         modules=LINEAR,
-        learners=Learners(vision="frozen", abstractor="full", language="full"),
+        trainable=Trainable(vision="frozen", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=2048),  # released code
         optimizer=AdamW(lr=2e-5, warmup_steps=444, weight_decay=0.0, betas=(0.9, 0.999)),
         steps=14_812,  # three epochs of 158 K
@@ -127,8 +127,8 @@ def minigpt4_pretrain() -> Recipe:
         paper.pretrain(),
         name="paradigms.minigpt4_pretrain",
         modules=QFORMER,
-        start="runs/paradigms.blip2",  # a frozen Q-Former has to have learned before
-        learners=Learners(vision="frozen", abstractor="last", language="frozen"),
+        init_from="runs/paradigms.blip2",  # a frozen Q-Former has to have learned before
+        trainable=Trainable(vision="frozen", abstractor="last", language="frozen"),
         optimizer=AdamW(lr=1e-4, warmup_steps=5000, weight_decay=0.05, betas=(0.9, 0.999), min_lr=8e-5),  # released code
         steps=20_000,  # section 3.1
         batch=256,  # section 3.1
@@ -141,7 +141,7 @@ def minigpt4_instruct() -> Recipe:
     return replace(
         minigpt4_pretrain(),
         name="paradigms.minigpt4_instruct",
-        start="runs/paradigms.minigpt4_pretrain",
+        init_from="runs/paradigms.minigpt4_pretrain",
         encoding=paper.instruct().encoding,
         # Released code, which goes on for 1,000 steps where the paper says 400.
         optimizer=AdamW(lr=3e-5, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.999), min_lr=1e-5),
@@ -158,7 +158,7 @@ def kosmos1_pretrain() -> Recipe:
         paper.pretrain(),
         name="paradigms.kosmos1_pretrain",
         modules=KOSMOS1,
-        learners=Learners(vision="last", abstractor="full", language="full"),
+        trainable=Trainable(vision="last", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=2048, learn="everything", pack=2048),
         # Its training setup, where the rate goes down in a line; ours goes down a cosine.
         optimizer=AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98)),
@@ -174,8 +174,8 @@ def kosmos1_instruct() -> Recipe:
         paper.instruct(),
         name="paradigms.kosmos1_instruct",
         modules=KOSMOS1,
-        start="runs/paradigms.kosmos1_pretrain",  # a language model made from scratch has to have learned before
-        learners=kosmos1_pretrain().learners,
+        init_from="runs/paradigms.kosmos1_pretrain",  # a language model made from scratch has to have learned before
+        trainable=kosmos1_pretrain().trainable,
         encoding=replace(paper.instruct().encoding, pictures=False),
         text_share=None,  # all of it
     )

@@ -7,10 +7,10 @@ and never seen it, the other has seen it and never spoken. `pretrain` and `instr
 from dataclasses import replace
 
 from mplug_owl.data.loader import Encoding
-from mplug_owl.data.scenes.things import PLACES, ROWS
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
-from mplug_owl.train.recipe import AdamW, Learners, LoRA, Recipe
+from mplug_owl.scenes.things import PLACES, ROWS
+from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
 
 VISION, LANGUAGE, VOCABULARY = 160, 192, 1280
 
@@ -102,7 +102,7 @@ def lookups() -> Recipe:
     return Recipe(
         name="tiny.lookups",
         modules=FRESH,
-        learners=Learners(vision="frozen", abstractor="frozen", language="full"),
+        trainable=Trainable(vision="frozen", abstractor="frozen", language="full"),
         encoding=Encoding(max_tokens=384, pictures=False, weigh="answers"),
         optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), min_lr=1e-3, muon=True),
         steps=600,
@@ -134,7 +134,7 @@ def vision() -> Recipe:
     return Recipe(
         name="tiny.vision",
         modules=CAPTIONER,
-        learners=Learners(vision="full", abstractor="full", language="full"),
+        trainable=Trainable(vision="full", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=128),
         optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
         steps=7000,
@@ -152,7 +152,7 @@ def pretrain() -> Recipe:
     return Recipe(
         name="tiny.pretrain",
         modules=OWL_TINY,
-        learners=Learners(vision="full", abstractor="full", language="frozen"),
+        trainable=Trainable(vision="full", abstractor="full", language="frozen"),
         encoding=Encoding(max_tokens=128),
         optimizer=AdamW(lr=1.5e-3, warmup_steps=30, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
         steps=4000,
@@ -170,7 +170,7 @@ def instruct() -> Recipe:
     return Recipe(
         name="tiny.instruct",
         modules=OWL_TINY,
-        learners=Learners(vision="frozen", abstractor="frozen", language="lora"),
+        trainable=Trainable(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=32, alpha=64, dropout=0.0, on="linear"),
         encoding=Encoding(max_tokens=384, weigh="answers"),
         optimizer=AdamW(lr=2e-3, warmup_steps=20, weight_decay=0.0, betas=(0.9, 0.98)),

@@ -13,12 +13,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
-from mplug_owl.model.towers import image_size, look
+from mplug_owl.model.towers import encode_images, image_size
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.trainable import compute_again, set_mode
+from mplug_owl.train.trainable import checkpoint_activations, set_mode
 
 
-def kept_bytes(owl: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: int) -> tuple[float, float]:
+def activation_bytes(owl: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: int) -> tuple[float, float]:
     """Bytes kept of one sample of so many tokens by f_L, and of one picture by f_V and f_K.
 
     `owl` is prepared for the recipe, on the meta device, and of no use afterwards.
@@ -34,9 +34,9 @@ def kept_bytes(owl: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: in
 
     def see(pictures: int) -> Tensor:
         pixels = torch.empty(pictures, channels, side, side)
-        return owl.model.abstractor(look(owl.model.vision_tower, pixels).last_hidden_state)
+        return owl.model.abstractor(encode_images(owl.model.vision_tower, pixels).last_hidden_state)
 
-    set_mode(owl, recipe.learners)
+    set_mode(owl, recipe.trainable)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
         read_bytes = _counted(owl.model.language_model, read, recipe.gradient_checkpointing)
     if not in_front:
@@ -56,7 +56,7 @@ def _counted(part: nn.Module, run: Callable[[int], Tensor], again: bool) -> floa
     whole, layers = _each(part, run), sum(isinstance(layer, GradientCheckpointingLayer) for layer in part.modules())
     if not again or not layers:
         return whole
-    compute_again(part)
+    checkpoint_activations(part)
     return _each(part, run) + whole / layers  # one layer is whole again while it is gone back through
 
 

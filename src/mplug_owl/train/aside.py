@@ -9,7 +9,7 @@ from typing import Any
 
 from mplug_owl.data.loader import Aside
 from mplug_owl.train import checkpoint
-from mplug_owl.train.disk import Lines, read
+from mplug_owl.train.disk import JsonLines, read
 
 # A few odd samples among the first are no reason to stop; a share means something from here on.
 ENOUGH_TO_JUDGE = 200
@@ -24,7 +24,7 @@ class Quarantine:
     """
 
     def __init__(self, path: Path | None, share: float, note: Callable[[str], None] = lambda sentence: None) -> None:
-        self.lines, self.share = Lines(path, note=note) if path is not None else None, share
+        self.lines, self.share = JsonLines(path, note=note) if path is not None else None, share
         self.known = {(row["source"], row["index"]) for row in read(path)} if path is not None else set()
         self.seen = 0
         self.bad = 0
@@ -45,7 +45,7 @@ class Quarantine:
             )
 
 
-class Watch:
+class LossGuard:
     """Judges the loss of each step: no number, or above `spike` times the mean of the last ones, and the step is left out.
 
     More than `patience` in a row, and the run goes back to a checkpoint from before them, `rollbacks` times in all, as PaLM's
@@ -59,7 +59,7 @@ class Watch:
         patience: int,
         rollbacks: int,
         samples: Callable[[int], list[str]],
-        lines: Lines | None = None,
+        lines: JsonLines | None = None,
         state: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.spike, self.patience, self.rollbacks, self.samples, self.lines = spike, patience, rollbacks, samples, lines

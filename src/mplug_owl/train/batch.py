@@ -14,7 +14,7 @@ from mplug_owl.train.recipe import Recipe
 Weights = Sequence[float | None]
 
 
-def settle(
+def resolve_batch_size(
     recipe: Recipe,
     sources: Sequence[Source],
     weights: Weights | None,

@@ -39,7 +39,7 @@ def write(out: Path, recipe: Recipe, parts: Sequence[Part], sources: Sequence[So
             "## Who learned",
             _table(
                 ("module", "learns", "parameters", "learned"),
-                [(f"{p.symbol} {p.name}", LEARNS[p.freedom], f"{p.parameters:,}", f"{p.learned:,}") for p in parts],
+                [(f"{p.symbol} {p.name}", LEARNS[p.tuning], f"{p.parameters:,}", f"{p.trainable:,}") for p in parts],
             ),
             "## Data",
             _table(("source", "records"), [(f"`{_without_folders(source.name)}`", f"{len(source):,}") for source in sources]),
@@ -79,7 +79,7 @@ def _loss(out: Path) -> str:
 
 def _bases(recipe: Recipe) -> list[str]:
     """Hub ids of what it went on from; folders of this machine tell nobody anything."""
-    named = [recipe.start] if recipe.start else [recipe.modules.vision, recipe.modules.language]
+    named = [recipe.init_from] if recipe.init_from else [recipe.modules.vision, recipe.modules.language]
     return [
         name for name in named if name and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
     ]
@@ -90,8 +90,8 @@ def _fields(recipe: Recipe) -> list[tuple[str, object]]:
     values = as_json(recipe)
     del values["modules"]["config"]
     values["data"] = [_without_folders(spec) for spec in recipe.data]
-    if recipe.start and not _bases(recipe):
-        values["start"] = Path(recipe.start).name
+    if recipe.init_from and not _bases(recipe):
+        values["init_from"] = Path(recipe.init_from).name
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in metrics.flat(values)]
 
 

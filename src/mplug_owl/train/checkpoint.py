@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mplug_owl.train.disk import writing
-from mplug_owl.train.sharded import share, whole
+from mplug_owl.train.recipe import renamed
+from mplug_owl.train.sharded import full_tensor, to_shard
 
 WEIGHTS, OPTIMIZER, MANIFEST = "learned.safetensors", "optimizer.pt", "manifest.json"
 # One line as sha256sum writes it, so `sha256sum -c` reads it.
@@ -160,7 +161,7 @@ def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tup
 
 def recipe_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The recipe that a checkpoint was written under."""
-    return _manifest(checkpoint.folder)["recipe"]
+    return renamed(_manifest(checkpoint.folder)["recipe"])
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -176,13 +177,13 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         raise ValueError(f"{checkpoint.folder}: holds other weights than this recipe learns, first {different[0]}")
     with torch.no_grad():
         for name, parameter in learned.items():
-            parameter.copy_(share(saved[name], parameter))
+            parameter.copy_(to_shard(saved[name], parameter))
     averages = torch.load(checkpoint.folder / OPTIMIZER, weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for place, held in averages.get("state", {}).items():  # Muon beside AdamW has none of its own; it is not for shares
         for name, value in held.items():
             if value.shape == parameters[place].shape:  # a count of steps has none and is nobody's to share
-                held[name] = share(value, parameters[place])
+                held[name] = to_shard(value, parameters[place])
     optimizer.load_state_dict(averages)
 
 
@@ -228,7 +229,7 @@ def _sync(path: Path) -> None:
 
 def _copy(value: Any, keep: bool) -> Any:
     if isinstance(value, torch.Tensor):
-        together = whole(value.detach())
+        together = full_tensor(value.detach())
         return together.to("cpu", copy=True) if keep else None
     if isinstance(value, dict):
         return {key: _copy(inner, keep) for key, inner in value.items()}

@@ -9,9 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-
-class Unwritten(OSError):  # noqa: N818  (what it says is what happened)
-    """Something could not be written; the message says what, and why."""
+from mplug_owl.errors import WriteError
 
 
 @contextlib.contextmanager
@@ -20,10 +18,10 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise Unwritten(f"{what} could not be written ({error})") from error
+        raise WriteError(f"{what} could not be written ({error})") from error
 
 
-class Lines:
+class JsonLines:
     """A file of JSON lines that grows. Rows that are there stay if `keep` says so; a line cut short by a crash does not.
 
     Rows that the disk has no room for are held back, told to `note` once, and written before the next one.

@@ -13,24 +13,25 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
 
-from mplug_owl.data.loader import Batch, Steps, prefetched
+from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.sources import Source
+from mplug_owl.errors import Interrupted
 from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.build import Owl
 from mplug_owl.train import card, checkpoint, metrics
-from mplug_owl.train.aside import Quarantine, Watch
-from mplug_owl.train.batch import settle
+from mplug_owl.train.aside import LossGuard, Quarantine
+from mplug_owl.train.batch import resolve_batch_size
 from mplug_owl.train.compiled import compile_language_model
-from mplug_owl.train.disk import Lines, writing
+from mplug_owl.train.disk import JsonLines, writing
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
 from mplug_owl.train.plan import Effort, device_tflops, work
-from mplug_owl.train.processes import clip, decided, spread, sum_gradients, together
+from mplug_owl.train.processes import clip, distribute_model, from_main, joined_processes, sum_gradients
 from mplug_owl.train.recipe import Recipe, as_json, differences
-from mplug_owl.train.sharded import is_sharded, level, make_whole
-from mplug_owl.train.stop import Stop, Stopped
-from mplug_owl.train.trainable import Part, check_packing, compute_again, prepare, set_mode, table
+from mplug_owl.train.sharded import equalise_passes, is_sharded, make_whole
+from mplug_owl.train.stop import Stop
+from mplug_owl.train.trainable import Part, check_packing, checkpoint_activations, prepare, set_mode, table
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
 FREE_TO_CHANGE = (
@@ -41,8 +42,8 @@ FREE_TO_CHANGE = (
     "trackers",
     "tflops",
     "max_bad_share",
-    "grace",
-    "silence_seconds",
+    "grace_seconds",
+    "process_timeout",
 )
 
 
@@ -86,44 +87,48 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # for the adapters' first values
         learner = prepare(owl.model, recipe)
-    parts = table(owl.model, recipe.learners)
+    parts = table(owl.model, recipe.trainable)
     if recipe.gradient_checkpointing:
-        compute_again(owl.model)
+        checkpoint_activations(owl.model)
 
-    with together(recipe, out) as accelerator, Stop(recipe.grace) as stop, contextlib.ExitStack() as opened:
+    with joined_processes(recipe, out) as accelerator, Stop(recipe.grace_seconds) as stop, contextlib.ExitStack() as opened:
         world, main = accelerator.num_processes, accelerator.is_main_process
         if main:
             began(parts)
         before = out if resume else None  # measured once: a failing disk must not part the processes
-        recipe, mixture = decided(accelerator, lambda: settle(recipe, sources, weights, owl.processor, before, note))
-        steps = Steps(sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world)
-        model = spread(accelerator, learner)
+        recipe, mixture = from_main(
+            accelerator, lambda: resolve_batch_size(recipe, sources, weights, owl.processor, before, note)
+        )
+        steps = StepDataset(
+            sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world
+        )
+        model = distribute_model(accelerator, learner)
         if exam is not None and is_sharded(accelerator):
             raise ValueError("an exam in the middle of a run needs a whole owl, and FSDP has none; leave out --eval-every")
         if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
             use_packed_attention(owl.model.model.language_model)
-        set_mode(owl.model, recipe.learners)
+        set_mode(owl.model, recipe.trainable)
         if recipe.compile:
             compile_language_model(owl.model.model.language_model, accelerator.device.type)
         optimizer = make_optimizer(owl.model, recipe.optimizer)
 
-        found = decided(accelerator, lambda: _found(out, recipe, resume, note))
+        found = from_main(accelerator, lambda: _found(out, recipe, resume, note))
         if found is not None:
             checkpoint.restore(found, learner, optimizer)
-        start, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
+        first_step, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
         trackers = metrics.follow(accelerator, recipe.name, as_json(recipe)) if recipe.trackers else ()
-        log = metrics.Metrics(out / "metrics.jsonl", start, trackers, note) if main else None
+        log = metrics.Metrics(out / "metrics.jsonl", first_step, trackers, note) if main else None
         if log is not None:
             opened.callback(log.close)
         quarantine = Quarantine(out / "quarantine.jsonl" if main else None, recipe.max_bad_share, note)
-        skipped = Lines(out / "skipped.jsonl", lambda row: row["step"] <= start, note) if main else None
-        watch = Watch(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
+        skipped = JsonLines(out / "skipped.jsonl", lambda row: row["step"] <= first_step, note) if main else None
+        watch = LossGuard(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
         writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
         tflops = recipe.tflops or device_tflops(accelerator.device)
         effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
         window = _Window(effort)
 
-        for number, data in prefetched(steps, start, recipe.steps, recipe.workers):
+        for number, data in step_loader(steps, first_step, recipe.steps, recipe.workers):
             window.data_arrived()
             done = number + 1
             rate = learning_rate(recipe.optimizer, number, recipe.steps)
@@ -132,7 +137,11 @@ def train(
 
             # Every learned token of the step weighs the same, whichever forward pass or process it falls into.
             pictures = any(batch.pixel_values is not None for batch in data.batches)
-            own = [sum(batch.learned for batch in data.batches), len(data.aside), sum(batch.tokens for batch in data.batches)]
+            own = [
+                sum(batch.supervised for batch in data.batches),
+                len(data.aside),
+                sum(batch.tokens for batch in data.batches),
+            ]
             counts = torch.tensor([[*own, len(data.batches), pictures]], device=accelerator.device)
             counts = accelerator.gather(counts)  # a row of every process
             learned, unreadable, tokens = counts[:, :3].sum(0)
@@ -140,7 +149,7 @@ def train(
             quarantine.add(aside, mixture.batch)
             batches = data.batches
             if is_sharded(accelerator):
-                batches = level(batches, int(counts[:, 3].max()), bool(counts[:, 4].any()), owl.model)
+                batches = equalise_passes(batches, int(counts[:, 3].max()), bool(counts[:, 4].any()), owl.model)
 
             seed = (recipe.seed, number, accelerator.process_index)
             step_loss = _learn(model, batches, learned, recipe.precision, seed, accelerator.device)
@@ -153,7 +162,7 @@ def train(
                 window.add(data.batches, total, int(learned), int(tokens))
             elif watch.alarmed:
                 writer.wait()
-                back = decided(accelerator, partial(watch.way_back, done, writer.folder, recipe.save_every))
+                back = from_main(accelerator, partial(watch.way_back, done, writer.folder, recipe.save_every))
                 checkpoint.restore(back, learner, optimizer)
                 watch.went_back(done, back)
                 if main:
@@ -178,7 +187,7 @@ def train(
             for problem in (*writer.problems(), *stop.step_ended(writer.seconds)):
                 note(problem)
             if asked:
-                raise Stopped(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
+                raise Interrupted(f"stopped behind step {done} of {recipe.steps}, as asked; --resume goes on")
             window.step_ended()
 
         writer.wait()
@@ -214,7 +223,7 @@ def _loss(model: nn.Module, batch: Batch, learned: torch.Tensor, precision: str)
     """This forward pass's share of the step's loss."""
     device = batch.input_ids.device.type
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        return model(**batch.inputs, learned_rows_only=True, num_items_in_batch=learned, use_cache=False).loss
+        return model(**batch.inputs, supervised_only=True, num_items_in_batch=learned, use_cache=False).loss
 
 
 def _found(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) -> checkpoint.Checkpoint | None:
@@ -252,7 +261,7 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequ
     """Write the adapter apart, the whole model with it merged, the curve and the card."""
     model = owl.model
     if isinstance(learner, PeftModel):
-        if set(vars(recipe.learners).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
+        if set(vars(recipe.trainable).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
             with writing(str(out / "adapter")):
                 learner.save_pretrained(out / "adapter")
         model = learner.merge_and_unload()

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
-from mplug_owl.train.disk import Lines, read
+from mplug_owl.train.disk import JsonLines, read
 
 
 class Metrics:
@@ -22,7 +22,7 @@ class Metrics:
         trackers: Sequence[GeneralTracker] = (),
         note: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        self.lines, self.trackers = Lines(path, lambda row: row["step"] <= step, note), trackers
+        self.lines, self.trackers = JsonLines(path, lambda row: row["step"] <= step, note), trackers
 
     def write(self, **values: Any) -> None:
         """Append one line."""

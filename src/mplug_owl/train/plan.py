@@ -15,8 +15,8 @@ from mplug_owl.model.build import count
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
-from mplug_owl.model.towers import image_size, look
-from mplug_owl.train.activations import kept_bytes
+from mplug_owl.model.towers import encode_images, image_size
+from mplug_owl.train.activations import activation_bytes
 from mplug_owl.train.batch import Weights, mean_sample, text_alone
 from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import Part, prepare, table
@@ -130,7 +130,7 @@ def plan(
     with torch.device("meta"):
         owl = MplugOwlForConditionalGeneration(recipe.modules.config())
     prepare(owl, recipe)
-    parts = tuple(table(owl, recipe.learners))
+    parts = tuple(table(owl, recipe.trainable))
     most = recipe.encoding.pictures * recipe.encoding.max_tokens / owl.num_image_tokens  # pictures that fit a sample
     known = mean or Lengths(recipe.encoding.max_tokens, float(recipe.encoding.pictures) if recipe.batch else most, 0)
     packed = mean is None and recipe.encoding.pack is not None
@@ -152,8 +152,8 @@ def work(config: MplugOwlConfig, parts: Sequence[Part]) -> Work:
     looked, said = _picture_flops(owl)
     vision, connector, language = parts
     embedding = 0 if owl.config.tie_word_embeddings else owl.get_input_embeddings().weight.numel()
-    picture = looked * _passes(vision, False) + said * _passes(connector, vision.learned > 0)
-    in_front = vision.learned + connector.learned > 0
+    picture = looked * _passes(vision, False) + said * _passes(connector, vision.trainable > 0)
+    in_front = vision.trainable + connector.trainable > 0
     return Work(2.0 * (language.parameters - embedding) * _passes(language, in_front), picture)
 
 
@@ -187,7 +187,7 @@ def show(made: Plan, device: Device, console: Console, who_learns: RenderableTyp
     costs.add_row("tokens a step", f"{made.tokens_per_step:,.0f}", f"{made.tokens_per_sample:,.0f} a sample, {basis}")
     costs.add_row("tokens in all", _short(made.tokens_per_step * recipe.steps), "")
     costs.add_row("a picture takes", f"{made.positions_per_picture}", pictures)
-    passes = 2 * _passes(made.parts[2], any(part.learned for part in made.parts[:2]))
+    passes = 2 * _passes(made.parts[2], any(part.trainable for part in made.parts[:2]))
     each = f"{passes:.3g} x f_L's parameters a token, {made.work.picture:.1e} a picture"
     costs.add_row("FLOPs in all", f"{made.flops:.2e}", each)
     devices = "one device" if device.count == 1 else f"{device.count:,} devices"
@@ -218,8 +218,8 @@ def compare(plans: Sequence[Plan], device: Device) -> Table:
     for made in plans:
         rows.add_row(
             made.recipe.name.replace(".", ".\n", 1) if len(made.recipe.name) > LONG_NAME else made.recipe.name,
-            "  ".join(FACES[part.freedom] for part in made.parts),
-            _short(sum(part.learned for part in made.parts)),
+            "  ".join(FACES[part.tuning] for part in made.parts),
+            _short(sum(part.trainable for part in made.parts)),
             _short(made.tokens_per_step * made.recipe.steps),
             f"{made.flops:.1e}",
             _duration(made.hours(device)),
@@ -236,7 +236,7 @@ def _picture_flops(owl: MplugOwlForConditionalGeneration) -> tuple[int, int]:
     """One picture's forward pass through f_V and through f_K, counted by PyTorch on the meta device, attention included."""
     side = image_size(owl.config.vision_config)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
-        seen = look(owl.model.vision_tower, torch.empty(1, 3, side, side)).last_hidden_state
+        seen = encode_images(owl.model.vision_tower, torch.empty(1, 3, side, side)).last_hidden_state
         looked = counter.get_total_flops()
         owl.model.abstractor(seen)
     return looked, counter.get_total_flops() - looked
@@ -244,11 +244,11 @@ def _picture_flops(owl: MplugOwlForConditionalGeneration) -> tuple[int, int]:
 
 def _passes(part: Part, something_in_front_learns: bool) -> float:
     """Forward, gradients of activations, gradients of weights: how many of the three a module needs."""
-    if part.freedom == "full":
+    if part.tuning == "full":
         return 3
-    if part.freedom == "last":
-        return (2 if something_in_front_learns else 1) + 2 * part.learned / part.parameters
-    return 2 if part.freedom == "lora" or something_in_front_learns else 1
+    if part.tuning == "last":
+        return (2 if something_in_front_learns else 1) + 2 * part.trainable / part.parameters
+    return 2 if part.tuning == "lora" or something_in_front_learns else 1
 
 
 def _memory(
@@ -258,11 +258,11 @@ def _memory(
 
     `tokens` are a sample's, `pictures` those that go through at once.
     """
-    learned = sum(part.learned for part in parts)
+    learned = sum(part.trainable for part in parts)
     frozen = count(owl) - learned
     element = 2 if recipe.precision == "bf16" else 4
     samples = samples_at_once(recipe, tokens)
-    read, seen = kept_bytes(owl, recipe, max(1, round(tokens)))
+    read, seen = activation_bytes(owl, recipe, max(1, round(tokens)))
     sizes = {
         "weights that learn": 4.0 * learned,
         "weights that are frozen": (2.0 if recipe.frozen_bf16 else 4.0) * frozen,
@@ -280,14 +280,14 @@ def _memory(
 def _advice(made: Plan, device: Device) -> list[str]:
     """Settings that lower the memory, what each leaves of it, and what all of them leave together."""
     recipe = made.recipe
-    slower = "third" if recipe.learners.language == "full" else "half"  # one pass more, of three or of two
+    slower = "third" if recipe.trainable.language == "full" else "half"  # one pass more, of three or of two
     field, sizes = _halves(recipe)
     fits = [size for size in sizes if _left(made, f"{field}={size}") <= device.memory_gib]
     settings = {
         f"{field}={max(fits, default=min(sizes, default=1))}": "fewer samples at once, same step",
         "frozen_bf16=true": "frozen weights in 16 bits",
         "gradient_checkpointing=true": f"each layer twice: a {slower} slower",
-        "learners.language=lora": "adapters on f_L instead of all",
+        "trainable.language=lora": "adapters on f_L instead of all",
     }
     left = {setting: _left(made, setting) for setting in settings}
     helping = sorted((gib, setting) for setting, gib in left.items() if gib < 0.99 * made.gib)
@@ -313,7 +313,7 @@ def _left(made: Plan, *settings: str) -> float:
     with torch.device("meta"):
         owl = MplugOwlForConditionalGeneration(changed.modules.config())
     prepare(owl, changed)
-    parts = table(owl, changed.learners)
+    parts = table(owl, changed.trainable)
     pictures = made.pictures_at_once * samples_at_once(changed, tokens) / samples_at_once(recipe, tokens)
     return sum(_memory(owl, changed, parts, tokens, pictures).values()) / 2**30
 

@@ -16,9 +16,9 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
+from mplug_owl.errors import Interrupted
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.sharded import is_sharded, shard
-from mplug_owl.train.stop import Stopped
 
 # Gradients travel this many numbers at a time: 128 MiB.
 BUCKET = 2**25
@@ -27,11 +27,11 @@ Answer = TypeVar("Answer")
 
 
 @contextmanager
-def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
+def joined_processes(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
     """The engine, its processes joined; they part where the block ends, unless one of them broke."""
     # Accelerate takes processes on a machine of CPUs alone for one each if it is not told.
     many_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
-    silence = timedelta(seconds=recipe.silence_seconds)
+    silence = timedelta(seconds=recipe.process_timeout)
     _meet(silence)
     patience = InitProcessGroupKwargs(backend=None, timeout=silence)
     accelerator = Accelerator(
@@ -42,7 +42,7 @@ def together(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
     asked = None
     try:
         yield accelerator
-    except Stopped as stopped:  # which all of them did
+    except Interrupted as stopped:  # which all of them did
         asked = stopped
     _part(accelerator)
     if asked is not None:
@@ -68,7 +68,7 @@ def _part(accelerator: Accelerator) -> None:
         accelerator.end_training()
 
 
-def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
+def from_main(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
     """What the main process decides, told to all; the ValueError or OSError that it raises, they all raise."""
     told: list[Answer | ValueError | OSError | None] = [None]
     if accelerator.is_main_process:
@@ -83,7 +83,7 @@ def decided(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
     return answer
 
 
-def spread(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
+def distribute_model(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
     """Put a learner on this process's device, the same in all: whole, or this process's share. Its optimiser is made after."""
     if is_sharded(accelerator):
         return shard(accelerator, learner)

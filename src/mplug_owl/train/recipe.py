@@ -11,20 +11,27 @@ from pydantic import TypeAdapter, ValidationError
 from mplug_owl.data.loader import Encoding
 from mplug_owl.model.build import Modules
 
-Freedom = Literal["frozen", "lora", "last", "full"]
+Tuning = Literal["frozen", "lora", "last", "full"]
+# Fields that had another name before 0.2.
+RENAMED = {
+    "learners": "trainable",
+    "start": "init_from",
+    "grace": "grace_seconds",
+    "silence_seconds": "process_timeout",
+}
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
 @dataclass(frozen=True)
-class Learners:
+class Trainable:
     """Who learns: each of the three modules is frozen, learns through LoRA, in its last layer alone, or in full.
 
     The last layer of a connector is its projection into the language model's width.
     """
 
-    vision: Freedom
-    abstractor: Freedom
-    language: Freedom
+    vision: Tuning
+    abstractor: Tuning
+    language: Tuning
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Recipe:
     positions on average, pictures' included, measured before the first step. `micro_batch` of them go through the model at
     once, or what fits a row of `encoding.pack`; the rest is accumulated. `text_share` of every step, to the sample, comes from
     the sources of text alone and the rest from those with pictures; None mixes them all by weight. `data` are
-    "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `start` is the run or model to go on from, None for `modules`.
+    "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `init_from` is the run or model to go on from, None for `modules`.
     `frozen_bf16` stores what does not learn in half the memory. `attention` is how transformers computes it, None for its own
     choice; on a CPU eager is a quarter faster where rows are short. `compile` puts the language model through torch.compile
     first, which pays in runs of many minutes. `trackers` get each line of metrics, as metrics.jsonl does; `tflops` is one
@@ -84,12 +91,12 @@ class Recipe:
     A run stops when more than `max_bad_share` of its samples cannot be read. A step without a number, or with a loss above
     `spike` times the usual, is left out; after `patience` of them in a row the run goes back to a checkpoint, `rollbacks` times
     at most. `grace` is how many seconds a scheduler gives between asking the run to stop and killing it; the run tells when it
-    needs more. Of several processes one that is silent for `silence_seconds` is taken for dead.
+    needs more. Of several processes one that is silent for `process_timeout` is taken for dead.
     """
 
     name: str
     modules: Modules
-    learners: Learners
+    trainable: Trainable
     encoding: Encoding
     optimizer: AdamW
     steps: int
@@ -98,7 +105,7 @@ class Recipe:
     batch_tokens: int | None = None
     text_share: float | None = None
     data: tuple[str, ...] = ()
-    start: str | None = None
+    init_from: str | None = None
     lora: LoRA = field(default_factory=LoRA)
     precision: Literal["fp32", "bf16"] = "bf16"
     frozen_bf16: bool = False
@@ -116,11 +123,13 @@ class Recipe:
     spike: float | None = None
     patience: int = 5
     rollbacks: int = 2
-    grace: float | None = 30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds, unless they are told otherwise
-    silence_seconds: int = 600
+    grace_seconds: float | None = (
+        30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds, unless they are told otherwise
+    )
+    process_timeout: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("steps", "micro_batch", "log_every", "keep_checkpoints", "silence_seconds"):
+        for name in ("steps", "micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in ("batch", "batch_tokens", "save_every"):
@@ -139,7 +148,7 @@ class Recipe:
         for name, rate in rates.items():
             if rate is not None and rate <= 0:
                 raise ValueError(
-                    f"optimizer.{name} is {rate}; it must be above 0, and what shall not learn is frozen by learners"
+                    f"optimizer.{name} is {rate}; it must be above 0, and what shall not learn is frozen by trainable"
                 )
         if self.encoding.max_tokens < 2:
             raise ValueError(f"encoding.max_tokens is {self.encoding.max_tokens}; it must be 2 or more")
@@ -182,7 +191,12 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
 
 def as_saved(recipe: Recipe, saved: dict[str, Any]) -> Recipe:
     """The recipe with the values that a run's recipe.json holds. Sizes stay its own: they come from a function."""
-    return _as_saved(recipe, saved)
+    return _as_saved(recipe, renamed(saved))
+
+
+def renamed(saved: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe.json, those from before 0.2 under their names of today."""
+    return {RENAMED.get(name, name): value for name, value in saved.items()}
 
 
 def differences(before: object, now: object, path: str = "") -> list[str]:
@@ -208,6 +222,8 @@ def _put(changes: dict[str, Any], kind: type, path: list[str], text: str) -> Non
     """Put a setting's value, read as its field's type, where it belongs among the changes."""
     name, rest = path[0], path[1:]
     hints = get_type_hints(kind)
+    if kind is Recipe and name in RENAMED:
+        raise ValueError(f"{name} is now called {RENAMED[name]}; write {'.'.join([RENAMED[name], *rest])}")
     if name not in hints:
         raise ValueError(f"{kind.__name__} has no field {name!r}; it has {', '.join(hints)}")
     if rest and not is_dataclass(hints[name]):

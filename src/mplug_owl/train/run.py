@@ -40,8 +40,8 @@ def run(recipe: Recipe, out: Path, resume: bool = False, console: Console | None
     sources, weights = open_data(recipe.data)
     _look_through(recipe, sources, console)
     text_alone(recipe, sources)  # what is missing is told before a model of billions is made
-    owl = start(recipe, sources)
-    if recipe.start is None and recipe.learners.abstractor == "frozen" and recipe.encoding.pictures:
+    owl = initial_model(recipe, sources)
+    if recipe.init_from is None and recipe.trainable.abstractor == "frozen" and recipe.encoding.pictures:
         console.print(
             "the abstractor is fresh and frozen, so pictures will say nothing: go on from a stage 1 with --from", style="yellow"
         )
@@ -83,7 +83,7 @@ def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
     return sources, weights
 
 
-def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
+def initial_model(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     """The owl a run begins with: the one it goes on from, or one built from the recipe's modules."""
     owl = _made(recipe, sources)
     if recipe.attention is not None:
@@ -93,8 +93,8 @@ def start(recipe: Recipe, sources: Sequence[Source]) -> Owl:
 
 
 def _made(recipe: Recipe, sources: Sequence[Source]) -> Owl:
-    if recipe.start is not None:
-        return load(recipe.start, dtype="float32")
+    if recipe.init_from is not None:
+        return load(recipe.init_from, dtype="float32")
     talks = (talk for source in sources for talk in _readable(source, READ_FOR_WORDS))
     texts = (piece.text for talk in talks for piece in talk.pieces() if piece.text is not None)
     return build(recipe.modules, texts, recipe.seed)
@@ -107,8 +107,8 @@ def who_learns(parts: Sequence[Part], title: str) -> Table:
     for name in ("module", "learns", "parameters", "learned"):
         columns.add_column(name, justify="left" if name in ("module", "learns") else "right")
     for part in parts:
-        columns.add_row(f"{part.symbol} {part.name}", faces[part.freedom], f"{part.parameters:,}", f"{part.learned:,}")
-    total, learned = sum(part.parameters for part in parts), sum(part.learned for part in parts)
+        columns.add_row(f"{part.symbol} {part.name}", faces[part.tuning], f"{part.parameters:,}", f"{part.trainable:,}")
+    total, learned = sum(part.parameters for part in parts), sum(part.trainable for part in parts)
     columns.add_section()
     columns.add_row("together", "", f"{total:,}", f"{learned:,}", style="bold")
     return columns
@@ -142,7 +142,7 @@ def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source
         for index in range(min(len(source), 100)):
             with contextlib.suppress(ValueError):
                 examples.append(read_one(sources, SampleId(number, 0, index), owl.processor, how, recipe.seed))
-        empty = sum(not any(example.learned) for example in examples)
+        empty = sum(not any(example.loss_mask) for example in examples)
         cut = sum(example.cut > 0 for example in examples)
         if empty or cut:
             console.print(

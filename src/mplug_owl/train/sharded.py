@@ -44,12 +44,12 @@ def shard(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
     return learner
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A tensor whose shares all processes put together; another is whole as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def share(value: Tensor, like: Tensor) -> Tensor:
+def to_shard(value: Tensor, like: Tensor) -> Tensor:
     """This process's share of a whole tensor that all of them hold, laid out as `like` is."""
     if not isinstance(like, DTensor):
         return value
@@ -64,12 +64,14 @@ def make_whole(model: nn.Module, keep: bool) -> None:
             if not isinstance(parameter, DTensor):
                 continue
             if id(parameter) not in made:  # tied weights stay tied
-                together = whole(parameter.detach())
+                together = full_tensor(parameter.detach())
                 made[id(parameter)] = nn.Parameter(together.cpu(), parameter.requires_grad) if keep else parameter
             setattr(part, name, made[id(parameter)])
 
 
-def level(batches: Sequence[Batch], passes: int, pictures: bool, owl: MplugOwlForConditionalGeneration) -> list[Batch]:
+def equalise_passes(
+    batches: Sequence[Batch], passes: int, pictures: bool, owl: MplugOwlForConditionalGeneration
+) -> list[Batch]:
     """As many forward passes as every process makes, with a picture in each where any process has one.
 
     What is added is a blank picture, or two words, from which nothing is learned.

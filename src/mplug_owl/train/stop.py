@@ -10,18 +10,14 @@ from typing import Self
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stopped(Exception):  # noqa: N818  (it is no error: the run was asked to stop, and did)
-    """The run stopped because it was asked to, behind a checkpoint; `--resume` goes on."""
-
-
 class Stop:
     """Within `with Stop() as stop:`, `stop.asked` turns true at the first signal. Off the main thread it listens to none.
 
-    `grace` is how many seconds the scheduler gives before it kills, None for as many as it takes.
+    `grace_seconds` is how many seconds the scheduler gives before it kills, None for as many as it takes.
     """
 
-    def __init__(self, grace: float | None = None) -> None:
-        self.asked, self.grace = False, grace
+    def __init__(self, grace_seconds: float | None = None) -> None:
+        self.asked, self.grace_seconds = False, grace_seconds
         self._step_ended: float | None = None
 
     def __enter__(self) -> Self:
@@ -38,14 +34,15 @@ class Stop:
     def step_ended(self, writing: float) -> list[str]:
         """Told once where the step behind, and a checkpoint written in `writing` seconds, took longer than grace allows."""
         before, self._step_ended = self._step_ended, time.monotonic()
-        if self.grace is None or before is None or self._step_ended - before + writing <= self.grace:
+        if self.grace_seconds is None or before is None or self._step_ended - before + writing <= self.grace_seconds:
             return []
         sentence = (
-            f"a step takes {self._step_ended - before:.1f} s and writing a checkpoint {writing:.1f} s: killed {self.grace:g} s "
-            "after it is asked to stop, this run loses what it learned since the last checkpoint; give it more time (SLURM's "
-            "--signal=TERM@SECONDS, Kubernetes' terminationGracePeriodSeconds) and say so by grace=SECONDS"
+            f"a step takes {self._step_ended - before:.1f} s and writing a checkpoint {writing:.1f} s: killed "
+            f"{self.grace_seconds:g} s after it is asked to stop, this run loses what it learned since the last checkpoint; "
+            "give it more time (SLURM's "
+            "--signal=TERM@SECONDS, Kubernetes' terminationGracePeriodSeconds) and say so by grace_seconds=SECONDS"
         )
-        self.grace = None
+        self.grace_seconds = None
         return [sentence]
 
     def _heard(self, number: int, frame: FrameType | None) -> None:

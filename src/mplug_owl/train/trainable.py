@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mplug_owl.model.adapter import known_warnings
 from mplug_owl.model.build import count
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
-from mplug_owl.train.recipe import Freedom, Learners, LoRA, Recipe
+from mplug_owl.train.recipe import LoRA, Recipe, Trainable, Tuning
 
 # Queries and values, under the names that model families give them; fused projections hold the keys as well.
 LORA_TARGETS = (("q_proj", "v_proj"), ("query", "value"), ("query_key_value",), ("qkv_proj",), ("c_attn",))
@@ -25,9 +25,9 @@ class Part:
 
     name: str
     symbol: str
-    freedom: Freedom
+    tuning: Tuning
     parameters: int
-    learned: int
+    trainable: int
 
 
 def parts_of(owl: MplugOwlForConditionalGeneration) -> dict[str, list[nn.Module]]:
@@ -44,18 +44,18 @@ def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlFo
 
     Raises ValueError when nothing learns, or where a module to adapt has no attention that LoRA knows.
     """
-    learners = recipe.learners
-    if all(freedom == "frozen" for freedom in vars(learners).values()):
-        raise ValueError("every module is frozen: nothing would learn; set learners.NAME=lora or full for one of them")
+    trainable = recipe.trainable
+    if all(tuning == "frozen" for tuning in vars(trainable).values()):
+        raise ValueError("every module is frozen: nothing would learn; set trainable.NAME=lora or full for one of them")
     model: MplugOwlForConditionalGeneration | PeftModel = owl
-    if names := lora_modules(owl, learners, recipe.lora.on):
+    if names := lora_modules(owl, trainable, recipe.lora.on):
         model = _adapted(owl, recipe.lora, names)
     for name, modules in parts_of(owl).items():
-        freedom = getattr(learners, name)
-        last = {id(parameter) for parameter in last_layer(name, modules[0]).parameters()} if freedom == "last" else set()
+        tuning = getattr(trainable, name)
+        last = {id(parameter) for parameter in last_layer(name, modules[0]).parameters()} if tuning == "last" else set()
         for parameter_name, parameter in _named(modules):
             adapter = ".lora_" in parameter_name
-            parameter.requires_grad_(freedom == "full" or (freedom == "lora" and adapter) or id(parameter) in last)
+            parameter.requires_grad_(tuning == "full" or (tuning == "lora" and adapter) or id(parameter) in last)
             # Trained weights often come in bf16, which is too coarse to learn in.
             frozen = recipe.frozen_bf16 and not parameter.requires_grad
             parameter.data = parameter.data.to(torch.bfloat16 if frozen else torch.float32)
@@ -69,7 +69,7 @@ def last_layer(name: str, module: nn.Module) -> nn.Module:
             return found
     if stacks := [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part)]:
         return max(stacks, key=len)[-1]
-    raise ValueError(f"learners.{name}=last: no projection and no stack of layers in it; use full")
+    raise ValueError(f"trainable.{name}=last: no projection and no stack of layers in it; use full")
 
 
 @torch.no_grad()
@@ -91,14 +91,14 @@ def check_packing(owl: MplugOwlForConditionalGeneration) -> None:
         raise ValueError(f"encoding.pack: {kind} lets packed conversations see one another; --set encoding.pack=none")
 
 
-def set_mode(owl: MplugOwlForConditionalGeneration, learners: Learners) -> None:
+def set_mode(owl: MplugOwlForConditionalGeneration, trainable: Trainable) -> None:
     """Dropout where something learns; a frozen module works as it will when it is used."""
     for name, modules in parts_of(owl).items():
         for module in modules:
-            module.train(getattr(learners, name) != "frozen")
+            module.train(getattr(trainable, name) != "frozen")
 
 
-def compute_again(part: nn.Module) -> None:
+def checkpoint_activations(part: nn.Module) -> None:
     """Keep of each layer its input alone, and compute the rest again on the way back.
 
     transformers' own switch passes over layers in eval mode, and so over the frozen language model that stage 1's gradients
@@ -109,11 +109,11 @@ def compute_again(part: nn.Module) -> None:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def lora_modules(owl: MplugOwlForConditionalGeneration, learners: Learners, on: str = "attention") -> list[str]:
+def lora_modules(owl: MplugOwlForConditionalGeneration, trainable: Trainable, on: str = "attention") -> list[str]:
     """The full names of the linears that get an adapter: the attention's, or all `on="linear"` but the head."""
     chosen: list[str] = []
     for name, modules in parts_of(owl).items():
-        if getattr(learners, name) != "lora":
+        if getattr(trainable, name) != "lora":
             continue
         inside = {id(module) for part in modules for module in part.modules()}
         named = [path for path, module in owl.named_modules() if id(module) in inside and _adaptable(module)]
@@ -127,18 +127,20 @@ def lora_modules(owl: MplugOwlForConditionalGeneration, learners: Learners, on: 
                 break
         else:
             known = ", ".join("+".join(targets) for targets in LORA_TARGETS)
-            raise ValueError(f"learners.{name}=lora: no attention projection named {known} in it; use full")
+            raise ValueError(f"trainable.{name}=lora: no attention projection named {known} in it; use full")
     return chosen
 
 
-def table(owl: MplugOwlForConditionalGeneration, learners: Learners) -> list[Part]:
+def table(owl: MplugOwlForConditionalGeneration, trainable: Trainable) -> list[Part]:
     """The three rows that `owl plan` and a run print. Adapters count as learned, not as the module's own parameters."""
     symbols = {"vision": "f_V", "abstractor": "f_K", "language": "f_L"}
     rows = []
     for name, modules in parts_of(owl).items():
         unique = nn.ModuleList(modules)
         adapters = sum(p.numel() for n, p in unique.named_parameters() if ".lora_" in n)
-        rows.append(Part(name, symbols[name], getattr(learners, name), count(unique) - adapters, count(unique, learned=True)))
+        rows.append(
+            Part(name, symbols[name], getattr(trainable, name), count(unique) - adapters, count(unique, trainable=True))
+        )
     return rows
 
 

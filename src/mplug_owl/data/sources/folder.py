@@ -1,0 +1,68 @@
+"""A folder of pictures: their words in one table beside them, or each picture's in a text file of the same name."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mplug_owl.data.sources.records import Records, decode, read_json, read_table
+from mplug_owl.data.sources.shards import PICTURES
+
+# The second row is what Hugging Face's image folders have; captions.txt is Flickr8k's, a table in spite of its name.
+TABLES = (
+    *("captions.jsonl", "captions.json", "captions.csv", "captions.tsv", "captions.txt"),
+    *("metadata.jsonl", "metadata.csv"),
+)
+
+
+class Pictures:
+    """The pictures below a folder, in the order of their names; `cat.jpg` has its words in `cat.txt`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = sorted(_below(folder))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        words = (self.folder / self.names[index]).with_suffix(".txt")
+        try:
+            return {"image": self.names[index], "caption": decode(words.read_bytes())}
+        except FileNotFoundError:
+            raise ValueError(f"{self.place(index)}: no {words.name} beside it") from None
+        except ValueError as error:
+            raise ValueError(f"{words.relative_to(self.folder)}: {error}") from None
+
+    def place(self, index: int) -> str:
+        """The picture's name in the folder."""
+        return self.names[index]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder has pictures with words in it."""
+    return _table(path) is not None or next(_below(path), None) is not None
+
+
+def open_folder(path: Path) -> Records:
+    """The pictures of a folder with their words. Raises ValueError where there are none."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        raise ValueError(f"{path}: a file; expected a folder of pictures")
+    if (table := _table(path)) is not None:
+        return read_json(table) if table.suffix in (".json", ".jsonl") else read_table(table)
+    if not len(pictures := Pictures(path)):
+        raise ValueError(f"{path}: no pictures in the folder ({', '.join(PICTURES)})")
+    return pictures
+
+
+def _table(folder: Path) -> Path | None:
+    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+
+
+def _below(folder: Path) -> Iterator[str]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in names:
+            if name.rpartition(".")[2].lower() in PICTURES and not name.startswith("."):
+                yield str(Path(place, name).relative_to(folder))

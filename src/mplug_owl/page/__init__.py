@@ -1,0 +1,1 @@
+"""One look for every HTML page that the project writes."""
