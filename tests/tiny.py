@@ -51,6 +51,7 @@ LANGUAGES: dict[str, dict[str, Any]] = {
         **_GATED,
         "sliding_window": 8,
         "query_pre_attn_scalar": 12,
+        "final_logit_softcapping": 0.5,  # low enough to be felt
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "lfm2": {

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.functional import silu
 
 from mplug_owl import MplugOwlForConditionalGeneration, VisualAbstractor
+from tests.model.equations import assert_same, attention, norm, quiet
 from tests.tiny import tiny_config, tiny_owl
 
 
@@ -26,14 +28,28 @@ def test_a_picture_takes_one_position_more_than_there_are_queries() -> None:
     assert torch.equal(said[:, -1], abstractor.vit_eos[0].expand(2, -1))
 
 
-def test_the_residual_starts_from_the_normed_queries() -> None:
-    """With attention and MLP silent, a layer is its first norm and not the identity."""
-    layer = tiny_owl(tiny_config()).model.abstractor.layers[0]
-    for last in (layer.attention.out_proj, layer.mlp.w2):
-        torch.nn.init.zeros_(last.weight)
-        torch.nn.init.zeros_(last.bias)
-    queries = torch.randn(1, 4, 16) * 3
-    assert torch.equal(layer(queries, torch.randn(1, 5, 16)), layer.norm1(queries))
+@torch.no_grad()
+def test_a_layer_is_its_equation() -> None:
+    """Queries attend to themselves and to the patches, both normed; the residual starts from the normed queries."""
+    layer = tiny_owl(tiny_config()).model.abstractor.layers[1].double()
+    queries, patches = quiet(2, 4, 16), quiet(2, 5, 16, seed=1)
+    asking = norm(layer.norm1, queries)
+    seen = torch.cat([asking, norm(layer.normk, patches)], dim=1)
+    own = layer.attention
+    mixed = attention(own.query(asking), own.key(seen), own.value(seen), heads=2)
+    added = asking + own.out_proj(mixed)
+    normed = norm(layer.norm2, added)
+    gated = silu(layer.mlp.w1(normed)) * layer.mlp.w3(normed)
+    assert_same(layer(queries, patches), added + layer.mlp.w2(norm(layer.mlp.ffn_ln, gated, eps=1e-6)))
+
+
+@torch.no_grad()
+def test_the_abstractor_is_its_layers_one_after_the_other() -> None:
+    abstractor = tiny_owl(tiny_config()).model.abstractor.double()
+    patches = quiet(2, 5, 16)
+    first, second = abstractor.layers
+    queries = second(first(abstractor.query_tokens.expand(2, 4, 16), patches), patches)
+    assert_same(abstractor(patches)[:, :-1], abstractor.visual_fc(queries))
 
 
 def test_the_released_norms_have_two_different_eps() -> None:

@@ -1,11 +1,38 @@
 """The connectors to compare the abstractor with; test_swap puts each between every two modules."""
 
+import re
+
 import pytest
 import torch
+from torch.nn.functional import gelu
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from mplug_owl import MplugOwlConfig
 from mplug_owl.model.connectors import CONNECTORS, build_connector, num_image_tokens
+from tests.model.equations import assert_same, attention, norm, quiet
 from tests.tiny import tiny_config, tiny_owl
+
+# (our Q-Former's name, BLIP-2's), applied in this order.
+BLIP2 = (
+    (r"^norm\.", "layernorm."),
+    (r"^layers\.", "encoder.layer."),
+    (r"\.own_norm\.", ".attention.output.LayerNorm."),
+    (r"\.cross_norm\.", ".crossattention.output.LayerNorm."),
+    (r"\.own\.out_proj\.", ".attention.output.dense."),
+    (r"\.cross\.out_proj\.", ".crossattention.output.dense."),
+    (r"\.own\.", ".attention.attention."),
+    (r"\.cross\.", ".crossattention.attention."),
+    (r"\.mlp_norm\.", ".output_query.LayerNorm."),
+    (r"\.mlp\.0\.", ".intermediate_query.dense."),
+    (r"\.mlp\.2\.", ".output_query.dense."),
+)
+
+
+def blip2_name(ours: str) -> str:
+    for pattern, theirs in BLIP2:
+        ours = re.sub(pattern, theirs, ours)
+    return ours
+
 
 # What a picture of 5 vision tokens takes with 4 queries.
 POSITIONS = {"abstractor": 5, "linear": 5, "mlp": 5, "qformer": 4, "resampler": 4}
@@ -47,3 +74,59 @@ def test_these_may_be_narrower_than_the_vision_encoder(connector: str) -> None:
     config.visual_abstractor_config.hidden_size = 8
     assert build_connector(config).query_tokens.shape == (1, 4, 8)
     assert tiny_owl(config).model.abstractor(torch.randn(1, 5, 16)).shape == (1, 4, 24)
+
+
+# A connector is its equation
+
+
+@torch.no_grad()
+def test_the_linear_one_and_the_mlp() -> None:
+    linear, mlp = (tiny_owl(tiny_config(connector=name)).model.abstractor.double() for name in ("linear", "mlp"))
+    patches = 100 * quiet(2, 5, 16)
+    assert_same(linear(patches), patches @ linear.project.weight.T + linear.project.bias)
+    first, _, second = mlp.project
+    hidden = patches @ first.weight.T + first.bias
+    hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2  # GELU
+    assert_same(mlp(patches), hidden @ second.weight.T + second.bias)
+
+
+@torch.no_grad()
+def test_the_resampler() -> None:
+    """Latents attend to patches and latents, both normed; the residual takes the latents as they are."""
+    resampler = tiny_owl(tiny_config(connector="resampler")).model.abstractor.double()
+    patches = quiet(2, 5, 16)
+    latents, entered = resampler.query_tokens.expand(2, 4, 16), resampler.enter(patches)
+    for layer in resampler.layers:
+        asking = norm(layer.query_norm, latents)
+        seen = torch.cat([norm(layer.patch_norm, entered), asking], dim=1)
+        mix = layer.attention
+        latents = latents + mix.out_proj(attention(mix.query(asking), mix.key(seen), mix.value(seen), heads=2))
+        before, inner, _, outer = layer.mlp
+        latents = latents + outer(gelu(inner(norm(before, latents))))
+    assert_same(resampler(patches), resampler.project(norm(resampler.norm, latents)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_qformer_is_transformers_own(layers: int) -> None:
+    """BLIP-2's, its norms' eps aside: there it is 1e-12, here torch's default."""
+    config = tiny_config(connector="qformer")
+    config.visual_abstractor_config.num_hidden_layers = layers
+    ours = tiny_owl(config).model.abstractor.double()
+    theirs = Blip2QFormerModel(
+        Blip2QFormerConfig(
+            hidden_size=16,
+            encoder_hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            layer_norm_eps=1e-5,
+            use_qformer_text_input=False,
+        )
+    )
+    weights = ours.state_dict()
+    inside = {blip2_name(name): weights[name] for name in weights if not name.startswith(("query_tokens", "project."))}
+    theirs.double().eval().load_state_dict(inside)
+    patches = 100 * quiet(2, 5, 16)
+    seen = theirs(ours.query_tokens.expand(2, 4, 16), encoder_hidden_states=patches).last_hidden_state
+    assert_same(ours(patches), ours.project(seen))

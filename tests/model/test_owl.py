@@ -117,6 +117,20 @@ def test_activation_checkpointing_gives_the_same_gradients(inputs: Any) -> None:
     torch.testing.assert_close(gradients(owl, **batch), plain, atol=0, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("language", ["llama", "gpt2"])  # rotary positions and learned ones
+def test_padding_takes_no_position(language: str) -> None:
+    owl, given = tiny_owl(tiny_config(language=language)), []
+    owl.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    ids = torch.tensor([[0, 0, 0, 5, 6, 7], [8, 9, 10, 11, 12, 13]])
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    padded = owl(input_ids=ids, attention_mask=mask).logits
+    assert given[0].tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
+    torch.testing.assert_close(padded[0, 3:], owl(input_ids=ids[:1, 3:]).logits[0], atol=2e-6, rtol=0)  # worst measured 3e-7
+
+
 # The loss
 
 
@@ -162,6 +176,22 @@ def test_labels_need_every_position(owl: MplugOwlForConditionalGeneration, input
 @torch.no_grad()
 def test_logits_can_be_had_at_the_end_alone(owl: MplugOwlForConditionalGeneration, inputs: Any) -> None:
     torch.testing.assert_close(owl(**inputs, logits_to_keep=2).logits, owl(**inputs).logits[:, -2:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("final_logit_softcapping", 0.5, lambda logits: torch.tanh(logits / 0.5) * 0.5),  # Gemma
+        ("logit_scale", 0.25, lambda logits: logits * 0.25),  # Cohere
+        ("logits_scaling", 8.0, lambda logits: logits / 8.0),  # Granite
+    ],
+)
+def test_a_language_model_may_cap_or_scale_its_logits(inputs: Any, field: str, value: float, expected: Any) -> None:
+    owl = tiny_owl(tiny_config())
+    plain = owl(**inputs).logits
+    setattr(owl.config.text_config, field, value)
+    torch.testing.assert_close(owl(**inputs).logits, expected(plain), atol=1e-7, rtol=1e-6)
 
 
 # Generation

@@ -8,7 +8,8 @@ import torch
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.config import MplugOwlVisionConfig
 from mplug_owl.model.vision import MplugOwlVisionModel
-from tests.tiny import VISIONS, tiny_config, tiny_owl
+from tests.model.equations import assert_same, attention, norm, quiet
+from tests.tiny import VISIONS, shaken, tiny_config, tiny_owl
 
 OWN = VISIONS["own"]
 
@@ -16,6 +17,31 @@ OWN = VISIONS["own"]
 def test_every_token_is_handed_on_the_class_token_first(owl: MplugOwlForConditionalGeneration) -> None:
     seen = owl.model.vision_tower(torch.randn(2, 3, 28, 28))
     assert seen.last_hidden_state.shape == (2, 1 + 4, 16)
+
+
+@torch.no_grad()
+def test_the_encoder_is_its_equation() -> None:
+    """Patches, class token, positions and a norm; layers that norm before attention and before the MLP; a norm at the end."""
+    config = MplugOwlVisionConfig(**OWN | {"layer_norm_eps": 1e-4})
+    torch.manual_seed(0)
+    tower = MplugOwlVisionModel(config).eval().double()
+    shaken(tower)
+    pixels = 100 * quiet(2, 3, 28, 28)
+
+    first = tower.embeddings
+    kernel = first.patch_embed.weight.flatten(1)  # [D, 3 * 14 * 14]
+    squares = [pixels[:, :, top : top + 14, left : left + 14].flatten(1) for top in (0, 14) for left in (0, 14)]
+    patches = torch.stack([square @ kernel.T for square in squares], dim=1)
+    tokens = torch.cat([first.cls_token.expand(2, 1, 16), patches], dim=1) + first.position_embedding
+    states = norm(first.pre_layernorm, tokens, eps=1e-4)
+    for layer in tower.layers:
+        fused = layer.self_attn.query_key_value(norm(layer.input_layernorm, states, eps=1e-4))
+        heads = fused.chunk(2, dim=-1)  # head by head, each with its queries, keys and values
+        query, key, value = (torch.cat([head.chunk(3, dim=-1)[part] for head in heads], dim=-1) for part in range(3))
+        states = states + layer.self_attn.dense(attention(query, key, value, heads=2))
+        inner = layer.mlp.fc1(norm(layer.post_attention_layernorm, states, eps=1e-4))
+        states = states + layer.mlp.fc2(inner * torch.sigmoid(1.702 * inner))  # quick_gelu
+    assert_same(tower(pixels).last_hidden_state, norm(tower.post_layernorm, states, eps=1e-4))
 
 
 def test_the_pooled_class_token_is_normed_twice(owl: MplugOwlForConditionalGeneration) -> None:
