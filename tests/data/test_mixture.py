@@ -19,13 +19,29 @@ def test_any_step_can_be_made_at_any_time() -> None:
     assert Mixture([7, 5], [None, None], 4, seed=4).step(0) != ahead[0]
 
 
-def test_every_record_comes_once_an_epoch_each_time_in_another_order() -> None:
+def batches(mixture: Mixture, source: int, steps: range) -> set[frozenset[int]]:
+    """Which records of a source are learned together, whatever their order within a step."""
+    return {frozenset(one.index for one in mixture.step(number) if one.source == source) for number in steps}
+
+
+def test_every_record_comes_once_an_epoch_each_time_beside_others() -> None:
     mixture = Mixture([12], [None], 4, seed=0)
-    epochs = [
-        [sample.index for number in range(3 * epoch, 3 * epoch + 3) for sample in mixture.step(number)] for epoch in (0, 1)
-    ]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
-    assert epochs[0] != epochs[1]
+    epochs = [batches(mixture, 0, range(3 * epoch, 3 * epoch + 3)) for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(index for batch in epoch for index in batch) == list(range(12))
+    assert len({frozenset(epoch) for epoch in epochs}) == 3
+
+
+def test_two_sources_of_a_size_are_not_gone_through_alike() -> None:
+    mixture = Mixture([12, 12], [None, None], 8, seed=0)
+    assert batches(mixture, 0, range(3)) != batches(mixture, 1, range(3))
+
+
+def test_a_step_mixes_its_sources() -> None:
+    order = [sample.source for sample in Mixture([50, 50], [None, None], 16, seed=0).step(0)]
+    assert order not in (sorted(order), sorted(order, reverse=True))
+    again = [sample.source for sample in Mixture([50, 50], [None, None], 16, seed=0).step(1)]
+    assert order != again
 
 
 def test_an_epoch_may_end_within_a_step() -> None:

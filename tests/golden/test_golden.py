@@ -12,53 +12,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mplug_owl import Conversation, MplugOwlForConditionalGeneration, MplugOwlProcessor, Picture
 from mplug_owl.model.checkpoints import our_name
-from tests.golden import reference
+from tests.golden import original, reference
 from tests.golden.reference import SLOPES, Sizes, few
 from tests.tiny import tiny_tokenizer
 
 SIZES = Sizes()
 VALUES: dict[str, Any] = json.loads(reference.FILE.read_text("utf-8"))
-CONFIG = {
-    "model_type": "mplug-owl",
-    "num_query_tokens": SIZES.queries,
-    "vision_config": {
-        "model_type": "mplug_owl_vision_model",
-        "hidden_size": SIZES.vision,
-        "intermediate_size": SIZES.vision_inner,
-        "num_hidden_layers": SIZES.vision_layers,
-        "num_attention_heads": SIZES.vision_heads,
-        "image_size": SIZES.image,
-        "patch_size": SIZES.patch,
-    },
-    "visual_abstractor_config": {
-        "hidden_size": SIZES.vision,
-        "encoder_hidden_size": SIZES.vision,
-        "num_hidden_layers": SIZES.abstractor_layers,
-        "num_attention_heads": SIZES.abstractor_heads,
-    },
-    "text_config": {
-        "model_type": "llama",
-        "vocab_size": SIZES.vocabulary,
-        "hidden_size": SIZES.language,
-        "intermediate_size": SIZES.language_inner,
-        "num_hidden_layers": SIZES.language_layers,
-        "num_attention_heads": SIZES.language_heads,
-    },
-}
 
 
 @pytest.fixture(scope="module")
 def owl(tmp_path_factory: pytest.TempPathFactory) -> MplugOwlForConditionalGeneration:
-    """Loaded from a folder as the original leaves one: its config.json, its names of weights."""
+    """Loaded from a folder as the original leaves one."""
     folder = tmp_path_factory.mktemp("original")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    made = {name: torch.from_numpy(reference.weight(name, shape)) for name, shape in reference.shapes(SIZES).items()}
-    save_file({name: tensor.float() for name, tensor in made.items()}, folder / "model.safetensors", {"format": "pt"})
+    original.write(folder, SIZES)
     return MplugOwlForConditionalGeneration.from_pretrained(folder).eval()
 
 
