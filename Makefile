@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 # One heavy job on few cores: more threads than cores make PyTorch many times slower.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo test test-slow mutants check format clean
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
 	@echo "make test   set up, then run all tests"
 	@echo "make check  formatting, lint and types"
+	@echo "make mutants  put faults into the code and count which the tests notice (half an hour)"
 
 setup: $(READY)
 
@@ -35,6 +36,10 @@ test: check
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
+
+# Puts faults into copies of the code and counts how many the closest test file notices: docs/testing.md.
+mutants: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -26,7 +26,7 @@ import mplug_owl_cli
 from mplug_owl.model.build import shipped
 from mplug_owl.recipes import find, names
 from mplug_owl.train.recipe import Recipe, override
-from tests import scenes as world
+from tests import world
 from tests.golden import original
 from tests.tiny import picture
 
