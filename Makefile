@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 # One heavy job on few cores: more threads than cores make PyTorch many times slower.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-slow mutants check format clean
+.PHONY: help setup demo test test-slow mutants check docs release format clean
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
 	@echo "make test   set up, then run all tests"
 	@echo "make check  formatting, lint and types"
 	@echo "make mutants  put faults into the code and count which the tests notice (half an hour)"
+	@echo "make docs   the pages under docs/ as a site in site/; a broken link ends it"
+	@echo "make release  wheel and sdist in dist/, installed into an empty environment and used (minutes)"
 
 setup: $(READY)
 
@@ -41,9 +43,19 @@ test-slow: $(READY)
 mutants: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants
 
+# The Markdown goes along, because llms.txt points to it.
+docs: $(READY)
+	$(BIN)/zensical build --strict --clean
+	cp docs/*.md site/
+
+release: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	OWL_DIST=dist $(BIN)/pytest tests/test_release.py
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs build dist site .cache .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,136 @@
+"""The pages hold together: their links lead somewhere, on the forge and on the site; the site builds; nothing is missing from its lists."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+import mplug_owl
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+FRONT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PICTURES = DOCS / "pictures"
+
+
+def tokens(text: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
+def links(text: str) -> Iterator[str]:
+    """What a page links and shows, addresses on the web left out."""
+    for token in tokens(text):
+        for child in token.children or ():
+            target = child.attrGet("href") if child.type == "link_open" else child.attrGet("src") if child.type == "image" else None
+            if target is not None and not re.match(r"[a-z]+:", str(target)):
+                yield str(target)
+
+
+def headings(text: str) -> list[str]:
+    """The words of each heading, in order."""
+    found = tokens(text)
+    inlines = [found[at + 1] for at, token in enumerate(found) if token.type == "heading_open"]
+    return ["".join(child.content for child in inline.children or ()) for inline in inlines]
+
+
+def anchor(heading: str) -> str:
+    """The forge's anchor of a heading. The site's own are checked where the site is built."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def is_broken(page: Path, target: str) -> bool:
+    path, _, fragment = target.partition("#")
+    linked = page.parent / path if path else page
+    if not linked.exists():
+        return True
+    return bool(fragment) and fragment not in {anchor(heading) for heading in headings(linked.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize("page", [*FRONT, *PAGES], ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert [target for target in links(page.read_text("utf-8")) if is_broken(page, target)] == []
+
+
+def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One two\n[a](page.md#one-two) [b](page.md#three) [c](none.md) ![d](none.png) [e](https://example.org)\n")
+    assert [target for target in links(page.read_text()) if is_broken(page, target)] == ["page.md#three", "none.md", "none.png"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_of_the_site_links_inside_it(page: Path) -> None:
+    """`../README.md` is there on the forge and not on the site."""
+    assert [target for target in links(page.read_text("utf-8")) if target.startswith(("..", "/"))] == []
+
+
+def listed(nav: list) -> Iterator[str]:
+    for entry in nav:
+        for value in entry.values():
+            yield from listed(value) if isinstance(value, list) else [value]
+
+
+def test_the_site_lists_every_page_once() -> None:
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]["nav"]
+    assert sorted(listed(nav)) == [page.name for page in PAGES]
+
+
+def test_llms_txt_is_true() -> None:
+    """As llmstxt.org has it: a title, a summary in a quotation, then lists of links, each page once and under its own title."""
+    text = (DOCS / "llms.txt").read_text("utf-8")
+    assert text.startswith(f"# {headings((ROOT / 'README.md').read_text('utf-8'))[0]}\n\n> ")
+    entries = re.findall(r"^- \[(.+)\]\((.+)\): .+\.$", text, re.MULTILINE)
+    assert len(entries) == text.count("\n- ")
+    titles = {page.name: headings(page.read_text("utf-8"))[0] for page in PAGES}
+    assert {name: title for title, name in entries} == titles
+    assert len(entries) == len(titles)
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    shown = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(name.rsplit(".", 1)[-1] for name in shown) == sorted(mplug_owl.__all__)
+
+
+def test_the_readme_is_short_and_its_pictures_are_light() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+    for picture in PICTURES.iterdir():
+        assert picture.stat().st_size < 300_000, picture.name
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A copy of what the site is made of, to be built without touching the working tree."""
+    pytest.importorskip("zensical", reason="the site is built by the extra `docs`")
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    return tmp_path
+
+
+def build(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_site_builds(site: Path) -> None:
+    built = build(site)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = {path.parent.name for path in (site / "site").glob("*/index.html")}
+    assert pages >= {page.stem for page in PAGES} - {"index"}
+    assert (site / "site" / "llms.txt").is_file()
+    api = (site / "site" / "api" / "index.html").read_text("utf-8")
+    assert [name for name in mplug_owl.__all__ if f'id="mplug_owl.{name}"' not in api and f'.{name}"' not in api] == []
+
+
+@pytest.mark.parametrize("line", ["[gone](gone.md)", "[gone](processes.md#gone)", "::: mplug_owl.Gone"])
+def test_what_leads_nowhere_ends_the_build(site: Path, line: str) -> None:
+    with (site / "docs" / "index.md").open("a") as page:
+        page.write(f"\n{line}\n")
+    assert build(site).returncode != 0
