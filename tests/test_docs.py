@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import mplug_owl
+from mplug_owl.data.sources import FORMATS
+from mplug_owl.recipes import find, names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -96,6 +99,25 @@ def test_llms_txt_is_true() -> None:
 def test_the_api_page_has_every_public_name() -> None:
     shown = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
     assert sorted(name.rsplit(".", 1)[-1] for name in shown) == sorted(mplug_owl.__all__)
+
+
+def inline_code(page: str) -> set[str]:
+    """What a page sets as code within a line, cell by cell."""
+    inlines = [token for token in tokens((DOCS / page).read_text("utf-8")) if token.type == "inline"]
+    return {child.content for inline in inlines for child in inline.children or () if child.type == "code_inline"}
+
+
+def test_recipes_has_every_recipe_and_every_field() -> None:
+    shown = inline_code("recipes.md")
+    assert sorted(names().keys() - shown) == []
+    recipe = find("tiny.pretrain")
+    for value in (recipe, recipe.encoding, recipe.optimizer, recipe.trainable):
+        assert [field.name for field in fields(value) if field.name not in shown] == [], type(value).__name__
+
+
+def test_files_and_formats_has_every_format() -> None:
+    shown = {code.partition(":")[0] for code in inline_code("files-and-formats.md") if ":" in code}
+    assert shown >= FORMATS.keys()
 
 
 def test_the_readme_is_short_and_its_pictures_are_light() -> None:
