@@ -120,6 +120,26 @@ def test_files_and_formats_has_every_format() -> None:
     assert shown >= FORMATS.keys()
 
 
+def tree(page: Path) -> Iterator[Path]:
+    """The paths of a page's tree: an indented line each, its first word a name, deeper lines inside the one above."""
+    found: list[tuple[int, Path]] = []
+    for line in re.findall(r"^ {4,}\S+/? {2,}.*$|^ {4,}\S+/$", page.read_text("utf-8"), re.MULTILINE):
+        depth, name = len(line) - len(line.lstrip()), line.split()[0]
+        inside = [path for at, path in found if at < depth]
+        found = [(at, path) for at, path in found if at < depth] + [(depth, path := (inside[-1] if inside else ROOT) / name)]
+        yield path
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "architecture.md"], ids=lambda page: page.name)
+def test_the_tree_shows_what_is_there(page: Path) -> None:
+    shown = [path for path in tree(page) if path.is_relative_to(ROOT / "src")]
+    assert [path for path in shown if not path.exists()] == []
+    package = ROOT / "src" / "mplug_owl"
+    parts = {path for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
+    hidden = {package / name for name in ("__init__.py", "__main__.py", "__pycache__")}
+    assert parts - hidden - set(shown) == set()
+
+
 def test_the_readme_is_short_and_its_pictures_are_light() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
     for picture in PICTURES.iterdir():
