@@ -1,4 +1,4 @@
-"""The pages hold together: their links lead somewhere, on the forge and on the site; the site builds; nothing is missing from its lists."""
+"""The pages hold together: links lead somewhere, on the forge and on the site, the site builds, and no list misses anything."""
 
 import re
 import shutil
@@ -32,7 +32,9 @@ def links(text: str) -> Iterator[str]:
     """What a page links and shows, addresses on the web left out."""
     for token in tokens(text):
         for child in token.children or ():
-            target = child.attrGet("href") if child.type == "link_open" else child.attrGet("src") if child.type == "image" else None
+            target = (
+                child.attrGet("href") if child.type == "link_open" else child.attrGet("src") if child.type == "image" else None
+            )
             if target is not None and not re.match(r"[a-z]+:", str(target)):
                 yield str(target)
 

@@ -98,7 +98,9 @@ def test_the_sdist_brings_its_tests_and_its_pages(sdist: Path) -> None:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), ROOT / "Makefile", ROOT / "constraints.txt"]
     wanted += [path for folder in ("docs", "examples", "tests") for path in (ROOT / folder).rglob("*.*")]
-    missing = {path.relative_to(ROOT).as_posix() for path in wanted if path.is_file() and "__pycache__" not in path.parts} - packed
+    missing = {
+        path.relative_to(ROOT).as_posix() for path in wanted if path.is_file() and "__pycache__" not in path.parts
+    } - packed
     assert missing == set()
 
 
