@@ -4,12 +4,38 @@ Field names are the original's, so its config.json files load as they are. Swapp
 sub-config: any transformers vision model, any decoder language model, one of five connectors.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 ConnectorName = Literal["abstractor", "linear", "mlp", "qformer", "resampler"]
+
+Given = TypeVar("Given")
+Held = TypeVar("Held")
+
+# A field that may be given as one type and holds another once the config is made: `Resolved[dict | None, PreTrainedConfig]`.
+# transformers stores what was given before `__post_init__` resolves it, and checks both by the annotation: so at run time
+# the annotation is the wider type, and a type checker reads both.
+if TYPE_CHECKING:
+
+    class Resolved(Generic[Given, Held]):
+        """Assigned as `Given`, read as `Held`."""
+
+        def __get__(self, config: object, owner: type | None = None) -> Held: ...
+        def __set__(self, config: object, value: Given) -> None: ...
+
+else:
+
+    class Resolved:
+        """Assigned as the first type, read as the second."""
+
+        def __class_getitem__(cls, types):
+            """The type that transformers checks."""
+            return types[0]
+
+
+NOT_GIVEN: Any = None
 
 
 @strict
@@ -86,11 +112,11 @@ class MplugOwlConfig(PreTrainedConfig):
         "text_config": AutoConfig,
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    visual_abstractor_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Resolved[dict | PreTrainedConfig | None, PreTrainedConfig] = NOT_GIVEN
+    visual_abstractor_config: Resolved[dict | PreTrainedConfig | None, MplugOwlVisualAbstractorConfig] = NOT_GIVEN
+    text_config: Resolved[dict | PreTrainedConfig | None, PreTrainedConfig] = NOT_GIVEN
     num_query_tokens: int = 64
-    image_token_id: int | None = None
+    image_token_id: Resolved[int | None, int] = NOT_GIVEN
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
