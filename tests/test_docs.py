@@ -16,6 +16,7 @@ from markdown_it.token import Token
 import mplug_owl
 from mplug_owl.data.sources import FORMATS
 from mplug_owl.recipes import find, names
+from mplug_owl.train.recipe import RENAMED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -115,6 +116,11 @@ def test_recipes_has_every_recipe_and_every_field() -> None:
     recipe = find("tiny.pretrain")
     for value in (recipe, recipe.encoding, recipe.optimizer, recipe.trainable):
         assert [field.name for field in fields(value) if field.name not in shown] == [], type(value).__name__
+
+
+def test_the_changelog_has_every_renamed_setting() -> None:
+    rows = re.findall(r"^\| `(\w+).* \| `(\w+).* \|$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert RENAMED.items() <= dict(rows).items()
 
 
 def test_files_and_formats_has_every_format() -> None:
