@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mplug_owl.data.loader import Encoding, StepDataset
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
 from mplug_owl.model.build import build
@@ -74,7 +76,7 @@ def speed(source: Source, pictures: int, crop: float | None) -> float:
     owl = build(tiny.PACKABLE, ("a picture of something, number 0123456789",), seed=0)
     owl.processor.image_processor.size = 224
     mixture = Mixture([pictures], [None], 64, seed=0)
-    steps = StepDataset([source], mixture, owl.processor, Encoding(max_tokens=512, pack=4096, crop=crop), micro_batch=64)
+    steps = StepDataset(Examples([source], owl.processor, Encoding(512, pack=4096, crop=crop), seed=0), mixture, micro_batch=64)
     steps[0]
     began = time.perf_counter()
     made = sum(len(batch.names) for number in range(1, pictures // 64) for batch in steps[number].batches)

@@ -20,7 +20,9 @@ import torch
 from torch import nn
 
 from mplug_owl.conversation import Conversation, Message, Picture, caption
-from mplug_owl.data.loader import Batch, Encoding, StepDataset
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import Batch, StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.model.attention import PACKED, use_packed_attention
 from mplug_owl.model.build import learn_tokenizer
@@ -78,7 +80,9 @@ def rows(recipe: Recipe, talks: Talks, owl: MplugOwlForConditionalGeneration, co
     assert encoding.pack is not None
     made: list[Batch] = []
     steps = StepDataset(
-        [talks], Mixture([len(talks)], [None], max(1, encoding.pack // 50), recipe.seed), processor, encoding, 1
+        Examples([talks], processor, encoding, recipe.seed),
+        Mixture([len(talks)], [None], max(1, encoding.pack // 50), recipe.seed),
+        micro_batch=1,
     )
     number = 0
     while len(made) < count:

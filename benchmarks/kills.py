@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.recipe import LoRA, Recipe, Trainable

@@ -17,7 +17,9 @@ from random import Random
 import torch
 
 from mplug_owl.conversation import Conversation, caption
-from mplug_owl.data.loader import Batch, Encoding, StepDataset, read_one
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import Batch, StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.model.build import build
 from mplug_owl.recipes import paper, tiny
@@ -75,9 +77,10 @@ def even(steps: int) -> None:
     mixture.step(numbers[-1])
     print(f"step {numbers[-1]:,} planned from nothing in {time.perf_counter() - began:.2f} s")
     off = []
+    examples = Examples(sources, processor, settled.encoding, seed=0)
     for number in numbers:
-        examples = (read_one(sources, sample, processor, settled.encoding, 0) for sample in mixture.step(number))
-        off.append(sum(map(len, examples)) / recipe.batch_tokens - 1)
+        tokens = sum(len(examples[sample]) for sample in mixture.step(number))
+        off.append(tokens / recipe.batch_tokens - 1)
     print(f"{steps} steps of {recipe.batch_tokens:,} tokens: {min(off):+.2%} to {max(off):+.2%} off (bar: 1 %)")
 
 
@@ -92,7 +95,7 @@ def main(limit: int, samples: int) -> dict[str, tuple[float, float, float]]:
     mixture = Mixture([samples], [None], samples, seed=0)
     results = {}
     for way, pack in (("padded", None), ("packed", 2048)):
-        steps = StepDataset([source], mixture, owl.processor, Encoding(max_tokens=limit, pack=pack), micro_batch=16)
+        steps = StepDataset(Examples([source], owl.processor, Encoding(limit, pack=pack), seed=0), mixture, micro_batch=16)
         batches = list(steps[0].batches)
         if pack is None:
             batches = [padded_to(batch, limit, owl.processor.tokenizer.pad_token_id) for batch in batches]

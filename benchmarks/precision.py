@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
 from mplug_owl.train.loop import train

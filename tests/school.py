@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mplug_owl import MplugOwlConfig
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.data.sources import Source, read
 from mplug_owl.model.build import Modules, Owl
 from mplug_owl.train.loop import train

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from mplug_owl import Conversation, MplugOwlProcessor, Picture
 from mplug_owl.conversation import PLAIN, Message, caption
-from mplug_owl.data.encode import Example, encode
+from mplug_owl.data.encode import Encoding, encode
+from mplug_owl.model.processor import Example
 
 CAT, DOG = Path("cat.jpg"), Path("dog.jpg")
 TALK = (
@@ -30,7 +31,7 @@ def learned_words(example: Example, processor: MplugOwlProcessor) -> str:
 
 
 def test_answers_and_their_end_tokens_are_learned(processor: MplugOwlProcessor) -> None:
-    example = encode(TALK, processor, 1024)
+    example = encode(TALK, processor, Encoding(1024))
     assert learned_words(example, processor) == "1</s>2</s>"
     assert example.pictures == (CAT, DOG)
     assert example.ids.count(processor.image_token_id) == 2 * processor.num_image_tokens
@@ -38,57 +39,57 @@ def test_answers_and_their_end_tokens_are_learned(processor: MplugOwlProcessor) 
 
 
 def test_a_cut_answer_keeps_what_fits_and_does_not_end(processor: MplugOwlProcessor) -> None:
-    whole = encode(caption(CAT, "a cat on a mat"), processor, 1024)
-    example = encode(caption(CAT, "a cat on a mat"), processor, len(whole) - 4)
+    whole = encode(caption(CAT, "a cat on a mat"), processor, Encoding(1024))
+    example = encode(caption(CAT, "a cat on a mat"), processor, Encoding(len(whole) - 4))
     assert learned_words(example, processor) == "a cat on a "
     assert example.cut == 4
 
 
 def test_a_picture_that_does_not_fit_ends_the_example_before_it(processor: MplugOwlProcessor) -> None:
-    whole = encode(TALK, processor, 1024)
+    whole = encode(TALK, processor, Encoding(1024))
     second = whole.ids.index(processor.image_token_id, whole.ids.index(processor.image_token_id) + processor.num_image_tokens)
-    example = encode(TALK, processor, second + processor.num_image_tokens - 1)
+    example = encode(TALK, processor, Encoding(second + processor.num_image_tokens - 1))
     assert len(example) == second
     assert example.pictures == (CAT,)
     assert example.cut == len(whole) - second
 
 
 def test_nothing_may_be_left_to_learn(processor: MplugOwlProcessor) -> None:
-    example = encode(TALK, processor, 4)
+    example = encode(TALK, processor, Encoding(4))
     assert not any(example.loss_mask)
     assert example.pictures == ()
 
 
 def test_everything_is_learned_but_the_first_token_and_pictures(processor: MplugOwlProcessor) -> None:
     talk = TALK.said("user", "bye")
-    example = encode(talk, processor, 1024, learn="everything")
+    example = encode(talk, processor, Encoding(1024, learn="everything"))
     assert not example.loss_mask[0]
     expected = "Human: \nHuman: one\nAI: 1</s>\nHuman: \nHuman: two\nAI: 2</s>\nHuman: bye</s>"
     assert learned_words(example, processor) == expected
 
 
 def test_the_end_token_comes_once(processor: MplugOwlProcessor) -> None:
-    example = encode(TALK, processor, 1024, learn="everything")
+    example = encode(TALK, processor, Encoding(1024, learn="everything"))
     assert example.ids[-2:] != (processor.tokenizer.eos_token_id,) * 2
 
 
 def test_pictures_can_be_left_out(processor: MplugOwlProcessor) -> None:
-    example = encode(TALK, processor, 1024, pictures=False)
+    example = encode(TALK, processor, Encoding(1024, pictures=False))
     assert example.pictures == ()
     assert processor.tokenizer.decode(example.ids[1:]) == "Human: one\nAI: 1</s>\nHuman: two\nAI: 2</s>"
-    alone = encode(caption(CAT, "a cat"), processor, 1024, learn="everything", pictures=False)
+    alone = encode(caption(CAT, "a cat"), processor, Encoding(1024, learn="everything", pictures=False))
     assert learned_words(alone, processor) == "AI: a cat</s>"
 
 
 def test_an_end_token_that_somebody_typed_is_plain_text(processor: MplugOwlProcessor) -> None:
-    example = encode(caption(CAT, "the </s> sign"), processor, 1024)
+    example = encode(caption(CAT, "the </s> sign"), processor, Encoding(1024))
     assert example.ids.count(processor.tokenizer.eos_token_id) == 1
 
 
 def test_without_a_begin_token_the_first_word_is_not_learned(processor: MplugOwlProcessor) -> None:
     begin, processor.tokenizer.bos_token = processor.tokenizer.bos_token, None
     try:
-        example = encode(Conversation((Message("assistant", ("a cat",)),), None, PLAIN), processor, 1024)
+        example = encode(Conversation((Message("assistant", ("a cat",)),), None, PLAIN), processor, Encoding(1024))
     finally:
         processor.tokenizer.bos_token = begin
     assert learned_words(example, processor) == " cat</s>"
@@ -96,7 +97,7 @@ def test_without_a_begin_token_the_first_word_is_not_learned(processor: MplugOwl
 
 def test_too_short_a_length_is_refused(processor: MplugOwlProcessor) -> None:
     with pytest.raises(ValueError, match="max_tokens is 1"):
-        encode(TALK, processor, 1)
+        encode(TALK, processor, Encoding(1))
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -110,8 +111,8 @@ def test_wherever_it_is_cut(processor: MplugOwlProcessor, turns: list, length: i
     for question, answer in turns:
         talk = talk.said("user", *question).said("assistant", answer)
     learn = "answers" if style == "original" else learn
-    whole = encode(talk, processor, 10_000, learn, style=style)
-    example = encode(talk, processor, length, learn, style=style)
+    whole = encode(talk, processor, Encoding(10_000, learn, style=style))
+    example = encode(talk, processor, Encoding(length, learn, style=style))
 
     # Pictures are whole and as many as their positions say.
     runs = "".join("p" if token == processor.image_token_id else "." for token in example.ids)
@@ -179,7 +180,7 @@ def wrong_in_the_original(text: str) -> str:
 def test_ids_and_labels_are_the_originals_wherever_it_is_right(golden: Golden) -> None:
     wrong = {}
     for line, record in enumerate(golden.lines):
-        example = encode(golden.conversation(line), golden.processor, golden.length, style="original")
+        example = encode(golden.conversation(line), golden.processor, Encoding(golden.length, style="original"))
         labels = [token if supervised else -100 for token, supervised in zip(example.ids, example.loss_mask, strict=True)][1:]
         same = example.ids == golden.ids(line) and labels == golden.labels(line)
         if reason := wrong_in_the_original(record["text"]):
@@ -193,7 +194,7 @@ def test_ids_and_labels_are_the_originals_wherever_it_is_right(golden: Golden) -
 def test_pictures_without_positions_are_dropped(golden: Golden) -> None:
     """The original passes them on; its own forward then counts pictures wrongly for the rest of the batch."""
     for line in range(len(golden.lines)):
-        example = encode(golden.conversation(line), golden.processor, golden.length, style="original")
+        example = encode(golden.conversation(line), golden.processor, Encoding(golden.length, style="original"))
         assert len(example.pictures) * golden.processor.num_image_tokens == example.ids.count(golden.processor.image_token_id)
 
 
@@ -202,10 +203,10 @@ def test_our_own_style_learns_the_same_tokens(golden: Golden) -> None:
     for line, record in enumerate(golden.lines):
         if wrong_in_the_original(record["text"]):
             continue
-        example = encode(golden.conversation(line), golden.processor, 10_000)
+        example = encode(golden.conversation(line), golden.processor, Encoding(10_000))
         ours = [token for token, supervised in zip(example.ids, example.loss_mask, strict=True) if supervised]
         theirs = [token for token in golden.labels(line) if token != -100]
-        if encode(golden.conversation(line), golden.processor, golden.length, style="original").cut:
+        if encode(golden.conversation(line), golden.processor, Encoding(golden.length, style="original")).cut:
             # The original puts an end token where the text goes on; the tokens before it are the same.
             theirs = theirs[:-1]
             ours = ours[: len(theirs)]

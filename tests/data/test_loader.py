@@ -8,7 +8,9 @@ import torch
 
 from mplug_owl import MplugOwlProcessor
 from mplug_owl.data import loader
-from mplug_owl.data.loader import Batch, Encoding, StepDataset, step_loader
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
 from tests.world import scenes, write
@@ -33,7 +35,7 @@ def steps(
     **options,
 ) -> StepDataset:
     mixture = Mixture([len(source) for source in sources], [None] * len(sources), batch, seed=0)
-    return StepDataset(sources, mixture, processor, encoding, micro_batch, **options)
+    return StepDataset(Examples(sources, processor, encoding, seed=0), mixture, micro_batch, **options)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -106,8 +108,7 @@ def test_a_picture_is_opened_once_while_it_is_remembered(
 
 
 def test_what_is_cut_is_counted(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    made = steps(sources[:1], processor)
-    made.encoding = Encoding(max_tokens=40)
+    made = steps(sources[:1], processor, encoding=Encoding(max_tokens=40))
     assert all(batch.cut > 0 and batch.input_ids.shape[1] == 40 for batch in made[0].batches)
 
 
@@ -119,8 +120,8 @@ def test_the_pixels_are_the_scenes(sources: list[Source], processor: MplugOwlPro
 
 
 def test_packed_rows_hold_the_same_tokens_without_padding(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    padded, packed = steps(sources, processor, batch=9, micro_batch=9), steps(sources, processor, batch=9)
-    packed.encoding = Encoding(max_tokens=1024, pack=1024)
+    padded = steps(sources, processor, batch=9, micro_batch=9)
+    packed = steps(sources, processor, batch=9, encoding=Encoding(max_tokens=1024, pack=1024))
     (one,), rows = padded[0].batches, packed[0].batches
     assert sorted(name for row in rows for name in row.names) == sorted(one.names)
     assert sum(row.tokens for row in rows) == sum(row.input_ids.numel() for row in rows) == one.tokens
@@ -190,8 +191,8 @@ def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(
     monkeypatch.setattr(type(sources[0]), "__getitem__", broken)
     data = steps(sources[:1], processor, batch=6)[0]
     left = [name for batch in data.batches for name in batch.names]
-    assert sorted(aside.index for aside in data.aside) == [1, 4]
-    assert {aside.reason for aside in data.aside} == {"record 1 is broken", "record 4 is broken"}
+    assert sorted(record.index for record in data.bad) == [1, 4]
+    assert {record.reason for record in data.bad} == {"record 1 is broken", "record 4 is broken"}
     assert left == [name for name in whole if not name.endswith((" 2", " 5"))]
 
 
@@ -203,8 +204,8 @@ def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], pro
 def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProcessor) -> None:
     """Every run of learned tokens sums to one, in padded and in packed rows, and the step is divided by their number."""
     for pack in (None, 1024):
-        made = steps(sources, processor, batch=6, micro_batch=6)
-        made.encoding = Encoding(max_tokens=1024, weigh="answers", pack=pack)
+        encoding = Encoding(max_tokens=1024, weigh="answers", pack=pack)
+        made = steps(sources, processor, batch=6, micro_batch=6, encoding=encoding)
         (batch, *_) = made[0].batches
         supervised = batch.labels != -100
         supervised[:, 0] = False

@@ -312,7 +312,7 @@ def test_any_json_list_is_read_element_by_element(
     path.write_bytes(b"\xef\xbb\xbf" * ascii_only + b" \n" + written)
     records = read_json(path)
     assert [records[index] for index in range(len(records))] == json.loads(written)
-    assert records.place(len(records) - 1) == f"list.json, record {len(values)}"
+    assert records.location(len(records) - 1) == f"list.json, record {len(values)}"
 
 
 @given(data=st.data())

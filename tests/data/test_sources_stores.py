@@ -429,7 +429,9 @@ def test_parquet_is_read_by_row_groups(tmp_path: Path, cache: Path, monkeypatch:
 
     source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
     read_group, groups = module._read, list[int]()
-    monkeypatch.setattr(module, "_read", lambda file, group, place: groups.append(group) or read_group(file, group, place))
+    monkeypatch.setattr(
+        module, "_read", lambda file, group, location: groups.append(group) or read_group(file, group, location)
+    )
     source = pickle.loads(pickle.dumps(source))
     every(source)
     assert groups == [0, 1, 2]

@@ -9,7 +9,8 @@ import pytest
 from mplug_owl import MplugOwlProcessor
 from mplug_owl.conversation import PLAIN, Conversation, Message, caption
 from mplug_owl.data import survey
-from mplug_owl.data.loader import Encoding, read_one
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.survey import LOOKED_AT, lengths, pictured
 
@@ -42,7 +43,8 @@ HOW = Encoding(max_tokens=512)
 
 
 def true_mean(source: Made, processor: MplugOwlProcessor, how: Encoding = HOW) -> float:
-    return sum(len(read_one([source], SampleId(0, 0, i), processor, how, 0)) for i in range(len(source))) / len(source)
+    examples = Examples([source], processor, how, seed=0)
+    return sum(len(examples[SampleId(0, 0, i)]) for i in range(len(source))) / len(source)
 
 
 @pytest.mark.parametrize("error", [0.01, 0.005])
@@ -51,16 +53,16 @@ def test_the_mean_is_known_to_its_error_without_reading_everything(
 ) -> None:
     monkeypatch.setattr(survey, "ERROR", error)
     source = Made(3_000)
-    found = lengths([source], [1.0], processor, HOW, seed=0)
+    found = lengths(Examples([source], processor, HOW, seed=0), [1.0])
     assert found.measured == pytest.approx((0.12 / error) ** 2, abs=survey.BLOCK)  # their lengths vary by 12 %
     assert found.tokens == pytest.approx(true_mean(source, processor), rel=3 * error)
     assert found.pictures == 1
-    assert found == lengths([source], [1.0], processor, HOW, seed=0)
+    assert found == lengths(Examples([source], processor, HOW, seed=0), [1.0])
 
 
 def test_a_small_source_is_measured_in_full_and_sources_by_their_shares(processor: MplugOwlProcessor) -> None:
     pair = [Made(50), Made(70, captions=False)]
-    found = lengths(pair, [0.25, 0.75], processor, HOW, seed=0)
+    found = lengths(Examples(pair, processor, HOW, seed=0), [0.25, 0.75])
     means = [true_mean(source, processor) for source in pair]
     assert found.tokens == pytest.approx(0.25 * means[0] + 0.75 * means[1])
     assert (found.pictures, found.measured) == (0.25, 120)
@@ -68,15 +70,15 @@ def test_a_small_source_is_measured_in_full_and_sources_by_their_shares(processo
 
 def test_what_cannot_be_read_has_no_positions(processor: MplugOwlProcessor) -> None:
     """Nothing takes its place in a step, so it makes the mean sample shorter."""
-    whole, broken = (lengths([Made(40, broken=every)], [1.0], processor, HOW, seed=0).tokens for every in (0, 4))
+    whole, broken = (lengths(Examples([Made(40, broken=every)], processor, HOW, seed=0), [1.0]).tokens for every in (0, 4))
     assert 0.65 < broken / whole < 0.85
     with pytest.raises(ValueError, match="made: none of 40 records can be read"):
-        lengths([Made(40, broken=1)], [1.0], processor, HOW, seed=0)
+        lengths(Examples([Made(40, broken=1)], processor, HOW, seed=0), [1.0])
 
 
 def test_prompts_are_counted(processor: MplugOwlProcessor) -> None:
     asked = Encoding(max_tokens=512, caption_prompts=True)
-    bare, longer = (lengths([Made(100)], [1.0], processor, how, seed=0).tokens for how in (HOW, asked))
+    bare, longer = (lengths(Examples([Made(100)], processor, how, seed=0), [1.0]).tokens for how in (HOW, asked))
     assert longer == pytest.approx(true_mean(Made(100), processor, asked))
     assert longer > bare + 5
 

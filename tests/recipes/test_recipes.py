@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mplug_owl import MplugOwlConfig
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules, count, load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mplug_owl.data.loader import Aside
+from mplug_owl.data.loader import BadRecord
 from mplug_owl.data.sources import read as read_source
 from mplug_owl.train import disk, loop
 from mplug_owl.train.aside import Quarantine
@@ -163,7 +163,7 @@ def test_more_than_the_share_ends_a_run_that_finds_them_on_its_way(
 
 def test_broken_samples_are_set_aside_once_each_and_too_many_end_the_run(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", share=0.05)
-    broken = [Aside("a.jsonl", index, "not a picture") for index in (3, 7)]
+    broken = [BadRecord("a.jsonl", index, "not a picture") for index in (3, 7)]
     quarantine.add(broken, 100)
     quarantine.add(broken[:1], 90)
     rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
@@ -171,4 +171,4 @@ def test_broken_samples_are_set_aside_once_each_and_too_many_end_the_run(tmp_pat
     Quarantine(tmp_path / "quarantine.jsonl", share=0.05).add(broken, 100)
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match=r"13 of 200 samples cannot be read, more than the 5% allowed by max_bad_share"):
-        quarantine.add([Aside("b.jsonl", index, "cut short") for index in range(10)], 10)
+        quarantine.add([BadRecord("b.jsonl", index, "cut short") for index in range(10)], 10)

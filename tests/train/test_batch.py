@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mplug_owl import MplugOwlProcessor
-from mplug_owl.data.loader import Encoding, StepDataset, read_one
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import StepDataset
 from mplug_owl.data.sources import Source
 from mplug_owl.train.batch import resolve_batch_size, text_alone
 from mplug_owl.train.recipe import as_json
@@ -29,8 +31,9 @@ def test_every_step_is_within_a_percent_of_its_tokens(processor: MplugOwlProcess
     sources, recipe = [Made(50_000)], replace(TOKENS, batch_tokens=150_000)
     settled, mixture = resolve_batch_size(recipe, sources, None, processor)
     assert settled == replace(recipe, batch=mixture.batch)
+    examples = Examples(sources, processor, PACKED, recipe.seed)
     for number in (0, 10_000):
-        read = [read_one(sources, sample, processor, PACKED, recipe.seed) for sample in mixture.step(number)]
+        read = [examples[sample] for sample in mixture.step(number)]
         assert sum(len(example) for example in read) == pytest.approx(150_000, rel=0.01)
 
 
@@ -65,12 +68,9 @@ def test_text_alone_has_its_share_of_every_step_however_many_processes(
 ) -> None:
     recipe = lesson(batch=16, text_share=0.5, encoding=Encoding(max_tokens=256))
     _, mixture = resolve_batch_size(recipe, sources, [5.0, 1.0, 0.1], processor)
+    examples = Examples(sources, processor, recipe.encoding, recipe.seed)
     for number in range(12):
-        passes = [
-            batch
-            for rank in range(world)
-            for batch in StepDataset(sources, mixture, processor, recipe.encoding, 1, rank, world)[number].batches
-        ]
+        passes = [batch for rank in range(world) for batch in StepDataset(examples, mixture, 1, rank, world)[number].batches]
         pictures = [batch.pixel_values is not None for batch in passes]
         assert (len(pictures), sum(pictures)) == (16, 8)
         captions = sum("captions" in batch.names[0] for batch in passes)

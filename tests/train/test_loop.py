@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.errors import Interrupted
 from mplug_owl.model.build import Modules, Owl, load
 from mplug_owl.train import loop, metrics

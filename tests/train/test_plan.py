@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.recipes import find, names, paper, tiny
 from mplug_owl.train.plan import Device, Effort, Work, compare, device_tflops, plan, show
 from mplug_owl.train.recipe import Recipe, Trainable, override

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.run import initial_model, open_data, run
 from tests.school import lesson, lessons, weights

@@ -31,12 +31,12 @@ PROMPTS = (
 )
 
 
-def crop_box(size: tuple[int, int], smallest: float, seed: int, sample: SampleId, place: int) -> Box:
-    """Left, top, right and bottom of what is shown of a sample's picture number `place`, `size` wide and high.
+def crop_box(size: tuple[int, int], smallest: float, seed: int, sample: SampleId, index: int) -> Box:
+    """Left, top, right and bottom of what is shown of a sample's picture number `index`, `size` wide and high.
 
     Between `smallest` and all of its area, 3:4 to 4:3; the middle where no such crop fits, as torchvision does it.
     """
-    random = _chance(seed, 2, sample, place)
+    random = _chance(seed, 2, sample, index)
     width, height = size
     for _ in range(TRIES):
         area = width * height * random.uniform(smallest, 1.0)
@@ -63,5 +63,5 @@ def with_caption_prompt(talk: Conversation, seed: int, sample: SampleId) -> Conv
     return replace(talk, messages=(question, talk.messages[1]))
 
 
-def _chance(seed: int, purpose: int, sample: SampleId, place: int = 0) -> np.random.Generator:
-    return np.random.default_rng([seed, purpose, sample.source, sample.epoch, sample.index, place])
+def _chance(seed: int, purpose: int, sample: SampleId, picture: int = 0) -> np.random.Generator:
+    return np.random.default_rng([seed, purpose, sample.source, sample.epoch, sample.index, picture])

@@ -1,63 +1,62 @@
-"""Encoding: a conversation to the token ids one training step reads, which of them are learned, and its pictures."""
+"""Encoding: a conversation to the token ids one training step reads, which of them are supervised, and its pictures."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mplug_owl.conversation import Conversation, ImageSource, Piece
-from mplug_owl.model.processor import Encoded, MplugOwlProcessor
+from mplug_owl.conversation import Conversation, Piece
+from mplug_owl.errors import UserError
+from mplug_owl.model.processor import Example, MplugOwlProcessor
 
 Learn = Literal["answers", "everything"]
 Style = Literal["owl", "original"]
+Weigh = Literal["tokens", "answers"]
 
 
 @dataclass(frozen=True)
-class Example:
-    """What one conversation gives to learn from. `cut` counts the tokens that did not fit."""
+class Encoding:
+    """How a conversation becomes an example of at most `max_tokens` positions, and examples become a batch.
 
-    ids: tuple[int, ...]
-    loss_mask: tuple[bool, ...]
-    pictures: tuple[ImageSource, ...]
-    name: str
-    cut: int = 0
+    `learn="everything"` supervises every word, the prompt's too, and the end token after the last one. `pictures=False`
+    leaves the pictures out. `style="original"` cuts the text where the original's training did, for comparing with it.
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    `pack` lays examples end to end in rows of at most that many positions, one row a forward pass; None pads them.
+    `crop` shows a random part of each picture, at least that share of its area; None shows all of it. `caption_prompts` asks
+    for captions in one of several sentences, where the original shows the picture alone. `weigh="answers"` lets every answer
+    count the same, a yes as much as a long list; by "tokens" longer answers count more.
+    """
+
+    max_tokens: int
+    learn: Learn = "answers"
+    pictures: bool = True
+    style: Style = "owl"
+    pack: int | None = None
+    crop: float | None = None
+    caption_prompts: bool = False
+    weigh: Weigh = "tokens"
 
 
-def encode(
-    conversation: Conversation,
-    processor: MplugOwlProcessor,
-    max_tokens: int,
-    learn: Learn = "answers",
-    pictures: bool = True,
-    style: Style = "owl",
-) -> Example:
-    """Turn a conversation into an example of at most `max_tokens` positions.
+def encode(conversation: Conversation, processor: MplugOwlProcessor, encoding: Encoding) -> Example:
+    """Turn a conversation into an example.
 
     A picture that does not fit ends the example in front of it. An answer that does not fit keeps what fits and no end
-    token: its last word is not where it ends. `learn="everything"` learns every word, the prompt's too, and the end
-    token behind the last one. `pictures=False` leaves the pictures out. `style="original"` cuts the text where the
-    original's training did, for comparing with it.
+    token: its last word is not where it ends. Raises UserError where the encoding itself is wrong.
     """
-    if max_tokens < 2:
-        raise ValueError(f"max_tokens is {max_tokens}; an example needs at least 2 positions")
-    if not pictures:
+    if encoding.max_tokens < 2:
+        raise UserError(f"max_tokens is {encoding.max_tokens}; an example needs at least 2 positions")
+    if not encoding.pictures:
         conversation = without_pictures(conversation)
-    if style == "original":
-        if learn != "answers":
-            raise ValueError('style "original" learns answers only, as the original does')
-        return _as_original(conversation, processor, max_tokens)
+    if encoding.style == "original":
+        if encoding.learn != "answers":
+            raise UserError('style "original" learns answers only, as the original does')
+        return _as_original(conversation, processor, encoding.max_tokens)
     whole = processor.encode(conversation)
     if whole.loss_mask[:1] == (True,):  # no begin token, so nothing predicts the first word
         whole = replace(whole, loss_mask=(False, *whole.loss_mask[1:]))
-    if learn == "everything":
+    if encoding.learn == "everything":
         whole = _everything(whole, processor)
-    length, kept = _fitting(whole, processor, max_tokens)
-    return Example(
-        whole.ids[:length], whole.loss_mask[:length], whole.pictures[:kept], conversation.name, cut=len(whole) - length
-    )
+    return _fitting(whole, processor, encoding.max_tokens)
 
 
 def without_pictures(conversation: Conversation) -> Conversation:
@@ -69,28 +68,33 @@ def without_pictures(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(message for message in messages if message.parts))
 
 
-def _everything(whole: Encoded, processor: MplugOwlProcessor) -> Encoded:
-    """Every word is learned, as in language modelling: all but the first, which nothing predicts, and the pictures."""
+def _everything(whole: Example, processor: MplugOwlProcessor) -> Example:
+    """Every word is supervised, as in language modelling: all but the first, which nothing predicts, and the pictures."""
     end = processor.tokenizer.eos_token_id
     ids = whole.ids if whole.ids[-1:] == (end,) else (*whole.ids, end)
-    loss_mask = tuple(place > 0 and token != processor.image_token_id for place, token in enumerate(ids))
-    return Encoded(ids, loss_mask, whole.pictures)
+    loss_mask = tuple(position > 0 and token != processor.image_token_id for position, token in enumerate(ids))
+    return replace(whole, ids=ids, loss_mask=loss_mask)
 
 
-def _fitting(whole: Encoded, processor: MplugOwlProcessor, max_tokens: int) -> tuple[int, int]:
-    """How many positions fit without cutting a picture in two, and how many pictures stand in them."""
-    ids, picture, width = whole.ids[:max_tokens], processor.image_token_id, processor.num_image_tokens
-    kept, part = divmod(ids.count(picture), width)
-    if part:  # the last picture's first positions are all that is left of it
-        return len(ids) - part, kept
-    return len(ids), kept
+def _fitting(whole: Example, processor: MplugOwlProcessor, max_tokens: int) -> Example:
+    """The positions that fit, no picture cut in two, and the pictures that stand in them."""
+    length = min(len(whole), max_tokens)
+    kept, part = divmod(whole.ids[:length].count(processor.image_token_id), processor.num_image_tokens)
+    length -= part  # the last picture's first positions are all that is left of it
+    return replace(
+        whole,
+        ids=whole.ids[:length],
+        loss_mask=whole.loss_mask[:length],
+        pictures=whole.pictures[:kept],
+        cut=len(whole) - length,
+    )
 
 
 def _as_original(conversation: Conversation, processor: MplugOwlProcessor, max_tokens: int) -> Example:
     """The original's training chunks: role marks split the prompt, and each chunk is tokenised on its own.
 
     Up to `max_tokens` + 1 ids, since the original counts targets; a cut answer is closed by the end token. Where the
-    original takes the wrong words for an answer (an empty one, "AI: " inside one), the right ones are learned.
+    original takes the wrong words for an answer (an empty one, "AI: " inside one), the right ones are supervised.
     """
     begin, room = processor.encode_pieces([]).ids, max_tokens + 1
     ids, loss_mask, kept, cut, full = list(begin), [False] * len(begin), 0, 0, False

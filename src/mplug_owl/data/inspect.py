@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mplug_owl.conversation import Conversation, ImageSource
-from mplug_owl.data.encode import encode
+from mplug_owl.data.encode import Encoding, encode
 from mplug_owl.data.sources import FORMATS, Source, check, picture_size
 from mplug_owl.model.images import open_image
 from mplug_owl.model.processor import MplugOwlProcessor
@@ -114,7 +114,7 @@ def look(conversation: Conversation, processor: MplugOwlProcessor | None, max_to
     """A conversation as the model gets it."""
     if processor is None:
         return _in_words(conversation, max_tokens)
-    example = encode(conversation, processor, max_tokens)
+    example = encode(conversation, processor, Encoding(max_tokens))
     stretches, pictures, first = [], iter(example.pictures), 0
     while first < len(example):
         if example.ids[first] == processor.image_token_id:

@@ -1,50 +1,28 @@
 """From sources to batches: the samples of each step, encoded, their pictures opened, padded or packed, ready to learn from.
 
-A sample that cannot be read is set aside with its reason; nothing takes its place.
+A sample that cannot be read is named with its reason; none is put in its stead.
 """
 
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mplug_owl.data.augment import crop_box, with_caption_prompt
-from mplug_owl.data.encode import Example, encode
+from mplug_owl.data.augment import crop_box
+from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import Mixture, SampleId
 from mplug_owl.data.packing import pack, positions
-from mplug_owl.data.sources import Source
 from mplug_owl.model.images import open_image
-from mplug_owl.model.processor import Encoded, MplugOwlProcessor
+from mplug_owl.model.processor import Example
 
 # A square of 224 pixels is 147 KiB, so this holds the pictures of a small data set and a laptop does not notice.
 REMEMBERED_BYTES = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How a conversation becomes tokens; see `encode`.
-
-    `pack` lays conversations end to end in rows of at most that many positions, one row a forward pass; None pads them.
-    `crop` shows a random part of each picture, at least that share of its area; None shows all of it. `caption_prompts` asks
-    for captions in one of several sentences, where the original shows the picture alone. `weigh="answers"` lets every answer
-    count the same, a yes as much as a long list; by "tokens" longer answers count more.
-    """
-
-    max_tokens: int
-    learn: Literal["answers", "everything"] = "answers"
-    pictures: bool = True
-    style: Literal["owl", "original"] = "owl"
-    pack: int | None = None
-    crop: float | None = None
-    caption_prompts: bool = False
-    weigh: Literal["tokens", "answers"] = "tokens"
 
 
 @dataclass(frozen=True)
@@ -90,8 +68,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Aside:
-    """A sample that could not be read: where it stands and why."""
+class BadRecord:
+    """A sample that could not be read: its source, its index there, and why."""
 
     source: str
     index: int
@@ -100,10 +78,10 @@ class Aside:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one process learns from in one step, in forward passes, and what it had to set aside."""
+    """What one process learns from in one step, in forward passes, and the samples of it that could not be read."""
 
     batches: tuple[Batch, ...]
-    aside: tuple[Aside, ...]
+    bad: tuple[BadRecord, ...]
 
 
 class StepDataset(Dataset[StepBatches]):
@@ -111,71 +89,69 @@ class StepDataset(Dataset[StepBatches]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        examples: Examples,
         mixture: Mixture,
-        processor: MplugOwlProcessor,
-        encoding: Encoding,
         micro_batch: int,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.sources, self.mixture, self.processor, self.encoding = sources, mixture, processor, encoding
+        self.examples, self.mixture = examples, mixture
         self.micro_batch, self.rank, self.world = micro_batch, rank, world
         self._squares: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._remembered = 0
 
     def __getitem__(self, number: int) -> StepBatches:
         samples: list[tuple[Example, list[np.ndarray]]] = []
-        aside: list[Aside] = []
+        bad: list[BadRecord] = []
         for sample in self.mixture.step(number)[self.rank :: self.world]:
             try:
                 samples.append(self._read(sample))
             except ValueError as error:
-                aside.append(Aside(self.sources[sample.source].name, sample.index, str(error)))
+                bad.append(BadRecord(self.examples.sources[sample.source].name, sample.index, str(error)))
         if not samples:  # a process with nothing to do still takes part in the step
             samples.append((self._nothing(), []))
-        if self.encoding.pack is not None:
-            rows = pack([len(example) for example, _ in samples], self.encoding.pack)
+        if (room := self.examples.encoding.pack) is not None:
+            rows = pack([len(example) for example, _ in samples], room)
             batches = [self._packed([samples[index] for index in row]) for row in rows]
         else:
             size = self.micro_batch
             if len(samples) > size:  # neighbours in length share a forward pass: less padding, the same sum
                 samples.sort(key=lambda sample: len(sample[0]))
             batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
-        return StepBatches(tuple(batches), tuple(aside))
+        return StepBatches(tuple(batches), tuple(bad))
 
     def names(self, number: int) -> list[str]:
-        """The samples of a step over all processes, each as `SOURCE[INDEX]`: what is read from its source at this index."""
-        return [f"{self.sources[sample.source].name}[{sample.index}]" for sample in self.mixture.step(number)]
+        """The samples of a step over all processes, each as `SOURCE[INDEX]`."""
+        return [self.examples.name(sample) for sample in self.mixture.step(number)]
 
     def _read(self, sample: SampleId) -> tuple[Example, list[np.ndarray]]:
-        example = read_one(self.sources, sample, self.processor, self.encoding, self.mixture.seed)
-        if self.encoding.crop is None:
+        example, smallest = self.examples[sample], self.examples.encoding.crop
+        if smallest is None:
             return example, [self._square(picture, example.name) for picture in example.pictures]
         squares = []
-        for place, picture in enumerate(example.pictures):
+        for number, picture in enumerate(example.pictures):
             # Another part of it each epoch, so there is nothing to remember.
             opened = open_image(picture, "" if isinstance(picture, Path) else example.name)
-            box = crop_box(opened.size, self.encoding.crop, self.mixture.seed, sample, place)
-            squares.append(self.processor.image_processor.square(opened, box))
+            box = crop_box(opened.size, smallest, self.examples.seed, sample, number)
+            squares.append(self.examples.processor.image_processor.square(opened, box))
         return example, squares
 
     def _nothing(self) -> Example:
-        end = self.processor.tokenizer.eos_token_id
+        end = self.examples.processor.tokenizer.eos_token_id
         return Example((end, end), (False, False), (), "nothing")
 
     def _padded(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
-        encoded = [Encoded(example.ids, example.loss_mask) for example, _ in samples]
-        batch = self.processor.batch(encoded, side="right", labels=True)
+        bare = [replace(example, pictures=()) for example, _ in samples]  # they are opened already
+        batch = self.examples.processor.batch(bare, side="right", labels=True)
         return self._batch(samples, batch["input_ids"], batch["labels"], batch["attention_mask"], None)
 
     def _packed(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
         ids = [token for example, _ in samples for token in example.ids]
         # Nobody predicts the first token of the next conversation.
         labels = [
-            token if supervised and place else -100
+            token if supervised and position else -100
             for example, _ in samples
-            for place, (token, supervised) in enumerate(zip(example.ids, example.loss_mask, strict=True))
+            for position, (token, supervised) in enumerate(zip(example.ids, example.loss_mask, strict=True))
         ]
         restarting = positions([len(example) for example, _ in samples])
         return self._batch(samples, torch.tensor([ids]), torch.tensor([labels]), None, torch.tensor([restarting]))
@@ -189,14 +165,14 @@ class StepDataset(Dataset[StepBatches]):
         position_ids: Tensor | None,
     ) -> Batch:
         squares = [square for _, opened in samples for square in opened]
-        pixels = self.processor.image_processor.normalise(squares) if squares else None
+        pixels = self.examples.processor.image_processor.normalise(squares) if squares else None
         names = tuple(example.name for example, _ in samples)
-        weights = answer_weights(labels) if self.encoding.weigh == "answers" else None
+        weights = answer_weights(labels) if self.examples.encoding.weigh == "answers" else None
         return Batch(ids, labels, mask, position_ids, pixels, names, sum(example.cut for example, _ in samples), weights)
 
     def _square(self, picture: object, name: str) -> np.ndarray:
         """A picture at the model's size. Small data sets are gone through many times, so the latest are remembered."""
-        images = self.processor.image_processor
+        images = self.examples.processor.image_processor
         if not isinstance(picture, Path):
             return images.square(open_image(picture, name))
         if picture not in self._squares:
@@ -208,16 +184,8 @@ class StepDataset(Dataset[StepBatches]):
         return self._squares[picture]
 
 
-def read_one(sources: Sequence[Source], sample: SampleId, processor: MplugOwlProcessor, how: Encoding, seed: int) -> Example:
-    """A sample as an example; its pictures are not opened. Raises ValueError where it cannot be read."""
-    talk = sources[sample.source][sample.index]
-    if how.caption_prompts:
-        talk = with_caption_prompt(talk, seed, sample)
-    return encode(talk, processor, how.max_tokens, how.learn, how.pictures, how.style)
-
-
 def answer_weights(labels_BT: Tensor) -> Tensor:
-    """Weights [B, T] by which every answer, a run of learned tokens, counts as one. Nothing predicts a row's first token."""
+    """Weights [B, T] by which every answer, a run of supervised tokens, counts as one. Nothing predicts a row's first token."""
     supervised_BT = labels_BT != -100
     supervised_BT[:, 0] = False
     begins_BT = supervised_BT & ~supervised_BT.roll(1, dims=1)

@@ -74,8 +74,8 @@ class Mixture:
         return self._used[number]
 
     def _sample(self, source: int, position: int) -> SampleId:
-        epoch, place = divmod(position, self.sizes[source])
-        return SampleId(source, epoch, int(_permutation(self.sizes[source], self.seed, source, epoch)[place]))
+        epoch, index = divmod(position, self.sizes[source])
+        return SampleId(source, epoch, int(_permutation(self.sizes[source], self.seed, source, epoch)[index]))
 
 
 def _kinds(apart: np.ndarray, batch: int, share: float) -> list[tuple[np.ndarray, int]]:

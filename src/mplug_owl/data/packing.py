@@ -16,9 +16,9 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
     rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # positions left and which row, in order: a step of 2.1 M tokens has 23,000 examples
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = bisect_left(free, (lengths[index], 0))
-        if place < len(free):
-            left, row = free.pop(place)
+        at = bisect_left(free, (lengths[index], 0))
+        if at < len(free):
+            left, row = free.pop(at)
             rows[row].append(index)
         else:
             left, row = room, len(rows)

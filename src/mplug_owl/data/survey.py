@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mplug_owl.data.loader import Encoding, read_one
+from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.sources import Source
-from mplug_owl.model.processor import MplugOwlProcessor
 
 # A source is measured until its mean is known to this share of itself, one standard error: captions take about a thousand.
 ERROR = 0.002
@@ -28,18 +27,16 @@ class Lengths:
     measured: int
 
 
-def lengths(
-    sources: Sequence[Source], shares: Sequence[float], processor: MplugOwlProcessor, how: Encoding, seed: int
-) -> Lengths:
+def lengths(examples: Examples, shares: Sequence[float]) -> Lengths:
     """The mean sample of sources that make up these shares of the samples. One that cannot be read has no positions.
 
     A pure function of the seed and the data. Raises ValueError where nothing can be read.
     """
     tokens, pictures, measured = 0.0, 0.0, 0
     for number, share in enumerate(shares):
-        rows = _measured(sources, number, processor, how, seed)
+        rows = _measured(examples, number)
         if not rows.any():
-            raise ValueError(f"{sources[number].name}: none of {len(rows)} records can be read; see owl inspect")
+            raise ValueError(f"{examples.sources[number].name}: none of {len(rows)} records can be read; see owl inspect")
         tokens += share * rows[:, 0].mean()
         pictures += share * rows[:, 1].mean()
         measured += len(rows)
@@ -55,15 +52,15 @@ def pictured(source: Source) -> float:
     return sum(shown) / max(1, len(shown))
 
 
-def _measured(sources: Sequence[Source], number: int, processor: MplugOwlProcessor, how: Encoding, seed: int) -> np.ndarray:
+def _measured(examples: Examples, number: int) -> np.ndarray:
     """Positions and pictures [samples, 2] of samples drawn from one source, as many as it takes."""
-    size = len(sources[number])
-    drawn = np.random.default_rng([seed, 4, number]).choice(size, min(size, MOST), replace=False)
+    size = len(examples.sources[number])
+    drawn = np.random.default_rng([examples.seed, 4, number]).choice(size, min(size, MOST), replace=False)
     rows: list[tuple[int, int]] = []
     for index in drawn:
         row = (0, 0)
         with contextlib.suppress(ValueError):
-            example = read_one(sources, SampleId(number, 0, int(index)), processor, how, seed)
+            example = examples[SampleId(number, 0, int(index))]
             row = (len(example), len(example.pictures))
         rows.append(row)
         if len(rows) % BLOCK == 0:

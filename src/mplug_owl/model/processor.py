@@ -5,7 +5,7 @@ them there; it never looks for a placeholder in what somebody typed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,17 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text("utf-8
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Token ids, which of them are learned, and the pictures that fill the picture positions, in order."""
+class Example:
+    """Token ids, which of them are supervised, and the pictures that fill the picture positions, in order.
+
+    `name` says where it came from, for error messages; `cut` counts the tokens that did not fit.
+    """
 
     ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     pictures: tuple[Any, ...] = ()
+    name: str = ""
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,14 +82,15 @@ class MplugOwlProcessor(ProcessorMixin):
 
     # Words and pictures to ids
 
-    def encode(self, conversation: Conversation, reply: bool = False) -> Encoded:
+    def encode(self, conversation: Conversation, reply: bool = False) -> Example:
         """A conversation to ids: the begin token, prompt words, picture positions, answers each closed by the end token.
 
         What a user typed is plain text, special tokens and `<image>` included. `reply` ends where the assistant begins.
         """
-        return self.encode_pieces(conversation.pieces(reply), [picture.source for picture in conversation.pictures])
+        pictures = [picture.source for picture in conversation.pictures]
+        return replace(self.encode_pieces(conversation.pieces(reply), pictures), name=conversation.name)
 
-    def encode_pieces(self, pieces: Iterable[Piece], pictures: Sequence[Any] = (), plain: bool = True) -> Encoded:
+    def encode_pieces(self, pieces: Iterable[Piece], pictures: Sequence[Any] = (), plain: bool = True) -> Example:
         """Rendered pieces to ids, each stretch of text on its own; `plain=False` reads special tokens in them."""
         begin = self.tokenizer.bos_token_id
         ids, loss_mask = ([begin], [False]) if begin is not None else ([], [])
@@ -97,14 +103,14 @@ class MplugOwlProcessor(ProcessorMixin):
                     tokens = [*tokens, self.tokenizer.eos_token_id]
             ids.extend(tokens)
             loss_mask.extend([piece.supervised] * len(tokens))
-        return Encoded(tuple(ids), tuple(loss_mask), tuple(pictures))
+        return Example(tuple(ids), tuple(loss_mask), tuple(pictures))
 
     def batch(
-        self, samples: Sequence[Encoded], side: str = "left", labels: bool = False, pixel_values: torch.Tensor | None = None
+        self, samples: Sequence[Example], side: str = "left", labels: bool = False, pixel_values: torch.Tensor | None = None
     ) -> BatchFeature:
         """Samples to one padded batch: `input_ids` and `attention_mask` [B, T], `pixel_values` [I, 3, S, S] if any.
 
-        `labels` adds what is learned, -100 elsewhere. `pixel_values` are given where pictures were opened before.
+        `labels` adds the supervised ids, -100 elsewhere. `pixel_values` are given where pictures were opened before.
         """
         length = max(len(sample) for sample in samples)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
@@ -204,7 +210,7 @@ class MplugOwlProcessor(ProcessorMixin):
                 if not talk.messages or talk.messages[-1].role != "assistant":
                     raise ValueError(f"chat {index}: continue_final_message needs an answer at the end to go on with")
                 unfinished = self.encode(talk)
-                samples.append(Encoded(unfinished.ids[:-1], unfinished.loss_mask[:-1], unfinished.pictures))
+                samples.append(replace(unfinished, ids=unfinished.ids[:-1], loss_mask=unfinished.loss_mask[:-1]))
             else:
                 samples.append(self.encode(talk, reply=add_generation_prompt))
         batch = self.batch(samples)

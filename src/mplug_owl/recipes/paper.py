@@ -5,7 +5,7 @@ Where its body and its appendix disagree both are here; where the text is silent
 
 from dataclasses import replace
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable

@@ -6,7 +6,7 @@ not of parts. A number with a source is that paper's or its released code's; wha
 
 from dataclasses import replace
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.recipes import paper

@@ -6,7 +6,7 @@ and never seen it, the other has seen it and never spoken. `pretrain` and `instr
 
 from dataclasses import replace
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.scenes.things import PLACES, ROWS

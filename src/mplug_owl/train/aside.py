@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mplug_owl.data.loader import Aside
+from mplug_owl.data.loader import BadRecord
 from mplug_owl.train import checkpoint
 from mplug_owl.train.disk import JsonLines, read
 
@@ -29,9 +29,9 @@ class Quarantine:
         self.seen = 0
         self.bad = 0
 
-    def add(self, aside: Iterable[Aside], seen: int) -> None:
+    def add(self, bad: Iterable[BadRecord], seen: int) -> None:
         """Write down what a step could not read, of the `seen` samples that it was given."""
-        found = list(aside)
+        found = list(bad)
         self.seen += seen
         self.bad += len(found)
         for one in found:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source
 from mplug_owl.data.survey import Lengths, lengths, pictured
@@ -48,7 +49,7 @@ def mean_sample(
     """The mean sample of a recipe's mixture, measured on the data."""
     many = 10_000  # a number of samples that every share can be told by
     shares = _mixture(recipe, sources, weights, many, text).due / many
-    return lengths(sources, shares.tolist(), processor, recipe.encoding, recipe.seed)
+    return lengths(Examples(sources, processor, recipe.encoding, recipe.seed), shares.tolist())
 
 
 def text_alone(

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
 
+from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.sources import Source
 from mplug_owl.errors import Interrupted
@@ -99,9 +100,8 @@ def train(
         recipe, mixture = from_main(
             accelerator, lambda: resolve_batch_size(recipe, sources, weights, owl.processor, before, note)
         )
-        steps = StepDataset(
-            sources, mixture, owl.processor, recipe.encoding, recipe.micro_batch, accelerator.process_index, world
-        )
+        examples = Examples(sources, owl.processor, recipe.encoding, recipe.seed)
+        steps = StepDataset(examples, mixture, recipe.micro_batch, accelerator.process_index, world)
         model = distribute_model(accelerator, learner)
         if exam is not None and is_sharded(accelerator):
             raise ValueError("an exam in the middle of a run needs a whole owl, and FSDP has none; leave out --eval-every")
@@ -139,13 +139,13 @@ def train(
             pictures = any(batch.pixel_values is not None for batch in data.batches)
             own = [
                 sum(batch.supervised for batch in data.batches),
-                len(data.aside),
+                len(data.bad),
                 sum(batch.tokens for batch in data.batches),
             ]
             counts = torch.tensor([[*own, len(data.batches), pictures]], device=accelerator.device)
             counts = accelerator.gather(counts)  # a row of every process
             learned, unreadable, tokens = counts[:, :3].sum(0)
-            aside = gather_object(list(data.aside)) if unreadable else []
+            aside = gather_object(list(data.bad)) if unreadable else []
             quarantine.add(aside, mixture.batch)
             batches = data.batches
             if is_sharded(accelerator):

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from mplug_owl.data.loader import Encoding
+from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 
 Tuning = Literal["frozen", "lora", "last", "full"]

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mplug_owl.conversation import Conversation
-from mplug_owl.data.loader import read_one
+from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.sources import Source, check, read
 from mplug_owl.model.build import Owl, build, load
@@ -138,10 +138,10 @@ def _look_through(recipe: Recipe, sources: Sequence[Source], console: Console) -
 def _warn_of_nothing_to_learn(recipe: Recipe, owl: Owl, sources: Sequence[Source], console: Console) -> None:
     how = recipe.encoding
     for number, source in enumerate(sources):
-        examples = []
+        examples, reading = [], Examples(sources, owl.processor, how, recipe.seed)
         for index in range(min(len(source), 100)):
             with contextlib.suppress(ValueError):
-                examples.append(read_one(sources, SampleId(number, 0, index), owl.processor, how, recipe.seed))
+                examples.append(reading[SampleId(number, 0, index)])
         empty = sum(not any(example.loss_mask) for example in examples)
         cut = sum(example.cut > 0 for example in examples)
         if empty or cut:

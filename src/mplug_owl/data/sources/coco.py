@@ -26,10 +26,10 @@ class Annotations:
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, caption = self.pairs[index]
         if number not in self.files:
-            raise ValueError(f"{self.place(index)}: image_id {number!r} is not among the file's images")
+            raise ValueError(f"{self.location(index)}: image_id {number!r} is not among the file's images")
         return {"image": self.files[number], "caption": caption}
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """`captions_val2017.json, annotation 17`."""
         return f"{self.path.name}, annotation {index + 1}"
 

@@ -29,11 +29,11 @@ class Pictures:
         try:
             return {"image": self.names[index], "caption": decode(words.read_bytes())}
         except FileNotFoundError:
-            raise ValueError(f"{self.place(index)}: no {words.name} beside it") from None
+            raise ValueError(f"{self.location(index)}: no {words.name} beside it") from None
         except ValueError as error:
             raise ValueError(f"{words.relative_to(self.folder)}: {error}") from None
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """The picture's name in the folder."""
         return self.names[index]
 

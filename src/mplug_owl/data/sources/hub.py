@@ -30,7 +30,7 @@ class HubRecords:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.dataset[index].to_pylist()[0]
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """`flickr30k:test, row 17`."""
         return f"{self.title}, row {index + 1}"
 

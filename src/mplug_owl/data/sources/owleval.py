@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.data.sources.formats import Place
+from mplug_owl.data.sources.formats import Location
 from mplug_owl.data.sources.records import Listed, field, read_json
 
 # What the answers file says where a system gave none ("cannot be traced back").
@@ -42,14 +42,14 @@ def join(path: Path) -> Listed:
     answers = read_json(answers_file)
     said: dict[str, str] = {}
     for index in range(len(answers)):
-        record, where = answers[index], answers.place(index)
+        record, where = answers[index], answers.location(index)
         # Some answers files have their ids as numbers, some as text.
         said[str(field(record, "question_id", object, where))] = field(record, "answer", str, where).strip()
 
     questions = read_json(folder / "questions.jsonl")
     pictures: dict[str, list[tuple[str, str]]] = {}
     for index in range(len(questions)):
-        record, where = questions[index], questions.place(index)
+        record, where = questions[index], questions.location(index)
         number, image = str(field(record, "question_id", object, where)), field(record, "image", str, where)
         answer = said.get(number, "")
         if answer and answer != NO_ANSWER:
@@ -59,14 +59,14 @@ def join(path: Path) -> Listed:
     return Listed(answers_file, [(folder / "cases" / image, turns) for image, turns in pictures.items()])
 
 
-def conversation(record: Any, place: Place) -> Conversation:
+def conversation(record: Any, location: Location) -> Conversation:
     """The picture, and its questions and answers as turns."""
     image, turns = record
     # The picture of this number, whichever ending its file has.
     found = sorted(image.parent.glob(f"{escape(image.stem)}.*"))
     if not found:
-        raise ValueError(f"{place}: no picture {image.name}, nor with another ending, in {image.parent}")
-    talk = Conversation((), name=f"{place}, {found[0].name}")
+        raise ValueError(f"{location}: no picture {image.name}, nor with another ending, in {image.parent}")
+    talk = Conversation((), name=f"{location}, {found[0].name}")
     for turn, (question, answer) in enumerate(turns):
         talk = talk.said("user", *([Picture(found[0])] if turn == 0 else []), question).said("assistant", answer)
     return talk

@@ -40,12 +40,12 @@ class Rows:
         file, row = self._find(index)
         group = int(np.searchsorted(self.groups[file], row, side="right"))
         first = int(self.groups[file][group - 1]) if group else 0
-        return self._table(file, group, self.place(index)).slice(row - first, 1).to_pylist()[0]
+        return self._table(file, group, self.location(index)).slice(row - first, 1).to_pylist()[0]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict(), "_seen": set()}
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """`train-00000.parquet, row 17`."""
         file, row = self._find(index)
         return f"{self.files[file].name}, row {row + 1}"
@@ -54,12 +54,12 @@ class Rows:
         file = int(np.searchsorted(self.ends, index, side="right"))
         return file, index - (int(self.ends[file - 1]) if file else 0)
 
-    def _table(self, file: int, group: int, place: str) -> Any:
+    def _table(self, file: int, group: int, location: str) -> Any:
         """A row group's table; the latest ones are held, so that rows in order read each group once."""
         key = file, group
         if key not in self._held:
             load = _unpacked if key in self._seen else _read
-            self._held[key] = load(self.files[file], group, place)
+            self._held[key] = load(self.files[file], group, location)
             self._seen.add(key)
             while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > HELD_BYTES:
                 self._held.popitem(last=False)
@@ -82,7 +82,7 @@ def _group_ends(file: File) -> np.ndarray:
     return np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)])
 
 
-def _read(file: File, group: int, place: str) -> Any:
+def _read(file: File, group: int, location: str) -> Any:
     parquet = needed("pyarrow.parquet", "parquet")
     try:
         with file.open() as stream, parquet.ParquetFile(stream) as table:
@@ -92,15 +92,15 @@ def _read(file: File, group: int, place: str) -> Any:
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and is_remote(file.address):
             raise  # the network, for all we know
-        raise ValueError(f"{place}: row group {group + 1} is damaged ({error})") from None
+        raise ValueError(f"{location}: row group {group + 1} is damaged ({error})") from None
 
 
-def _unpacked(file: File, group: int, place: str) -> Any:
+def _unpacked(file: File, group: int, location: str) -> Any:
     """A row group mapped from the cache: no row but the one that is asked for is read."""
     arrow = needed("pyarrow", "parquet")
     kept = cache_folder() / f"{file.key}-{group}.arrow"
     if not kept.exists():
-        table = _read(file, group, place)
+        table = _read(file, group, location)
         part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
         try:
             with arrow.OSFile(str(part), "wb") as out, arrow.ipc.new_file(out, table.schema) as writer:

@@ -24,7 +24,7 @@ class Records(Protocol):
 
     def __getitem__(self, index: int) -> Any: ...
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Where record `index` stands, for people: `photos.jsonl, line 17`."""
         ...
 
@@ -41,7 +41,7 @@ class Listed:
     def __getitem__(self, index: int) -> Any:
         return self.values[index]
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.path.name}, record {index + 1}"
 
 
@@ -69,9 +69,9 @@ class Indexed:
         try:
             return self.parse(decode(raw))
         except ValueError as error:
-            raise ValueError(f"{self.place(index)}: {error}") from None
+            raise ValueError(f"{self.location(index)}: {error}") from None
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         return f"{self.path.name}, {self.unit} {self.numbers[index]}"
 
 
@@ -222,18 +222,18 @@ def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
 def _spans(text: str) -> Iterator[tuple[int, int]]:
     """Where the elements of a JSON list start and end in its text. Raises ValueError or IndexError where it is none."""
     space, parse = re.compile(r"[ \t\n\r]*").match, json.JSONDecoder().raw_decode
-    place = space(text, space(text).end() + 1).end()
-    while text[place] != "]":
-        end = parse(text, place)[1]
-        yield place, end
-        place = space(text, end).end()
-        if text[place] == ",":
-            place = space(text, place + 1).end()
-            if text[place] == "]":
+    at = space(text, space(text).end() + 1).end()
+    while text[at] != "]":
+        end = parse(text, at)[1]
+        yield at, end
+        at = space(text, end).end()
+        if text[at] == ",":
+            at = space(text, at + 1).end()
+            if text[at] == "]":
                 raise ValueError("a comma in front of the end")
-        elif text[place] != "]":
+        elif text[at] != "]":
             raise ValueError("no comma between elements")
-    if space(text, place + 1).end() != len(text):
+    if space(text, at + 1).end() != len(text):
         raise ValueError("more than one value")
 
 

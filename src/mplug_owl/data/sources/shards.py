@@ -54,9 +54,9 @@ class Shards:
         """`image`, the picture's bytes, and `caption`, or what the JSON file holds where there is no text."""
         file, key, picture, words = self._find(index)
         if picture is MISSING:
-            raise ValueError(f"{self.place(index)}: no picture beside it ({', '.join(PICTURES)})")
+            raise ValueError(f"{self.location(index)}: no picture beside it ({', '.join(PICTURES)})")
         if words is MISSING:
-            raise ValueError(f"{self.place(index)}: no {key}.txt or {key}.json beside it")
+            raise ValueError(f"{self.location(index)}: no {key}.txt or {key}.json beside it")
         start = min(picture.start, words.start)
         raw = file.read(start, max(picture.end, words.end))
         image, text = (raw[member.start - start : member.end - start] for member in (picture, words))
@@ -69,7 +69,7 @@ class Shards:
             raise ValueError(f"{file.name}, {key}.{words.ending}: {error}") from None
         return {**record, "image": image}
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Shard and member: `00003.tar, 000030017.jpg`."""
         file, key, picture, words = self._find(index)
         return f"{file.name}, {key}.{(picture if picture is not MISSING else words).ending}"

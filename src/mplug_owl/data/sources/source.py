@@ -99,7 +99,7 @@ class FileSource:
 
     name: str
     records: Records
-    convert: Callable[[Any, formats.Place], Conversation]
+    convert: Callable[[Any, formats.Location], Conversation]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -108,8 +108,8 @@ class FileSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name}: no conversation {index} among {len(self)}")
         index %= len(self)
-        place = formats.Place(self.records.folder, self.records.place(index))
-        return formats.checked(self.convert(self.records[index], place), place)
+        location = formats.Location(self.records.folder, self.records.location(index))
+        return formats.checked(self.convert(self.records[index], location), location)
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(len(self)))
@@ -140,7 +140,7 @@ def recognise(spec: str) -> str:
     records = read_json(path)
     try:
         first = records[0]
-        return "owleval" if owleval.is_question(first) else formats.recognise(first, records.place(0))
+        return "owleval" if owleval.is_question(first) else formats.recognise(first, records.location(0))
     except ValueError as error:
         if ending in (".json", ".jsonl") and "no known format" not in str(error):
             raise
@@ -200,7 +200,7 @@ def _any(name: str, records: Callable[[str], Records]) -> Callable[[str], Source
         except ValueError:  # it will say so again when it is its turn
             pass
         else:
-            formats.recognise(first, found.place(0))
+            formats.recognise(first, found.location(0))
         return FileSource(f"{name}:{spec}", found, formats.by_fields)
 
     return read
