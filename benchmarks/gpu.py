@@ -2,7 +2,7 @@
 
 The 7.12 B parameters are random and nothing is downloaded. Stage 1 reads captions of about 100 tokens, 65 of them a picture's;
 stage 2 conversations of about 400, every second with a picture. Rows are packed, frozen weights in bf16, as a run has them.
-MFU is what the steps need (train/plan.py) over what the card could do: 989 TFLOP/s by an H200's or H100's datasheet.
+MFU is what the steps need (train/flops.py) over what the card could do: 989 TFLOP/s by an H200's or H100's datasheet.
 
     python benchmarks/gpu.py [--row 4096] [--rows 4] [--steps 10] [--tflops 989]
     python benchmarks/gpu.py --size tiny      # the same steps at a laptop's size, on any machine
@@ -30,8 +30,8 @@ from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.recipes import paper, tiny
 from mplug_owl.scenes import scenes
+from mplug_owl.train.flops import Utilisation, count_flops
 from mplug_owl.train.optim import optimizer as make_optimizer
-from mplug_owl.train.plan import Effort, work
 from mplug_owl.train.processes import clip
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.trainable import prepare, set_mode, table
@@ -115,7 +115,7 @@ def measure(recipe: Recipe, talks: Talks, arguments: argparse.Namespace, device:
         losses.append(step(learner, batches, optimizer, recipe, device))
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times[WARM_UP:])
-    effort = Effort(work(recipe.modules.config(), parts), arguments.tflops)
+    utilisation = Utilisation(count_flops(recipe.modules.config(), parts), arguments.tflops)
     return {
         "stage": recipe.name,
         "parameters": sum(part.parameters for part in parts),
@@ -123,7 +123,7 @@ def measure(recipe: Recipe, talks: Talks, arguments: argparse.Namespace, device:
         "tokens_a_sample": round(tokens / sum(len(batch.names) for batch in batches), 1),
         "tokens_a_second": round(tokens / seconds),
         "samples_a_second": round(sum(len(batch.names) for batch in batches) / seconds, 1),
-        "mfu": round(effort.share(tokens, pictures, seconds), 4),
+        "mfu": round(utilisation.mfu(tokens, pictures, seconds), 4),
         "seconds_a_step": round(seconds, 4),
         "spread": [round(min(times[WARM_UP:]), 4), round(max(times[WARM_UP:]), 4)],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if device.type == "cuda" else None,

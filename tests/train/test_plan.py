@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.data.encode import Encoding
 from mplug_owl.recipes import find, names, paper, tiny
-from mplug_owl.train.plan import Device, Effort, Work, compare, device_tflops, plan, show
+from mplug_owl.train.flops import Flops, Utilisation, device_tflops
+from mplug_owl.train.plan import Device, plan
+from mplug_owl.train.plan_report import compare, show
 from mplug_owl.train.recipe import Recipe, Trainable, override
 from mplug_owl.train.run import initial_model, open_data, who_learns
 from mplug_owl.train.trainable import prepare
@@ -121,8 +123,8 @@ def test_time_is_work_over_rate(quick) -> None:
 
 
 def test_mfu_is_work_over_what_the_device_could_do() -> None:
-    effort = Effort(Work(token=2e9, picture=1e12), tflops=100)
-    assert effort.share(tokens=1000, pictures=3, seconds=0.1) == pytest.approx(0.5)
+    utilisation = Utilisation(Flops(token=2e9, picture=1e12), tflops=100)
+    assert utilisation.mfu(tokens=1000, pictures=3, seconds=0.1) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from mplug_owl.train.batch import resolve_batch_size
 from mplug_owl.train.compiled import compile_language_model
 from mplug_owl.train.disk import JsonLines, writing
 from mplug_owl.train.exam import Exam
+from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
 from mplug_owl.train.optim import learning_rate
 from mplug_owl.train.optim import optimizer as make_optimizer
-from mplug_owl.train.plan import Effort, device_tflops, work
 from mplug_owl.train.processes import clip, distribute_model, from_main, joined_processes, sum_gradients
 from mplug_owl.train.recipe import Recipe, as_json, differences
 from mplug_owl.train.sharded import equalise_passes, is_sharded, make_whole
@@ -125,8 +125,8 @@ def train(
         watch = LossGuard(recipe.spike, recipe.patience, recipe.rollbacks, steps.names, skipped, state)
         writer = checkpoint.Writer(out / "checkpoints", recipe.keep_checkpoints)
         tflops = recipe.tflops or device_tflops(accelerator.device)
-        effort = Effort(work(owl.model.config, parts), tflops) if tflops else None
-        window = _Window(effort)
+        utilisation = Utilisation(count_flops(owl.model.config, parts), tflops) if tflops else None
+        window = _Window(utilisation)
 
         for number, data in step_loader(steps, first_step, recipe.steps, recipe.workers):
             window.data_arrived()
@@ -177,7 +177,7 @@ def train(
                 marks = exam.figures(owl, recipe.precision) if exam is not None and examined else {}  # the others wait
                 log.write(step=done, lr=rate, grad_norm=norm, **line, **marks)
                 report(Progress(done, recipe.steps, line.get("loss", float("nan")), rate, line["tokens_per_second"]))
-                window = _Window(effort)
+                window = _Window(utilisation)
             if saves:
                 taken = checkpoint.snapshot(done, learner, optimizer, as_json(recipe), watch.state, keep=main)
                 if main:
@@ -278,8 +278,8 @@ def _finish(out: Path, learner: nn.Module, owl: Owl, recipe: Recipe, parts: Sequ
 class _Window:
     """Sums since the last line of metrics."""
 
-    def __init__(self, effort: Effort | None = None) -> None:
-        self.effort, self.pictures = effort, 0
+    def __init__(self, utilisation: Utilisation | None = None) -> None:
+        self.utilisation, self.pictures = utilisation, 0
         self.began = self.waiting_since = time.perf_counter()
         self.waited = 0.0
         self.loss, self.steps, self.tokens, self.samples, self.places, self.cut, self.learned = 0.0, 0, 0, 0, 0, 0, 0
@@ -315,6 +315,6 @@ class _Window:
             "learned_tokens": self.learned,
             "cut_tokens": self.cut,
         }
-        if self.effort is not None:
-            line["mfu"] = round(self.effort.share(self.tokens, self.pictures, seconds), 4)
+        if self.utilisation is not None:
+            line["mfu"] = round(self.utilisation.mfu(self.tokens, self.pictures, seconds), 4)
         return line
