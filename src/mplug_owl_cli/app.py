@@ -1,0 +1,45 @@
+"""The application that every verb is a command of, and the options that several verbs share."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="owl",
+    help="mPLUG-Owl: give any language model eyes. Train it in two stages, look into it, talk with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's or run's folder, an adapter, or a hub id.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe's name (see owl recipes), my.module:run or ./mine.py:run.")
+]
+DataOption = Annotated[
+    list[str], typer.Option("--data", metavar="FORMAT:PATH[@WEIGHT]", help="A source; give it again to mix several.")
+]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe, such as optimizer.lr=1e-4.")
+]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="RUN", help="The run or model to initialise from.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="the best there is", metavar="DEVICE")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"owl {version('mplug-owl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """mPLUG-Owl: give any language model eyes. Train it in two stages, look into it, talk with it."""

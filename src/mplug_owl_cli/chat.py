@@ -1,0 +1,21 @@
+"""`owl chat`: a conversation in the terminal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mplug_owl_cli.app import ModelArgument
+
+
+def chat(
+    model: ModelArgument,
+    question: Annotated[str | None, typer.Argument(help="Ask this, print the answer and leave.")] = None,
+    image: Annotated[list[Path], typer.Option("--image", metavar="FILE", help="A picture to talk about.")] = [],  # noqa: B006
+    max_new_tokens: Annotated[int, typer.Option(help="How long an answer may get.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 picks the likeliest word; above, words are drawn.", min=0)] = 0.0,
+) -> None:
+    """Talk with an owl about pictures, in the terminal."""
+    from mplug_owl.terminal import talk
+
+    talk(model, question, image, max_new_tokens, temperature)

@@ -1,0 +1,21 @@
+"""`owl inspect`: what a model will see."""
+
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    data: Annotated[str, typer.Argument(metavar="FORMAT:PATH", help="A source; PATH alone is recognised.")],
+    model: Annotated[str | None, typer.Option(help="Show the tokens of this model; without it, words.")] = None,
+    limit: Annotated[int, typer.Option(help="How many conversations to show.", min=0)] = 3,
+    max_tokens: Annotated[int, typer.Option(help="Where training would cut.", min=2)] = 1024,
+) -> None:
+    """What a model will see: pictures, tokens, and the words that are learned, marked."""
+    from rich.console import Console
+
+    from mplug_owl.data.inspect import show
+    from mplug_owl.data.sources import read
+    from mplug_owl.model.build import load_processor
+
+    show(read(data), load_processor(model) if model else None, Console(), limit, max_tokens)

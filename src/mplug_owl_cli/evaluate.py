@@ -1,0 +1,35 @@
+"""`owl eval`: an exam, its table and its report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mplug_owl_cli.app import ModelArgument
+
+
+def evaluate(
+    model: ModelArgument,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to ask: scenes, six abilities in the drawn world.")],
+    limit: Annotated[int, typer.Option(help="How many questions an ability.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
+) -> None:
+    """Examine an owl: six abilities, with the picture, without it and told in words; a table and a report."""
+    from rich.console import Console
+
+    from mplug_owl.eval import report, tasks
+    from mplug_owl.eval.answer import examine
+    from mplug_owl.model.build import load
+
+    asked = tasks.find(task)
+    owl = load(model)
+    folder = Path(model).resolve()
+    name = folder.parent.name if folder.name == "model" else folder.name
+    beside = (folder.parent if folder.name == "model" else folder).parent if folder.is_dir() else Path("runs")
+    target = out or beside / f"eval-{task}-{name}"
+    with Console(stderr=True).status("") as status:
+        answered = examine(owl, asked, limit, seed, began=lambda sitting: status.update(f"{sitting.table}, {sitting.title} …"))
+    report.show(answered, Console())
+    report.write(answered, target, name)
+    print(target)

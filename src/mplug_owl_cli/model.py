@@ -1,0 +1,23 @@
+"""`owl convert`: checkpoints from one layout to another."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A model's folder, the original's layout or ours.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A folder that does not exist yet.")],
+    original: Annotated[bool, typer.Option("--original", help="Write the original's layout.")] = False,
+    adapter: Annotated[Path | None, typer.Option(help="Merge this LoRA adapter, ours or the original's.")] = None,
+    module: Annotated[
+        Literal["vision", "language"] | None, typer.Option(help="Write this module alone, to be joined to others.")
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Write the weights in bf16.")] = False,
+) -> None:
+    """Original checkpoints to ours and back, LoRA adapters merged, a module taken out."""
+    from mplug_owl.model.convert import convert as convert_folder
+
+    convert_folder(source, target, original, adapter, module, bf16)
+    print(target)
