@@ -40,7 +40,7 @@ SHELL = ("sh", "bash", "console")
 # What is typed less of, so that a page takes seconds; a later --set of a field wins.
 SHORTER = {
     "train": [f"--set={setting}" for setting in ("steps=2", "batch=2", "micro_batch=2", "workers=0", "precision=fp32")],
-    "eval": ["--count=1"],
+    "eval": ["--limit=1"],
 }
 # A program of somebody else's that starts ours, and where our words begin.
 LAUNCHERS = ("torchrun", "accelerate")

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import NoReturn
 
 from mplug_owl_cli.app import app
@@ -21,7 +22,7 @@ from mplug_owl_cli.train import plan, recipes, train
 __all__ = ["app", "main"]
 
 # In the order in which --help lists them.
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "chat": chat,
     "recipes": recipes,

@@ -58,19 +58,21 @@ def plan(
 
     from mplug_owl.model.build import load_processor
     from mplug_owl.recipes import stages
-    from mplug_owl.train import plan as planning
+    from mplug_owl.train.plan import Device
+    from mplug_owl.train.plan import plan as make_plan
+    from mplug_owl.train.plan_report import compare, show
     from mplug_owl.train.run import open_data, who_learns
 
-    console, device = Console(), planning.Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
+    console, device = Console(), Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
     plans = []
     for made in [_recipe(stage, data, settings, init_from) for name in recipes for stage in stages(name)]:
         sources, weights = open_data(made.data) if made.data else ([], None)
         processor = load_processor(made.init_from) if sources and made.init_from else None
-        plans.append(planning.plan(made, sources, processor, weights))
-        planning.show(plans[-1], device, console, who_learns(plans[-1].parts, made.name))
+        plans.append(make_plan(made, sources, processor, weights))
+        show(plans[-1], device, console, who_learns(plans[-1].parts, made.name))
         console.print()
     if len(plans) > 1:
-        console.print(planning.compare(plans, device))
+        console.print(compare(plans, device))
 
 
 def recipes() -> None:
