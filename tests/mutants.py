@@ -33,10 +33,44 @@ COPIED = ("src", "tests", "benchmarks", "examples", "docs", "README.md", "CHANGE
 # What is tried: the model, and what decides which words are learned and how a step adds up.
 MODULES = ("model/*", "data/encode", "data/packing", "data/mixture")
 # The closest test file where it has another name than its module's.
-CLOSEST: dict[str, str] = {}
+CLOSEST = dict.fromkeys(("train/loop", "train/processes"), "tests/train/test_step.py")
 
-# Faults that a reader thought of: module, a piece of its text that occurs once, what stands there instead.
-BY_HAND: tuple[tuple[str, str, str], ...] = ()
+# Faults that readers of this code thought of: module, a piece of its text that occurs once, what stands there instead.
+BY_HAND = (
+    # the abstractor's self-attention removed, patches not normed, the residual from the queries as they were
+    ("model/abstractor", "torch.cat([queries_IQD, self.normk(patches_IPD)], dim=1)", "self.normk(patches_IPD)"),
+    ("model/abstractor", "self.normk(patches_IPD)", "patches_IPD"),
+    (
+        "model/abstractor",
+        "queries_IQD + self.attention(queries_IQD,",
+        "queries_IQD / self.norm1.weight + self.attention(queries_IQD,",
+    ),
+    # keys and values exchanged
+    ("model/abstractor", "self.config, query_IHQK, key_IHSK, value_IHSK", "self.config, query_IHQK, value_IHSK, key_IHSK"),
+    ("model/connectors", "scaled_dot_product_attention(query, key, value)", "scaled_dot_product_attention(query, value, key)"),
+    ("model/vision", "self.config, query, key, value", "self.config, query, value, key"),
+    # the resampler's query norm and patch norm skipped
+    ("model/connectors", "self.query_norm(queries_IQD)", "queries_IQD"),
+    ("model/connectors", "self.patch_norm(patches_IPD)", "patches_IPD"),
+    # the Q-Former blind
+    ("model/connectors", "queries_IQD + self.cross(queries_IQD, patches_IPD)", "queries_IQD"),
+    # the ViT's post-norm dropped
+    ("model/vision", "tokens_ISD = self.post_layernorm(tokens_ISD)\n", "pass\n"),
+    # the logit soft-cap skipped
+    ("model/owl", "torch.tanh(logits / cap) * cap", "logits"),
+    # padding takes positions
+    ("model/owl", "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1])[None]"),
+    # frozen modules keep dropout on
+    ("train/trainable", 'module.train(getattr(trainable, name) != "frozen")', "module.train()"),
+    ("train/loop", "set_mode(owl.model, recipe.trainable)", "owl.model.train()"),
+    # gradient clipping off
+    ("train/loop", "clip(learner, recipe.optimizer.clip)", "clip(learner, None)"),
+    ("train/processes", 'most or float("inf")', 'float("inf")'),
+    # the same permutation every epoch
+    ("data/mixture", "[seed, 0, source, epoch]", "[seed, 0, source]"),
+    # the first packed token supervised
+    ("data/loader", "token if supervised and position else -100", "token if supervised else -100"),
+)
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

@@ -13,6 +13,7 @@ from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
+from mplug_owl.model.processor import Example
 from tests.world import scenes, write
 
 
@@ -215,3 +216,14 @@ def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProce
         first = int(begins[0].nonzero()[0])
         length = int((~supervised[0, first:]).nonzero()[0])
         assert batch.loss_weights[0, first : first + length].tolist() == pytest.approx([1 / length] * length)
+
+
+def test_nobody_predicts_the_first_token_of_a_packed_conversation(
+    sources: list[Source], processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where an example says that it is supervised: the token before it is another conversation's."""
+    monkeypatch.setattr(Examples, "__getitem__", lambda *_: Example((5, 6, 7), (True, True, True)))
+    (batch,) = steps(sources, processor, batch=2, encoding=replace(WHOLE, pack=16))[0].batches
+    assert batch.labels.tolist() == [[-100, 6, 7, -100, 6, 7]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 2]]
+    assert batch.supervised == 4

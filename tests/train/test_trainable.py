@@ -9,9 +9,9 @@ from torch import nn
 
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import AdamW, LoRA, Rates, Recipe
+from mplug_owl.train.recipe import AdamW, LoRA, Rates, Recipe, Trainable
 from mplug_owl.train.run import initial_model
-from mplug_owl.train.trainable import lora_modules, parts_of, prepare, table
+from mplug_owl.train.trainable import lora_modules, parts_of, prepare, set_mode, table
 from tests.school import lesson, lessons, quietly, weights
 from tests.tiny import CONNECTORS, LANGUAGES, VISIONS, picture, tiny_config, tiny_owl, tiny_processor
 
@@ -88,6 +88,13 @@ def test_what_is_frozen_stays_to_the_bit_and_what_learns_moves(freedoms: tuple[s
             case "lora":
                 projections = ("q_proj", "v_proj", "query", "value", "query_key_value")
                 assert moved & names == {path for path in names if path.split(".")[-2] in projections and "weight" in path}
+
+
+def test_dropout_is_where_something_learns() -> None:
+    owl = tiny_owl(tiny_config())
+    set_mode(owl, Trainable(vision="frozen", abstractor="lora", language="last"))
+    training = {name: {module.training for part in parts for module in part.modules()} for name, parts in parts_of(owl).items()}
+    assert training == {"vision": {False}, "abstractor": {True}, "language": {True}}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
