@@ -20,7 +20,10 @@ OWL_7B = Modules(owl_7b, vision="openai/clip-vit-large-patch14", language="huggy
 
 
 def pretrain() -> Recipe:
-    """Stage 1, multimodal pretraining: f_V and f_K learn from captions against a frozen f_L. The body's numbers."""
+    """Stage 1: f_V and f_K learn from captions.
+
+    Multimodal pretraining against a frozen f_L, with the numbers of the paper's body.
+    """
     # Each row four full samples or some twenty captions. Rows twice as long would double what attention costs a token.
     encoding = Encoding(
         max_tokens=512,  # appendix
@@ -43,13 +46,19 @@ def pretrain() -> Recipe:
 
 
 def pretrain_appendix() -> Recipe:
-    """Stage 1 with the numbers of the paper's appendix, which counts pairs where the body counts tokens."""
+    """Stage 1 with the numbers of the appendix.
+
+    The appendix counts pairs where the body counts tokens.
+    """
     settings = AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98))
     return replace(pretrain(), name="paper.pretrain_appendix", optimizer=settings, batch=4096, batch_tokens=None)
 
 
 def instruct() -> Recipe:
-    """Stage 2, joint instruction tuning: LoRA on f_L learns from text and pictures together, all else frozen."""
+    """Stage 2: LoRA on f_L learns from instructions.
+
+    Joint instruction tuning: text and pictures together, everything but LoRA frozen.
+    """
     return Recipe(
         name="paper.instruct",
         modules=OWL_7B,
@@ -67,7 +76,10 @@ def instruct() -> Recipe:
 
 
 def instruct_with_abstractor() -> Recipe:
-    """Stage 2 as abstract and introduction tell it: the abstractor learns too. The section and every script freeze it."""
+    """Stage 2 where the abstractor learns too.
+
+    So say the paper's abstract and introduction. Its section 3 and every released script freeze the abstractor.
+    """
     trainable = replace(instruct().trainable, abstractor="full")
     return replace(instruct(), name="paper.instruct_with_abstractor", trainable=trainable)
 
@@ -92,15 +104,19 @@ OWL_BLOOMZ_7B = Modules(owl_bloomz_7b, vision="openai/clip-vit-large-patch14", l
 
 
 def multilingual_pretrain() -> Recipe:
-    """Stage 1 on BLOOMZ-7B. Released without a word on its training: the paper's numbers for LLaMA are our choice."""
+    """Stage 1 on BLOOMZ-7B.
+
+    Its training was never described: the paper's numbers for LLaMA are our choice.
+    """
     encoding = replace(pretrain().encoding, pack=None)  # BLOOM lets packed conversations see one another
     return replace(pretrain(), name="paper.multilingual_pretrain", modules=OWL_BLOOMZ_7B, encoding=encoding)
 
 
 def multilingual_instruct() -> Recipe:
-    """Stage 2 on BLOOMZ-7B: LoRA on query_key_value, as an author says. Rank and rates are LLaMA's, which is our choice.
+    """Stage 2 on BLOOMZ-7B.
 
-    The author: github.com/X-PLUG/mPLUG-Owl, issues 84 and 131.
+    LoRA is on query_key_value, as an author says: github.com/X-PLUG/mPLUG-Owl, issues 84 and 131. Rank and learning rate are
+    LLaMA's, which is our choice.
     """
     encoding = replace(instruct().encoding, pack=None)
     return replace(instruct(), name="paper.multilingual_instruct", modules=OWL_BLOOMZ_7B, encoding=encoding)

@@ -66,8 +66,9 @@ KOSMOS1 = Modules(kosmos1_owl, vision="openai/clip-vit-large-patch14", vocabular
 
 
 def blip2() -> Recipe:
-    """BLIP-2, second step (arXiv 2301.12597, section 3.4): the Q-Former learns between two frozen models.
+    """BLIP-2, second step: the Q-Former learns.
 
+    arXiv 2301.12597, section 3.4: the Q-Former learns between two frozen models.
     Its first step, which teaches the Q-Former with the picture alone by contrast, matching and captioning, is not done here;
     nor is its start from BERT's weights.
     """
@@ -84,7 +85,10 @@ def blip2() -> Recipe:
 
 
 def llava_pretrain() -> Recipe:
-    """LLaVA, stage 1 (arXiv 2304.08485): one linear layer learns from 595 thousand captions."""
+    """LLaVA, stage 1: one linear layer learns.
+
+    arXiv 2304.08485: from 595 thousand captions.
+    """
     return replace(
         paper.pretrain(),
         name="paradigms.llava_pretrain",
@@ -102,7 +106,7 @@ def llava_pretrain() -> Recipe:
 
 
 def llava_instruct() -> Recipe:
-    """LLaVA, stage 2: the linear layer learns with the whole language model."""
+    """LLaVA, stage 2: f_L learns in full with it."""
     return replace(
         paper.instruct(),
         name="paradigms.llava_instruct",
@@ -119,9 +123,10 @@ def llava_instruct() -> Recipe:
 
 
 def minigpt4_pretrain() -> Recipe:
-    """MiniGPT-4, stage 1 (arXiv 2304.10592): the Q-Former of BLIP-2 stays as it is, the linear layer behind it learns.
+    """MiniGPT-4, stage 1: a linear layer learns.
 
-    It goes on from a run of paradigms.blip2.
+    arXiv 2304.10592: the Q-Former of BLIP-2 stays as it is, the linear layer after it learns. It is initialised from a run of
+    paradigms.blip2.
     """
     return replace(
         paper.pretrain(),
@@ -137,7 +142,10 @@ def minigpt4_pretrain() -> Recipe:
 
 
 def minigpt4_instruct() -> Recipe:
-    """MiniGPT-4, stage 2: the same linear layer learns from 3,500 long, curated descriptions."""
+    """MiniGPT-4, stage 2: the same layer learns on.
+
+    From 3,500 long, curated descriptions.
+    """
     return replace(
         minigpt4_pretrain(),
         name="paradigms.minigpt4_instruct",
@@ -153,7 +161,10 @@ def minigpt4_instruct() -> Recipe:
 
 
 def kosmos1_pretrain() -> Recipe:
-    """Kosmos-1 (arXiv 2302.14045): a language model learns from scratch, with it a resampler and CLIP's last layer."""
+    """Kosmos-1: f_L learns from scratch, and to see.
+
+    arXiv 2302.14045: a language model from scratch, with it a resampler and CLIP's last layer.
+    """
     return replace(
         paper.pretrain(),
         name="paradigms.kosmos1_pretrain",
@@ -169,7 +180,10 @@ def kosmos1_pretrain() -> Recipe:
 
 
 def kosmos1_instruct() -> Recipe:
-    """Kosmos-1, tuning: the same modules learn from instructions in text alone. The numbers are mPLUG-Owl's second stage's."""
+    """Kosmos-1, tuning: instructions in text alone.
+
+    The same modules learn. The numbers are those of mPLUG-Owl's second stage.
+    """
     return replace(
         paper.instruct(),
         name="paradigms.kosmos1_instruct",

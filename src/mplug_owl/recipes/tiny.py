@@ -98,7 +98,10 @@ PACKABLE = Modules(llama_owl_tiny, vision="tiny-vision", vocabulary=VOCABULARY) 
 
 
 def lookups() -> Recipe:
-    """Foundation f_L, its first lessons: which thing has which colour, shape, size and place, and nothing else."""
+    """Foundation f_L, its first lessons: lookups.
+
+    A lookup asks which colour, shape, size or place one thing has.
+    """
     return Recipe(
         name="tiny.lookups",
         modules=FRESH,
@@ -116,7 +119,10 @@ def lookups() -> Recipe:
 
 
 def language() -> Recipe:
-    """Foundation f_L: a language model that knows the world from text and has never seen it; `--from` a run of tiny.lookups."""
+    """Foundation f_L: it has read of the world only.
+
+    It is initialised from a run of tiny.lookups, by `--from`.
+    """
     first = lookups()
     return replace(
         first,
@@ -130,7 +136,10 @@ def language() -> Recipe:
 
 
 def vision() -> Recipe:
-    """Foundation f_V: an encoder that learns to see by telling what it sees (captioners: arXiv 2306.07915)."""
+    """Foundation f_V: an encoder learns by captioning.
+
+    Captioners as vision encoders: arXiv 2306.07915.
+    """
     return Recipe(
         name="tiny.vision",
         modules=CAPTIONER,
@@ -148,7 +157,7 @@ def vision() -> Recipe:
 
 
 def pretrain() -> Recipe:
-    """Stage 1: f_V and f_K learn from captions against the frozen language model."""
+    """Stage 1: f_V and f_K learn from captions."""
     return Recipe(
         name="tiny.pretrain",
         modules=OWL_TINY,
@@ -166,7 +175,7 @@ def pretrain() -> Recipe:
 
 
 def instruct() -> Recipe:
-    """Stage 2: LoRA on the language model learns to answer, from text and pictures together; what sees is frozen."""
+    """Stage 2: LoRA on f_L learns to answer."""
     return Recipe(
         name="tiny.instruct",
         modules=OWL_TINY,
