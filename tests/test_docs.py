@@ -15,6 +15,7 @@ from markdown_it.token import Token
 
 import mplug_owl
 from mplug_owl.data.sources import FORMATS
+from mplug_owl.errors import BadSample, Interrupted, UserError, WriteError
 from mplug_owl.recipes import find, names
 from mplug_owl.train.recipe import RENAMED
 
@@ -121,6 +122,11 @@ def test_recipes_has_every_recipe_and_every_field() -> None:
 def test_the_changelog_has_every_renamed_setting() -> None:
     rows = re.findall(r"^\| `(\w+).* \| `(\w+).* \|$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert RENAMED.items() <= dict(rows).items()
+
+
+def test_what_a_run_survives_has_every_exit_code() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (DOCS / "surviving.md").read_text("utf-8"), re.MULTILINE)
+    assert {int(code) for code in rows} >= {error.exit_code for error in (UserError, BadSample, WriteError, Interrupted)}
 
 
 def test_files_and_formats_has_every_format() -> None:
