@@ -1,0 +1,135 @@
+"""Files near and far: patterns, stores, a web server, the cache."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mplug_owl.data.sources import files
+from mplug_owl.data.sources.source import check, read
+from tests.data.sources.layouts import jpeg, shard, tar
+
+
+@given(first=st.integers(0, 120), count=st.integers(1, 12), width=st.integers(1, 5))
+def test_a_range_counts_as_a_shell_does(first: int, count: int, width: int) -> None:
+    names = [f"{number:0{width}}" for number in range(first, first + count)]
+    spelled = list(files._spelled_out(f"a/{{{names[0]}..{names[-1]}}}.tar"))
+    if len(names[0]) == len(names[-1]):
+        assert spelled == [f"a/{name}.tar" for name in names]
+    assert [int(name[2:-4]) for name in spelled] == list(range(first, first + count))
+    assert list(files._spelled_out(f"a/{{{','.join(names)},}}.tar")) == [f"a/{name}.tar" for name in [*names, ""]]
+
+
+def test_a_cache_that_cannot_be_written_is_said_to_be_so(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="set XDG_CACHE_HOME to a folder that can be written to"):
+        read(f"{shards}/00000.tar")
+
+
+class Streaming(MemoryFileSystem):
+    """A store that reads from the start and no other way, as some web servers do."""
+
+    protocol = "streaming"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("streaming://", "memory://"))
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"streaming:/{name}"
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        if start is not None:
+            raise NotImplementedError("no ranges")
+        return super().cat_file(path)
+
+
+fsspec.register_implementation("streaming", Streaming, clobber=True)
+
+
+@pytest.mark.parametrize("names", ["", "*.tar", "{00000..00001}.tar"])
+@pytest.mark.parametrize("protocol", ["memory", "streaming", "simplecache::memory"])
+def test_shards_in_a_store(store: MemoryFileSystem, protocol: str, names: str) -> None:
+    for number in range(2):
+        store.pipe_file(f"/laion/{number:05d}.tar", tar(shard(number)))
+    source = read(f"webdataset:{protocol}://laion/{names}")
+    assert (len(source), check(source)) == (6, [])
+    assert (source[4].name, source[4].answers) == ("00001.tar, 000010001.jpg", ("picture 1 of shard 1",))
+    assert pickle.loads(pickle.dumps(source))[4] == source[4]
+
+
+def test_a_sample_is_one_small_request(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pipe_file("/laion/00000.tar", tar(shard(0, 50)))
+    source = read("webdataset:memory://laion/00000.tar")
+    asked: list[int] = []
+    whole = MemoryFileSystem.cat_file
+
+    def counted(self: Any, path: str, start: int, end: int) -> bytes:
+        asked.append(end - start)
+        return whole(self, path, start, end)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    assert source[31].answers == ("picture 31 of shard 0",)
+    assert len(asked) == 1
+    assert asked[0] < len(jpeg()) + 3_000
+
+
+def test_the_network_is_asked_again(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    store.pipe_file("/laion/00000.tar", tar(shard(0)))
+    source = read("webdataset:memory://laion/00000.tar")
+    whole, failures = MemoryFileSystem.cat_file, [OSError("reset"), OSError("reset")]
+
+    def flaky(self: Any, path: str, start: int, end: int) -> bytes:
+        if failures:
+            raise failures.pop()
+        return whole(self, path, start, end)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
+    assert source[0].answers == ("picture 0 of shard 0",)
+    failures[:] = [OSError("reset")] * 3
+    # No ValueError: the sample is not to blame.
+    with pytest.raises(OSError, match="reset"):
+        source[0]
+
+
+def test_what_a_store_does_not_have(store: MemoryFileSystem) -> None:
+    with pytest.raises(ValueError, match=r"^memory://laion/00000\.tar: no such file$"):
+        read("webdataset:memory://laion/00000.tar")
+    with pytest.raises(ValueError, match=r"laion/\*\.tar: no such file; nothing matches"):
+        read("webdataset:memory://laion/")
+    with pytest.raises(ValueError, match=r"nowhere://a\.tar: Protocol not known: nowhere"):
+        read("nowhere://a.tar")
+    with pytest.raises(ValueError, match=r"an address of neither \.tar nor \.parquet files; name the format"):
+        read("memory://laion/readme.md")
+    for spec in ("captions:memory://laion/photos.csv", "text:memory://laion/book.txt"):
+        with pytest.raises(ValueError, match=r"from addresses only \.tar and \.parquet files are read; fetch it"):
+            read(spec)
+
+
+def test_shards_of_a_web_server(shards: Path) -> None:
+    pytest.importorskip("aiohttp")
+    import functools
+    import http.server
+    import threading
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        """Knows no ranges, as Python's own server does not."""
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=shards))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        source = read(f"webdataset:http://127.0.0.1:{server.server_port}/{{00000..00002}}.tar")
+        assert (len(source), check(source)) == (6, [])
+    finally:
+        server.shutdown()
+        server.server_close()

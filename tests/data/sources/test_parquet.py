@@ -1,0 +1,140 @@
+"""Parquet: rows by their groups, with pictures in them or beside them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from torch.utils.data import DataLoader
+
+from mplug_owl import Picture
+from mplug_owl.conversation import caption
+from mplug_owl.data.sources.source import check, read
+from tests.data.sources.layouts import ROWS, broken, every, jpeg, parquet
+
+
+def test_parquet_with_pictures_in_it(tmp_path: Path) -> None:
+    parquet(tmp_path / "train-0.parquet", ROWS[:5])
+    parquet(tmp_path / "train-1.parquet", [{**row, "image": row["image"]["bytes"]} for row in ROWS[5:]])
+    for spec in (f"{tmp_path}", f"parquet:{tmp_path}/train-*.parquet", f"captions:{tmp_path}"):
+        source = read(spec)
+        assert check(source) == []
+        assert [talk.answers[0] for talk in every(source)] == [f"picture {seed}" for seed in range(7)]
+        assert source[6].pictures == (Picture(jpeg(6)),)
+        assert [source[4].name, source[5].name] == ["train-0.parquet, row 5", "train-1.parquet, row 1"]
+
+
+def test_parquet_as_img2dataset_writes_it(tmp_path: Path) -> None:
+    row = {"url": "https://example.com/a.jpg", "key": "000000000", "status": "success", "caption": "a cat", "jpg": jpeg()}
+    assert read(str(parquet(tmp_path / "00000.parquet", [row])))[0] == caption(jpeg(), "a cat", "00000.parquet, row 1")
+
+
+def test_parquet_with_pictures_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(jpeg())
+    path = parquet(tmp_path / "a.parquet", [{"image": "cat.jpg", "text": "a cat"}, {"image": "dog.jpg", "text": "a dog"}])
+    source = read(str(path))
+    assert source[0].pictures == (Picture(tmp_path / "cat.jpg"),)
+    assert list(broken(source)) == [1]
+    assert check(source)[0].startswith("a.parquet, row 2: no picture dog.jpg; looked for")
+
+
+TURNS = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
+CHAT = [
+    {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+]
+MARKED = [{"role": "user", "content": "<image>\nWhat is it?"}, {"role": "assistant", "content": "A cat."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": ROWS[0]["image"], "conversations": TURNS},
+        {"images": [ROWS[0]["image"]], "conversations": TURNS},
+        {"images": [ROWS[0]["image"]], "messages": CHAT},
+        {"image": ROWS[0]["image"], "messages": MARKED},
+    ],
+)
+def test_parquet_with_talks(tmp_path: Path, row: dict[str, Any]) -> None:
+    talk = read(str(parquet(tmp_path / "a.parquet", [{**row, "embedding": [0.5, 0.25]}])))[0]
+    assert talk.pictures == (Picture(jpeg()),)
+    assert talk.prompt(reply=False).endswith("\nHuman: <image>\nHuman: What is it?\nAI: A cat.")
+
+
+def test_parquet_of_words(tmp_path: Path) -> None:
+    rows = [{"instruction": "Add.", "input": "1 1", "output": "2"}]
+    assert read(str(parquet(tmp_path / "a.parquet", rows)))[0].prompt(reply=False).endswith("Human: Add.\n1 1\nAI: 2")
+    assert read(f"text:{parquet(tmp_path / 'b.parquet', [{'text': 'One.'}])}")[0].answers == ("One.",)
+
+
+def test_parquet_is_read_by_row_groups(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mplug_owl.data.sources import parquet as module
+
+    source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
+    read_group, groups = module._read, list[int]()
+    monkeypatch.setattr(
+        module, "_read", lambda file, group, location: groups.append(group) or read_group(file, group, location)
+    )
+    source = pickle.loads(pickle.dumps(source))
+    every(source)
+    assert groups == [0, 1, 2]
+    assert len(pickle.dumps(source)) < 2_000
+    source, groups[:] = pickle.loads(pickle.dumps(source)), []
+    monkeypatch.setattr(module, "HELD_BYTES", 1)
+    assert [source[index].answers[0] for index in (6, 0, 5, 1)] == [f"picture {seed}" for seed in (6, 0, 5, 1)]
+    assert groups == [2, 0, 1, 0]
+    before, groups[:] = every(source), []
+    for _ in range(3):  # what comes round again is mapped from the cache
+        assert [source[index] for index in (6, 0, 5, 1, 3)] == [before[index] for index in (6, 0, 5, 1, 3)]
+    assert groups == []
+    assert len(list(cache.glob("*.arrow"))) == 3
+    assert list(DataLoader(source, batch_size=None, sampler=[4, 2], num_workers=1)) == [source[4], source[2]]
+
+
+def test_a_full_disk_makes_parquet_slow_and_not_wrong(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
+    before = every(source)
+
+    def full(*how: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mplug_owl.data.sources.parquet.HELD_BYTES", 1)
+    monkeypatch.setattr("pyarrow.OSFile", full)
+    assert [source[index] for index in (6, 0, 6, 0, 5)] == [before[index] for index in (6, 0, 6, 0, 5)]
+    assert list(cache.glob("*.part")) == list(cache.glob("*.arrow")) == []
+
+
+def test_parquet_in_a_store(store: MemoryFileSystem, tmp_path: Path) -> None:
+    store.pipe_file("/set/a.parquet", parquet(tmp_path / "a.parquet", ROWS).read_bytes())
+    assert check(read("parquet:memory://set/*.parquet")) == []
+    assert check(read("captions:memory://set/")) == []
+
+
+def test_parquet_that_is_broken(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", ROWS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"a\.parquet: not a whole parquet file"):
+        read(str(path))
+    path.write_bytes(whole[:200] + bytes(400) + whole[600:])
+    problems = check(read(str(path)))
+    assert problems[0].startswith("a.parquet, row 1")
+    with pytest.raises(ValueError, match="no records in the file"):
+        read(str(parquet(path, ROWS[:1] * 0 or [{"image": "a", "text": "b"}][:0])))
+
+
+def test_parquet_of_addresses_names_the_tool_that_fetches_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="addresses of pictures, not pictures; fetch them with img2dataset"):
+        read(str(parquet(tmp_path / "laion.parquet", [{"URL": "https://example.com/a.jpg", "TEXT": "a cat"}])))
+    with pytest.raises(ValueError, match="no known format has the fields 'a'"):
+        read(str(parquet(tmp_path / "a.parquet", [{"a": 1}])))
+
+
+@pytest.mark.parametrize(("module", "spec"), [("pyarrow", "parquet:a.parquet"), ("datasets", "hub:lmms-lab/flickr30k")])
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, spec: str) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(ValueError, match=rf"needs {module}, which is not installed; pip install 'mplug-owl\[data\]'"):
+        read(spec)
