@@ -1,9 +1,9 @@
-"""Whether stage 2 spoils the language: the same questions told in words to tiny-language alone and to owl-tiny.
+"""Whether stage 2 spoils the language: the same questions about descriptions, to tiny-language alone and to owl-tiny.
 
 python benchmarks/language.py [--count 200]
 
 Both answer `count` questions an ability about scenes that no training had, described in words instead of shown, with colours
-and shapes that were told together and with those that never were. Alone, the language model stands in an owl whose eyes
+and shapes that stood together in training and with those that never did. Alone, the language model stands in an owl whose eyes
 learned nothing and see nothing.
 """
 
@@ -11,16 +11,19 @@ import argparse
 
 from rich.console import Console
 
-from mplug_owl.chat import load
-from mplug_owl.eval.answer import Answered, examine
+from mplug_owl.chat import OwlChatModel, load
+from mplug_owl.eval.grade import Grade, evaluate
 from mplug_owl.eval.report import show
-from mplug_owl.eval.task import Sitting
+from mplug_owl.eval.task import Condition
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.model.build import Owl, build
 from mplug_owl.recipes import tiny
 
 TOLD = "told in words"
-SITTINGS = (Sitting("seen", "told", "told together", TOLD), Sitting("combinations", "told", "never told together", TOLD))
+CONDITIONS = (
+    Condition("seen", "description", "told together", TOLD),
+    Condition("combinations", "description", "never told together", TOLD),
+)
 
 
 def owls() -> dict[str, Owl]:
@@ -30,9 +33,9 @@ def owls() -> dict[str, Owl]:
     return {"tiny-language": alone, "owl-tiny": load("owl-tiny", dtype="float32")}
 
 
-def answers(owl: Owl, count: int, seed: int) -> list[Answered]:
-    """What it says in both sittings."""
-    return examine(owl, DrawnWorld(), count, seed, SITTINGS)
+def grades(owl: Owl, count: int, seed: int) -> list[Grade]:
+    """Its graded answers in both conditions."""
+    return evaluate(OwlChatModel(owl), DrawnWorld(), count, seed, CONDITIONS)
 
 
 def main() -> None:
@@ -44,7 +47,7 @@ def main() -> None:
     console = Console(highlight=False)
     for name, owl in owls().items():
         console.print(name)
-        show(answers(owl, asked.count, asked.seed), console)
+        show(grades(owl, asked.count, asked.seed), console)
 
 
 if __name__ == "__main__":

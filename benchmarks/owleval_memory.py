@@ -24,7 +24,7 @@ from random import Random
 
 from rich.console import Console
 
-from mplug_owl.chat import answer, load
+from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.data.sources import Source, read
 from mplug_owl.model.build import Owl
@@ -107,8 +107,9 @@ def hits(owl: Owl, talks: Sequence[Conversation], shift: int) -> int:
         Conversation(()).said("user", talks[(i + shift) % len(talks)].pictures[0], talk.messages[0].text)
         for i, talk in enumerate(talks)
     ]
+    answers = OwlChatModel(owl, batch_size=8).answers(asked, Decoding())
     expected = [first_sentence(talk.answers[0]) for talk in talks]
-    return sum(said == right for said, right in zip(answer(owl, asked), expected, strict=True))
+    return sum(answer == target for answer, target in zip(answers, expected, strict=True))
 
 
 def measure(data: Path, out: Path, pictures: int = 50, console: Console | None = None) -> dict[str, float]:

@@ -10,7 +10,7 @@ from random import Random
 
 import torch
 
-from mplug_owl.chat import load, stream
+from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.scenes import exam, scenes
 from mplug_owl.scenes.exam import talk
@@ -29,11 +29,11 @@ def drawn_per_second(count: int) -> float:
 
 def answer_times(count: int) -> tuple[list[float], list[float]]:
     """Seconds to the first word and to the last, of `count` answers about pictures, the model loaded and warm."""
-    owl, first, whole = load("owl-tiny", dtype="float32"), [], []
+    model, first, whole = OwlChatModel(load("owl-tiny", dtype="float32")), [], []
     for number, item in enumerate(exam(-(-count // 6) + 1, "seen", 3)[: count + 3]):
         asked = Conversation(()).said("user", Picture(item.scene.draw()), item.turns[0][0])
         began = time.perf_counter()
-        words = stream(owl, asked)
+        words = model.stream(asked, Decoding())
         next(words, "")
         seen = time.perf_counter() - began
         list(words)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import mplug_owl
-from mplug_owl.chat import Chat
-from mplug_owl.eval.answer import examine
+from mplug_owl.chat import Chat, OwlChatModel
+from mplug_owl.eval.grade import evaluate
+from mplug_owl.eval.statistics import share
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.model.build import SHIPPED, Owl, count, load
 from mplug_owl.recipes import tiny
@@ -54,9 +55,9 @@ def test_a_plan_knows_its_size_without_reading_a_weight(owl: Owl) -> None:
 def test_it_answers_about_scenes_it_never_saw_and_needs_to_see_them(owl: Owl) -> None:
     """A twentieth of the exam, so the bars are looser than what the whole one shows: 93.2 % with the picture, 18.6 without."""
     world = DrawnWorld()
-    answered = examine(owl, world, 10, 11, world.sittings[:2])
-    shares = {sitting.mode: [one.correct for one in answered if one.sitting is sitting] for sitting in world.sittings[:2]}
-    seen, blind = (sum(shares[mode]) / len(shares[mode]) for mode in ("picture", "none"))
+    grades = evaluate(OwlChatModel(owl), world, 10, 11, world.conditions[:2])
+    modes = ("picture", "none")
+    seen, blind = (share([one for one in grades if one.answer.condition.mode == mode]).value for mode in modes)
     assert seen >= 0.8
     assert seen - blind >= 0.5
 

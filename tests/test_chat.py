@@ -1,5 +1,6 @@
 """Talking with an owl that knows eight scenes by heart."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from transformers import GenerationConfig
 
 from mplug_owl import Conversation, Picture
-from mplug_owl.chat import Chat, Decoding, answer, stream
+from mplug_owl.chat import Chat, Decoding, OwlChatModel
+from mplug_owl.errors import UserError
 from mplug_owl.model.build import Owl
 from tests.school import SCENES, SEED, taught
 from tests.world import Scene, scenes
@@ -18,6 +20,10 @@ SHOWN = list(scenes(SCENES, SEED))
 @pytest.fixture(scope="module")
 def owl() -> Owl:
     return taught()
+
+
+def answers(owl: Owl, talks: list[Conversation], decoding: Decoding | None = None, batch: int = 8) -> list[str]:
+    return OwlChatModel(owl, batch).answers(talks, decoding or Decoding())
 
 
 def asked(scene: Scene, turns: int = 1) -> Conversation:
@@ -56,15 +62,15 @@ def test_it_looks(owl: Owl) -> None:
 
 
 def test_words_come_one_by_one_and_are_the_whole_answer(owl: Owl) -> None:
-    words = list(stream(owl, asked(SHOWN[1])))
+    words = list(OwlChatModel(owl).stream(asked(SHOWN[1]), Decoding()))
     assert len(words) > 2
-    assert "".join(words) == answer(owl, [asked(SHOWN[1])])[0] == SHOWN[1].questions()[0][1]
+    assert "".join(words) == answers(owl, [asked(SHOWN[1])])[0] == SHOWN[1].questions()[0][1]
 
 
 def test_it_ends_where_the_answer_ends_or_where_it_must(owl: Owl) -> None:
-    whole = answer(owl, [asked(SHOWN[0])], Decoding(max_new_tokens=200))[0]
+    whole = answers(owl, [asked(SHOWN[0])], Decoding(max_new_tokens=200))[0]
     assert whole == SHOWN[0].questions()[0][1]
-    (short,) = answer(owl, [asked(SHOWN[0])], Decoding(max_new_tokens=2))
+    (short,) = answers(owl, [asked(SHOWN[0])], Decoding(max_new_tokens=2))
     assert short
     assert whole.startswith(short)
     assert len(short) < len(whole)
@@ -76,14 +82,14 @@ def test_a_batch_says_what_each_would_alone(owl: Owl) -> None:
     text = Conversation(()).said("user", "What shape is it?")
     apart = Conversation((), system=None).said("user", "One", Picture(SHOWN[2].draw()), "two", Picture(SHOWN[2].draw()))
     talks = [text, asked(SHOWN[0]), two, asked(SHOWN[3], turns=3), apart, asked(SHOWN[4], turns=2)]
-    alone = [answer(owl, [talk])[0] for talk in talks]
-    assert answer(owl, talks) == alone
-    assert answer(owl, talks, batch=4) == alone
+    alone = [answers(owl, [talk])[0] for talk in talks]
+    assert answers(owl, talks) == alone
+    assert answers(owl, talks, batch=4) == alone
     assert all(alone)
 
 
 def test_no_conversations_have_no_answers(owl: Owl) -> None:
-    assert answer(owl, []) == []
+    assert answers(owl, []) == []
 
 
 def test_a_picture_may_be_a_path_or_bytes(owl: Owl, tmp_path: Path) -> None:
@@ -128,10 +134,10 @@ def test_words_can_be_drawn(owl: Owl) -> None:
     said = set()
     for seed in range(4):
         torch.manual_seed(seed)
-        said.add(answer(owl, [asked(SHOWN[0])], decoding)[0])
+        said.add(answers(owl, [asked(SHOWN[0])], decoding)[0])
     assert len(said) > 1
     torch.manual_seed(3)
-    assert answer(owl, [asked(SHOWN[0])], decoding)[0] in said
+    assert answers(owl, [asked(SHOWN[0])], decoding)[0] in said
 
 
 def test_what_a_checkpoint_says_of_generation_is_not_asked(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +145,21 @@ def test_what_a_checkpoint_says_of_generation_is_not_asked(owl: Owl, monkeypatch
         max_length=3, do_sample=True, temperature=9.0, repetition_penalty=9.0, num_beams=2, min_new_tokens=99
     )
     monkeypatch.setattr(owl.model, "generation_config", odd)
-    assert answer(owl, [asked(SHOWN[0])]) == [SHOWN[0].questions()[0][1]]
+    assert answers(owl, [asked(SHOWN[0])]) == [SHOWN[0].questions()[0][1]]
 
 
-@pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}])
-def test_a_decoding_that_cannot_be_is_told(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="max_new_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1"):
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected at least 1"),
+        ({"temperature": -1.0}, "temperature is -1; expected at least 0"),
+        ({"top_p": 0.0}, "top_p is 0; expected above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5; expected above 0 and at most 1"),
+        ({"stop": ("a", "")}, "stop is ('a', ''); expected words, none of them empty"),
+        ({"stop": "a"}, "stop is 'a'; expected words"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0; expected above 0"),
+    ],
+)
+def test_a_decoding_that_cannot_be_is_refused(wrong: dict, problem: str) -> None:
+    with pytest.raises(UserError, match=re.escape(problem)):
         Decoding(**wrong)

@@ -289,7 +289,7 @@ def test_an_exam_leaves_a_table_and_a_report(owl, small_model: Path, tmp_path: P
     for words in ("with the picture", "unseen combinations", "overall", "0.0 [0.0, 39.0]", "written words never trained"):
         assert words in out
     rows = json.loads(Path("report/results.json").read_text())
-    assert {row["mode"] for row in rows} == {"picture", "none", "told"}
+    assert {row["mode"] for row in rows} == {"picture", "none", "description"}
     assert Path("report/radar.png").stat().st_size > 1000
     assert "data:image/png" in Path("report/wrong.html").read_text()
 
@@ -301,7 +301,7 @@ def test_an_exam_in_the_middle_of_a_run(owl, world: Path, monkeypatch: pytest.Mo
     assert code == 0, err
     assert "exam of 6 questions, percent right: " in err.replace("\n", " ")
     last = json.loads(Path("runs/tiny.language/metrics.jsonl").read_text().splitlines()[-1])
-    assert 0 <= last["eval/told/overall"] <= 1
+    assert 0 <= last["eval/description/overall"] <= 1
 
 
 def test_a_resumed_run_needs_nothing_said_twice(owl, world: Path) -> None:

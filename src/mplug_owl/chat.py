@@ -1,119 +1,365 @@
-"""Talking with an owl: a conversation goes in, words stream out. Nothing else in the project calls generate.
+"""Talking with a model: a conversation goes in, words stream out. Nothing else in the project calls generate.
 
 owl = load("runs/tiny.instruct")
 chat = Chat(owl)
 print(chat.ask("What is in the picture?", images=["photo.jpg"]))
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from threading import Thread
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from queue import SimpleQueue
+from threading import Event
+from typing import Any, Protocol, cast
 
-from transformers import GenerationConfig, TextIteratorStreamer
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mplug_owl.conversation import Conversation, ImageSource, Picture
+from mplug_owl.errors import UserError
 from mplug_owl.model.build import Owl, load
 from mplug_owl.model.images import open_image
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.processor import Example
 
-__all__ = ["Chat", "Decoding", "answer", "load", "stream"]
+__all__ = ["Chat", "ChatModel", "Decoding", "OwlChatModel", "load"]
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How words are chosen: greedily at temperature 0, else drawn from the `top_p` likeliest mass."""
+    """How words are chosen and where an answer ends.
+
+    Args:
+        max_new_tokens: an answer has at most so many tokens.
+        temperature: 0 picks the likeliest token; above, tokens are drawn.
+        top_p: tokens are drawn from this share of the likeliest mass.
+        stop: an answer ends before the first of these words.
+        repetition_penalty: 1 is none; above, tokens of prompt and answer become less likely (arXiv 1909.05858).
+
+    Raises:
+        UserError: a value is out of its range.
+
+    Example:
+        Decoding(max_new_tokens=64, stop=("Human:",))
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 0.9
+    stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"{self}: max_new_tokens is at least 1, temperature at least 0, top_p above 0 and at most 1")
+        ranges = {
+            f"max_new_tokens is {self.max_new_tokens}; expected at least 1": self.max_new_tokens >= 1,
+            f"temperature is {self.temperature:g}; expected at least 0": self.temperature >= 0,
+            f"top_p is {self.top_p:g}; expected above 0 and at most 1": 0 < self.top_p <= 1,
+            f"stop is {self.stop!r}; expected words, none of them empty": not isinstance(self.stop, str) and all(self.stop),
+            f"repetition_penalty is {self.repetition_penalty:g}; expected above 0": self.repetition_penalty > 0,
+        }
+        for problem, fine in ranges.items():
+            if not fine:
+                raise UserError(problem)
+
+
+class ChatModel(Protocol):
+    """Whoever answers: our own models, other libraries', a server, a file of answers. Plug in any object that has these."""
+
+    def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
+        """The next answer in each conversation, in their order."""
+
+    def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
+        """The next answer as it comes. The parts joined are what `answers` gives; closing the generator stops the answer."""
 
 
 class Chat:
-    """One conversation with history. Pictures come with the question they belong to and stay in sight."""
+    """One conversation with history. Pictures come with the question they belong to and stay in sight.
 
-    def __init__(self, owl: Owl, conversation: Conversation | None = None, decoding: Decoding | None = None) -> None:
-        self.owl = owl
+    Args:
+        model: an owl, or any other ChatModel.
+        conversation: where to start, such as a system sentence of your own.
+        decoding: how words are chosen.
+
+    Example:
+        chat = Chat(load("owl-tiny"))
+        chat.ask("What colour is the circle?", images=["scene.png"])
+    """
+
+    def __init__(
+        self, model: Owl | ChatModel, conversation: Conversation | None = None, decoding: Decoding | None = None
+    ) -> None:
+        self.model: ChatModel = OwlChatModel(model) if isinstance(model, Owl) else model
         self.empty = conversation or Conversation(())
         self.conversation = self.empty
         self.decoding = decoding or Decoding()
 
     def ask(self, question: str, images: Sequence[ImageSource] = ()) -> str:
-        """The owl's answer, once it is whole."""
+        """The answer, once it is whole. Arguments and errors are those of `stream`."""
         return "".join(self.stream(question, images))
 
-    def stream(self, question: str, images: Sequence[ImageSource] = ()) -> Iterator[str]:
-        """The owl's answer as it comes. The history takes question and answer in when it has ended."""
+    def stream(self, question: str, images: Sequence[ImageSource] = ()) -> Generator[str, None, None]:
+        """The answer as it comes. The history takes question and answer in when it has ended.
+
+        Args:
+            question: what the user says; it may be empty where a picture says enough.
+            images: files, bytes or opened pictures that belong to the question.
+
+        Raises:
+            UserError: a picture cannot be opened, or the conversation is longer than the model's positions.
+        """
         pictures = [Picture(open_image(image)) for image in images]  # opened now: a bad file leaves the history as it was
         asked = self.conversation.said("user", *pictures, *([question] if question else []))
-        words = []
-        for word in stream(self.owl, asked, self.decoding):
-            words.append(word)
-            yield word
-        self.conversation = asked.said("assistant", "".join(words))
+        parts = []
+        with closing(self.model.stream(asked, self.decoding)) as answer:
+            for part in answer:
+                parts.append(part)
+                yield part
+        self.conversation = asked.said("assistant", "".join(parts))
 
     def forget(self) -> None:
         """Start a new conversation."""
         self.conversation = self.empty
 
 
-def answer(owl: Owl, conversations: Sequence[Conversation], decoding: Decoding | None = None, batch: int = 8) -> list[str]:
-    """What the owl says next in each conversation, `batch` of them at a time. Text alone and pictures mix freely."""
-    answers: list[str] = []
-    for first in range(0, len(conversations), batch):
-        samples = [owl.processor.encode(talk, reply=True) for talk in conversations[first : first + batch]]
-        inputs = owl.processor.batch(samples).to(owl.model.device)
-        ids_BT = owl.model.generate(**inputs, **_settings(owl, decoding or Decoding()))
-        answers += owl.processor.batch_decode(ids_BT[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [said.strip() for said in answers]
+@dataclass
+class _Past:
+    """What the last conversation computed: a cache of the keys and values of `ids`, and the features of its pictures."""
+
+    ids: tuple[int, ...] = ()
+    cache: Cache | None = None
+    pictures: tuple[ImageSource, ...] = ()
+    features: Tensor | None = None  # [I, N, E]
 
 
-def stream(owl: Owl, conversation: Conversation, decoding: Decoding | None = None) -> Iterator[str]:
-    """What the owl says next, word by word."""
-    inputs = owl.processor.batch([owl.processor.encode(conversation, reply=True)]).to(owl.model.device)
-    streamer = TextIteratorStreamer(owl.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    failures: list[BaseException] = []
+class OwlChatModel:
+    """One of our models as a ChatModel, by transformers' generate.
 
-    def work() -> None:
-        try:
-            owl.model.generate(**inputs, **_settings(owl, decoding or Decoding()), streamer=streamer)
-        except BaseException as error:  # raised again below, in the caller's thread
-            failures.append(error)
-            streamer.end()
+    `stream` keeps what it computed of a conversation. Where the next conversation begins with the same tokens and pictures,
+    only the rest is computed.
 
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    started = False
-    for word in streamer:
-        word = word if started else word.lstrip()
-        started = started or bool(word)
-        if word:
-            yield word
-    thread.join()
-    if failures:
-        raise failures[0]
+    Args:
+        owl: model and processor.
+        batch_size: how many conversations `answers` gives to the model at once.
+
+    Example:
+        OwlChatModel(load("owl-tiny")).answers([conversation], Decoding())
+    """
+
+    def __init__(self, owl: Owl, batch_size: int = 100) -> None:
+        self.model, self.processor, self.batch_size = owl.model, owl.processor, batch_size
+        self._past = _Past()
+
+    def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
+        """The next answer in each conversation. Text alone and pictures mix freely.
+
+        Raises:
+            UserError: a conversation is longer than the model's positions.
+        """
+        answers: list[str] = []
+        for first in range(0, len(conversations), self.batch_size):
+            samples = [self._encoded(conversation) for conversation in conversations[first : first + self.batch_size]]
+            inputs = self.processor.batch(samples).to(self.model.device)
+            length = inputs["input_ids"].shape[1]
+            ids_BT = self._generate(inputs, decoding).sequences
+            answers += [_clean(self._decode(row), decoding.stop) for row in ids_BT[:, length:].tolist()]
+        return answers
+
+    def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
+        """The next answer as it comes. Closing the generator ends it within a token.
+
+        Raises:
+            UserError: the conversation is longer than the model's positions.
+        """
+        sample = self._encoded(conversation)
+        tokens, closed = _Tokens(), Event()
+        ids: list[int] = []
+        shown = ""
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            work = worker.submit(self._continue, sample, decoding, tokens, closed)
+            work.add_done_callback(lambda _: tokens.end())
+            try:
+                while (new := tokens.queue.get()) is not None:
+                    ids += new
+                    settled = _settled(self._decode(ids), decoding.stop)
+                    if len(settled) > len(shown):
+                        yield settled[len(shown) :]
+                        shown = settled
+                work.result()
+                if rest := _clean(self._decode(ids), decoding.stop)[len(shown) :]:
+                    yield rest
+            finally:
+                closed.set()
+
+    def _continue(self, sample: Example, decoding: Decoding, tokens: "_Tokens", closed: Event) -> None:
+        """Generate after a prompt, from where it differs from the last one, and keep what was computed for the next."""
+        past, self._past = self._past, _Past()  # whoever comes meanwhile, or after a failure, starts anew
+        features_INE = self._features(past, sample)
+        known, cache = self._known(past, sample)
+        inputs: dict[str, Any] = dict(self.processor.batch([replace(sample, pictures=())]).to(self.model.device))
+        seen = sample.ids[:known].count(self.processor.image_token_id) // self.processor.num_image_tokens
+        if features_INE is not None and seen < len(features_INE):
+            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features_INE[seen:])}
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        out = self._generate(inputs, decoding, tokens, _Closed(closed))
+        if isinstance(out.past_key_values, Cache):
+            ids = tuple(out.sequences[0, : out.past_key_values.get_seq_length()].tolist())
+            self._past = _Past(ids, out.past_key_values, sample.pictures, features_INE)
+
+    @torch.no_grad()
+    def _features(self, past: _Past, sample: Example) -> Tensor | None:
+        """The features of a prompt's pictures [I, N, E], those that the last prompt had taken from there."""
+        alike = _alike(past.pictures, sample.pictures)
+        features = [past.features[:alike]] if past.features is not None and alike else []
+        if new := list(sample.pictures[alike:]):
+            pixels = self.processor.image_processor(new)["pixel_values"].to(self.model.device)
+            seen = self.model.get_image_features(pixels, return_dict=True)
+            features.append(cast(Tensor, seen.pooler_output))
+        return torch.cat(features) if features else None
+
+    def _known(self, past: _Past, sample: Example) -> tuple[int, Cache | None]:
+        """How many of a prompt's tokens a cache holds, and that cache; it holds no others.
+
+        A cache of plain keys and values is cut to the tokens that both prompts begin with. Convolutions and sliding windows
+        forget, so theirs must hold nothing else already. Where the answer's words have other tokens than were generated,
+        they are computed anew.
+        """
+        left = pictures = _alike(past.pictures, sample.pictures) * self.processor.num_image_tokens
+        known = 0
+        for old, new in zip(past.ids, sample.ids[:-1], strict=False):  # the last token is computed: its logits are needed
+            picture = new == self.processor.image_token_id
+            if old != new or (picture and not left):
+                break
+            known, left = known + 1, left - picture
+        known -= (pictures - left) % self.processor.num_image_tokens  # a picture is known whole or not at all
+        if past.cache is None or not known:
+            return 0, None
+        if beyond := len(past.ids) - known:
+            if not all(type(layer) is DynamicLayer for layer in past.cache.layers):
+                return 0, None
+            past.cache.crop(-beyond)
+        return known, past.cache
+
+    def _encoded(self, conversation: Conversation) -> Example:
+        """A conversation's tokens up to where the answer begins. Raises UserError where the model has no place for them."""
+        sample = self.processor.encode(conversation, reply=True)
+        if (positions := _positions(self.model)) is not None and len(sample) >= positions:
+            raise UserError(
+                f"the conversation is {len(sample):,} tokens long and the model has {positions:,} positions: "
+                "start a new one, or shorten it"
+            )
+        return sample
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.processor.decode(ids, skip_special_tokens=True))
+
+    def _generate(
+        self, inputs: Mapping[str, Any], decoding: Decoding, streamer: BaseStreamer | None = None, *criteria: StoppingCriteria
+    ) -> GenerateDecoderOnlyOutput:
+        """transformers' generate for a batch of prompts."""
+        length = inputs["input_ids"].shape[1]
+        stop_words = [_StopWords(self._decode, decoding.stop, length)] if decoding.stop else []
+        generate: Callable[..., GenerateDecoderOnlyOutput] = self.model.generate  # type: ignore[misc]  # its self is a protocol
+        return generate(
+            **inputs,
+            generation_config=self._generation_config(decoding, length),
+            stopping_criteria=StoppingCriteriaList([*criteria, *stop_words]),
+            streamer=streamer,
+        )
+
+    def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
+        """How to generate after prompts of this length.
+
+        Said in full: what is left out, transformers takes from the checkpoint's own file, which is meant for other programs.
+        """
+        tokenizer, draws = self.processor.tokenizer, decoding.temperature > 0
+        positions = _positions(self.model)
+        return GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens if positions is None else min(decoding.max_new_tokens, positions - length),
+            min_new_tokens=0,
+            num_beams=1,
+            num_return_sequences=1,
+            repetition_penalty=decoding.repetition_penalty,
+            no_repeat_ngram_size=0,
+            do_sample=draws,
+            temperature=decoding.temperature if draws else 1.0,
+            top_p=decoding.top_p if draws else 1.0,
+            top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            return_dict_in_generate=True,
+        )
 
 
-def _settings(owl: Owl, decoding: Decoding) -> dict[str, Any]:
-    tokenizer, draws = owl.processor.tokenizer, decoding.temperature > 0
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    # Said in full: what is left out, transformers takes from the checkpoint's own file, which is meant for other programs.
-    config = GenerationConfig(
-        max_new_tokens=decoding.max_new_tokens,
-        min_new_tokens=0,
-        num_beams=1,
-        num_return_sequences=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        do_sample=draws,
-        temperature=decoding.temperature if draws else 1.0,
-        top_p=decoding.top_p if draws else 1.0,
-        top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    return {"generation_config": config}
+class _Tokens(BaseStreamer):
+    """What generate hands over as it comes: lists of new token ids in a queue, None at the end."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[list[int] | None] = SimpleQueue()
+        self._prompt = True
+
+    def put(self, value: Tensor) -> None:
+        """Called by generate with the prompt first, then with each token."""
+        if not self._prompt:
+            self.queue.put(value.flatten().tolist())
+        self._prompt = False
+
+    def end(self) -> None:
+        """Called at the end of an answer, and where generate has failed."""
+        self.queue.put(None)
+
+
+class _Closed(StoppingCriteria):
+    """Ends generation where nobody waits for the answer any more."""
+
+    def __init__(self, closed: Event) -> None:
+        self.closed = closed
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.closed.is_set(), device=input_ids.device)
+
+
+class _StopWords(StoppingCriteria):
+    """Ends each row where its answer, after a prompt of `length` tokens, has one of the words."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], words: Sequence[str], length: int) -> None:
+        self.decode, self.words, self.length = decode, words, length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        answers = [self.decode(row) for row in input_ids[:, self.length :].tolist()]
+        return torch.tensor([any(word in answer for word in self.words) for answer in answers], device=input_ids.device)
+
+
+def _positions(model: MplugOwlForConditionalGeneration) -> int | None:
+    """How many positions a model has; None where they have no end, as in BLOOM."""
+    return getattr(model.config.text_config, "max_position_embeddings", None)
+
+
+def _clean(answer: str, stop: Sequence[str]) -> str:
+    """An answer up to the first stop word, without space around it."""
+    for word in stop:
+        answer = answer.partition(word)[0]
+    return answer.strip()
+
+
+def _settled(answer: str, stop: Sequence[str]) -> str:
+    """The part of an unfinished answer that no later token can change.
+
+    Not settled are half a character, space at the end, and what may become a stop word.
+    """
+    answer = answer.rstrip("\ufffd")
+    begun = [length for word in stop for length in range(1, len(word)) if answer.endswith(word[:length])]
+    return _clean(answer[: len(answer) - max(begun, default=0)], stop)
+
+
+def _alike(ones: Sequence[ImageSource], others: Sequence[ImageSource]) -> int:
+    """How many pictures both lists begin with. The very same objects: comparing every pixel would take as long as looking."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], zip(ones, others, strict=False)))

@@ -15,21 +15,22 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
 ) -> None:
-    """Examine an owl: six abilities, with the picture, without it and told in words; a table and a report."""
+    """Examine an owl: six abilities, with the picture, without it and from a description; a table and a report."""
     from rich.console import Console
 
-    from mplug_owl.eval import report, tasks
-    from mplug_owl.eval.answer import examine
-    from mplug_owl.model.build import load
+    from mplug_owl.chat import OwlChatModel, load
+    from mplug_owl.eval import grade, report, tasks
 
     asked = tasks.find(task)
-    owl = load(model)
+    answering = OwlChatModel(load(model))
     folder = Path(model).resolve()
     name = folder.parent.name if folder.name == "model" else folder.name
     beside = (folder.parent if folder.name == "model" else folder).parent if folder.is_dir() else Path("runs")
     target = out or beside / f"eval-{task}-{name}"
     with Console(stderr=True).status("") as status:
-        answered = examine(owl, asked, limit, seed, began=lambda sitting: status.update(f"{sitting.table}, {sitting.title} …"))
-    report.show(answered, Console())
-    report.write(answered, target, name)
+        grades = grade.evaluate(
+            answering, asked, limit, seed, on_condition=lambda one: status.update(f"{one.table}, {one.title} …")
+        )
+    report.show(grades, Console())
+    report.write(grades, target, name)
     print(target)

@@ -9,40 +9,40 @@ from hypothesis import strategies as some
 
 from mplug_owl.eval.statistics import wilson
 
-counts = some.integers(1, 3000).flatmap(lambda asked: some.tuples(some.integers(0, asked), some.just(asked)))
+counts = some.integers(1, 3000).flatmap(lambda total: some.tuples(some.integers(0, total), some.just(total)))
 
 
 @given(counts, some.floats(0.5, 0.999))
 def test_its_ends_are_the_shares_that_a_test_only_just_does_not_reject(counted: tuple[int, int], confidence: float) -> None:
-    right, asked = counted
+    correct, total = counted
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    for end in wilson(right, asked, confidence):
-        assert abs(right / asked - end) == pytest.approx(z * math.sqrt(end * (1 - end) / asked), abs=1e-9)
+    for end in wilson(correct, total, confidence):
+        assert abs(correct / total - end) == pytest.approx(z * math.sqrt(end * (1 - end) / total), abs=1e-9)
 
 
 @given(counts)
 def test_it_holds_the_share_and_stays_between_0_and_1(counted: tuple[int, int]) -> None:
-    right, asked = counted
-    low, high = wilson(right, asked)
-    assert 0 <= low <= right / asked <= high <= 1
+    correct, total = counted
+    low, high = wilson(correct, total)
+    assert 0 <= low <= correct / total <= high <= 1
     assert low < high
 
 
 @given(counts)
 def test_wrong_answers_have_the_mirrored_interval(counted: tuple[int, int]) -> None:
-    right, asked = counted
-    low, high = wilson(right, asked)
-    assert wilson(asked - right, asked) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    correct, total = counted
+    low, high = wilson(correct, total)
+    assert wilson(total - correct, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
 @given(counts)
 def test_more_questions_make_it_narrower_and_more_confidence_wider(counted: tuple[int, int]) -> None:
-    right, asked = counted
+    correct, total = counted
 
     def width(ends: tuple[float, float]) -> float:
         return ends[1] - ends[0]
 
-    assert width(wilson(4 * right, 4 * asked)) < width(wilson(right, asked)) < width(wilson(right, asked, 0.99))
+    assert width(wilson(4 * correct, 4 * total)) < width(wilson(correct, total)) < width(wilson(correct, total, 0.99))
 
 
 def test_figures_worked_out_by_hand() -> None:
@@ -52,7 +52,7 @@ def test_figures_worked_out_by_hand() -> None:
     assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
 
 
-@pytest.mark.parametrize(("right", "asked"), [(3, 2), (-1, 2), (0, 0)])
-def test_what_is_no_share_is_refused(right: int, asked: int) -> None:
-    with pytest.raises(ValueError, match="expected 0 <= right <= asked"):
-        wilson(right, asked)
+@pytest.mark.parametrize(("correct", "total"), [(3, 2), (-1, 2), (0, 0)])
+def test_what_is_no_share_is_refused(correct: int, total: int) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= correct <= total"):
+        wilson(correct, total)

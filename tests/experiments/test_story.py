@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mplug_owl.eval.report import Figures, Share
-from mplug_owl.experiments.story import Command, Exchange, Said, Stage, Story, bars, curve, write
+from mplug_owl.eval.statistics import Figures, Share
+from mplug_owl.experiments.story import Command, Exchange, Stage, StageAnswer, Story, bars, curve, write
 from mplug_owl.train.trainable import Part
 from tests.html import Page
 from tests.tiny import picture
@@ -39,7 +39,7 @@ STORY = Story(
             picture(2),
             "What word is written?",
             "PLUM",
-            [Said("stage 1", "A plum.", False), Said("stage 2", "PLUM", True)],
+            [StageAnswer("stage 1", "A plum.", False), StageAnswer("stage 2", "PLUM", True)],
             earlier=["How many things are there?"],
         )
     ],

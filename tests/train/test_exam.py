@@ -44,7 +44,7 @@ def asked() -> list[str]:
 @pytest.fixture
 def exam(asked: list[str]) -> Exam:
     """A real one, that draws from the global random stream besides."""
-    take = small_exam(Quiz(), pictures=True, tell=asked.append, count=2)
+    take = small_exam(Quiz(), pictures=True, report=asked.append, count=2)
 
     def disturbing(owl: Owl) -> dict[str, float]:
         assert not any(module.training for module in owl.model.modules())
@@ -107,10 +107,10 @@ def test_a_run_that_was_stopped_has_the_same_exams(exam: Exam, data: Path, tmp_p
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
-def test_one_that_sees_no_pictures_is_told_in_words(tmp_path: Path, data: Path) -> None:
+def test_one_that_sees_no_pictures_is_asked_about_descriptions(tmp_path: Path, data: Path) -> None:
     owl = initial_model(FORGETFUL, lessons(data))
     said = small_exam(Quiz(), pictures=False, count=1)(owl)
-    assert said.keys() == {f"eval/told/{ability}" for ability in ABILITIES}
+    assert said.keys() == {f"eval/description/{ability}" for ability in ABILITIES}
 
 
 def test_it_is_due_every_so_many_steps_and_at_the_end() -> None:

@@ -1,86 +1,76 @@
-"""An owl sits an exam: many conversations at once, dialogues turn by turn with the owl's own answers in their history."""
+"""A model takes an exam: many conversations at once, later turns after the model's own earlier answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mplug_owl.chat import Decoding, answer
+from mplug_owl.chat import ChatModel, Decoding
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.eval.task import Mode, Problem, Sitting, Task
-from mplug_owl.model.build import Owl
+from mplug_owl.eval.task import Condition, Mode, Question, Task
 
-# The likeliest words, and more of them than a right answer of the drawn world has.
+# The likeliest words, and more of them than any target of the drawn world has.
 DECODING = Decoding(max_new_tokens=48)
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What was said to a problem in a sitting, turn by turn, and whether the last of it is right."""
+class Answer:
+    """What a model answered to each turn of a question in one condition. The last turn is graded.
 
-    problem: Problem
-    sitting: Sitting
-    said: tuple[str, ...]
-    correct: bool
+    Example:
+        Answer(question, condition, ("a circle", "red")).text == "red"
+    """
+
+    question: Question
+    condition: Condition
+    turns: tuple[str, ...]
 
     @property
-    def earlier(self) -> list[tuple[tuple[str, str], str]]:
-        """The turns before the graded one: question, right answer, and what was said."""
-        return list(zip(self.problem.turns[:-1], self.said[:-1], strict=True))
+    def text(self) -> str:
+        """The answer that is graded."""
+        return self.turns[-1]
 
-    def row(self) -> dict[str, object]:
-        """Plain values, as results.json holds them."""
-        problem, sitting = self.problem, self.sitting
-        return {
-            "ability": problem.ability,
-            "kind": problem.kind,
-            "split": sitting.split,
-            "mode": sitting.mode,
-            "question": problem.question,
-            "right": problem.right,
-            "said": self.said[-1],
-            "correct": self.correct,
-            "before": [{"question": question, "right": right, "said": said} for (question, right), said in self.earlier],
-        }
+    @property
+    def earlier(self) -> list[tuple[str, str, str]]:
+        """The turns before the graded one: question, target and answer."""
+        return [(*turn, answer) for turn, answer in zip(self.question.turns[:-1], self.turns[:-1], strict=True)]
 
 
-def examine(
-    owl: Owl,
+def answer_task(
+    model: ChatModel,
     task: Task,
     count: int,
     seed: int,
-    sittings: Sequence[Sitting] | None = None,
-    batch: int = 100,
-    began: Callable[[Sitting], None] = lambda sitting: None,
-) -> list[Answered]:
-    """The answers of a whole exam, or of some `sittings` of it, with `count` problems an ability in each.
+    conditions: Sequence[Condition] | None = None,
+    on_condition: Callable[[Condition], None] = lambda condition: None,
+) -> list[Answer]:
+    """The answers to a whole task, or to some of its `conditions`, with `count` questions an ability in each.
 
-    A split has the same problems in every mode, so that what the picture adds is seen question by question.
+    A split has the same questions in every mode, so that what the picture adds is seen question by question.
+    `on_condition` is called before each condition.
     """
-    answered = []
-    for sitting in task.sittings if sittings is None else sittings:
-        began(sitting)
-        problems = task.problems(sitting.split, count, seed)
-        for problem, said in zip(problems, ask(owl, problems, sitting.mode, batch), strict=True):
-            answered.append(Answered(problem, sitting, said, task.correct(problem, said[-1])))
-    return answered
+    answers = []
+    for condition in task.conditions if conditions is None else conditions:
+        on_condition(condition)
+        answers += ask(model, task.questions(condition.split, count, seed), condition)
+    return answers
 
 
-def ask(owl: Owl, problems: Sequence[Problem], mode: Mode, batch: int = 100) -> list[tuple[str, ...]]:
-    """What the owl says to each question of each problem, `batch` conversations at a time."""
-    talks = [_opened(problem, mode) for problem in problems]
-    for turn in range(max((len(problem.turns) for problem in problems), default=0)):
-        asked = [index for index, problem in enumerate(problems) if turn < len(problem.turns)]
+def ask(model: ChatModel, questions: Sequence[Question], condition: Condition) -> list[Answer]:
+    """The answers to these questions in one condition, in their order. All first turns are asked, then all second ones."""
+    conversations = [_opening(question, condition.mode) for question in questions]
+    for turn in range(max((len(question.turns) for question in questions), default=0)):
+        asked = [index for index, question in enumerate(questions) if turn < len(question.turns)]
         for index in asked:
-            talks[index] = talks[index].said("user", problems[index].turns[turn][0])
-        # A batch takes as long as its longest answer and is as wide as its longest prompt.
-        asked.sort(key=lambda index: (len(problems[index].turns[turn][1]), len(talks[index].prompt())))
-        for index, said in zip(asked, answer(owl, [talks[index] for index in asked], DECODING, batch), strict=True):
-            talks[index] = talks[index].said("assistant", said)
-    return [talk.answers for talk in talks]
+            conversations[index] = conversations[index].said("user", questions[index].turns[turn][0])
+        # A batch takes as long as its longest answer and is as wide as its longest prompt: the model gets like beside like.
+        asked.sort(key=lambda index: (len(questions[index].turns[turn][1]), len(conversations[index].prompt())))
+        for index, answer in zip(asked, model.answers([conversations[index] for index in asked], DECODING), strict=True):
+            conversations[index] = conversations[index].said("assistant", answer)
+    return [Answer(question, condition, talk.answers) for question, talk in zip(questions, conversations, strict=True)]
 
 
-def _opened(problem: Problem, mode: Mode) -> Conversation:
-    """What stands before the first question: a message of its own, as in training."""
-    talk = Conversation(())
+def _opening(question: Question, mode: Mode) -> Conversation:
+    """The message before the first turn: the picture or its description, as in training."""
+    conversation = Conversation(())
     if mode == "none":
-        return talk
-    return talk.said("user", Picture(problem.picture()) if mode == "picture" else problem.told)
+        return conversation
+    return conversation.said("user", Picture(question.picture()) if mode == "picture" else question.description)

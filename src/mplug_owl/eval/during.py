@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from mplug_owl.eval import report
-from mplug_owl.eval.answer import examine
+from mplug_owl.chat import OwlChatModel
+from mplug_owl.eval.grade import evaluate
+from mplug_owl.eval.statistics import figures
 from mplug_owl.eval.task import Task
 from mplug_owl.model.build import Owl
 
@@ -11,24 +12,24 @@ COUNT, SEED = 20, 1
 
 
 def small_exam(
-    task: Task, pictures: bool, tell: Callable[[str], None] = lambda line: None, count: int | None = None
+    task: Task, pictures: bool, report: Callable[[str], None] = lambda line: None, count: int | None = None
 ) -> Callable[[Owl], dict[str, float]]:
-    """Something to ask an owl again and again: shares by name, such as `eval/picture/visual`, and a line for `tell`.
+    """An exam to repeat as an owl learns: shares by name, such as `eval/picture/visual`, and a line for `report`.
 
-    The task's first split is asked with the picture and without it, or told in words where the run sees no `pictures`.
+    The task's first split is asked with the picture and without it; from descriptions where the run sees no `pictures`.
     """
-    modes = ("picture", "none") if pictures else ("told",)
-    sittings = [one for one in task.sittings if one.split == task.sittings[0].split and one.mode in modes]
+    modes = ("picture", "none") if pictures else ("description",)
+    conditions = [one for one in task.conditions if one.split == task.conditions[0].split and one.mode in modes]
 
     def take(owl: Owl) -> dict[str, float]:
-        answered = examine(owl, task, count or COUNT, SEED, sittings)
-        (made,) = report.figures(answered)
-        overall = ", ".join(f"{one} {title}" for title, one in zip(made.columns, made.rows[-1][1], strict=True))
-        tell(f"exam of {made.rows[-1][1][0].asked} questions, percent right: {overall}")
+        (made,) = figures(evaluate(OwlChatModel(owl), task, count or COUNT, SEED, conditions))
+        overall = made.rows[-1][1]
+        shares = ", ".join(f"{share} {title}" for title, share in zip(made.columns, overall, strict=True))
+        report(f"exam of {overall[0].total} questions, percent right: {shares}")
         return {
-            f"eval/{sitting.mode}/{ability}": one.right / one.asked
-            for ability, shares in made.rows
-            for sitting, one in zip(sittings, shares, strict=True)
+            f"eval/{condition.mode}/{ability}": share.value
+            for ability, row in made.rows
+            for condition, share in zip(conditions, row, strict=True)
         }
 
     return take

@@ -1,41 +1,44 @@
-"""What a task is: problems to ask about, the sittings they are asked in, and what counts as right."""
+"""What a task is: questions about pictures, the conditions they are asked in, and who grades the answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL import Image
 
-# The picture is shown; it is left out of the conversation; or its description in words stands in its place.
-Mode = Literal["picture", "none", "told"]
+if TYPE_CHECKING:  # a grade holds its question
+    from mplug_owl.eval.grade import Grader
+
+# What the model gets: the picture, nothing, or the picture's description in words.
+Mode = Literal["picture", "none", "description"]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Questions in their order, each with its right answer. The last is graded, the ones before lead up to it.
+class Question:
+    """Turns in their order, each with its target answer. The last is graded, the ones before lead up to it.
 
-    `picture` draws or opens what is asked about, `told` says the same in words. `kind` is finer than `ability`.
+    `picture` draws or opens what is asked about, `description` says the same in words. `kind` is finer than `ability`.
     """
 
     ability: str
     kind: str
     turns: tuple[tuple[str, str], ...]
     picture: Callable[[], Image.Image]
-    told: str
+    description: str
 
     @property
-    def question(self) -> str:
-        """The question that is graded."""
+    def text(self) -> str:
+        """The words of the turn that is graded."""
         return self.turns[-1][0]
 
     @property
-    def right(self) -> str:
+    def target(self) -> str:
         """The answer that it should get."""
         return self.turns[-1][1]
 
 
 @dataclass(frozen=True)
-class Sitting:
+class Condition:
     """One split of a task asked in one mode: a column called `title` in the table called `table`."""
 
     split: str
@@ -52,11 +55,12 @@ class Task(Protocol):
         """What `owl eval MODEL NAME` calls it."""
 
     @property
-    def sittings(self) -> Sequence[Sitting]:
+    def conditions(self) -> Sequence[Condition]:
         """Every split and mode that belongs to the whole exam, in the order in which they are shown."""
 
-    def problems(self, split: str, count: int, seed: int) -> list[Problem]:
-        """`count` problems an ability; the same seed gives the same ones."""
+    @property
+    def grader(self) -> "Grader":
+        """Who says which answers are correct."""
 
-    def correct(self, problem: Problem, said: str) -> bool:
-        """Whether this is the right answer."""
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """`count` questions an ability; the same seed gives the same ones."""

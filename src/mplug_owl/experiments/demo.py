@@ -13,12 +13,13 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from mplug_owl.chat import answer, load
+from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.eval import report
-from mplug_owl.eval.answer import ask, examine
-from mplug_owl.eval.report import Figures
-from mplug_owl.eval.task import Problem
+from mplug_owl.eval.answer import ask
+from mplug_owl.eval.grade import Grade, evaluate
+from mplug_owl.eval.statistics import Figures, figures
+from mplug_owl.eval.task import Question
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.experiments import story
 from mplug_owl.model.build import Owl, build
@@ -31,7 +32,7 @@ from mplug_owl.train.run import run
 
 SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
-# Problems an ability in each of the three exams.
+# Questions an ability in each of the three exams.
 EXAMINED = 25
 STEPS = {"pretrain": 540, "instruct": 60}
 UNTRAINED = "before"
@@ -53,8 +54,8 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
         "Six questions first, each about a scene of its own; behind a wrong answer stands the right one."
     )
     recipes = [_scaled(recipe, share) for recipe in (tiny.pretrain(), tiny.instruct())]
-    problems = _one_of_each()
-    told = _Told(problems, console)
+    questions = _one_of_each()
+    told = _Told(questions, console)
     owl = build(recipes[0].modules, [], recipes[0].seed)
     owl.model.eval()
     told.after(UNTRAINED, owl)
@@ -99,40 +100,42 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
 
 
 class _Told:
-    """Asks the same questions behind every stage, and keeps what was said and how the exams went."""
+    """Asks the same questions after every stage, and keeps the graded answers and how the exams went."""
 
-    def __init__(self, problems: Sequence[Problem], console: Console) -> None:
-        self.problems, self.console = problems, console
-        self.said: dict[str, list[str]] = {}
+    def __init__(self, questions: Sequence[Question], console: Console) -> None:
+        self.questions, self.console = questions, console
+        self.grades: dict[str, list[Grade]] = {}
         self.exams: dict[str, Figures] = {}
 
     def after(self, stage: str, owl: Owl) -> None:
         """Ask, show the answers, and hold a small exam with the pictures and without them."""
-        world = DrawnWorld()
-        talks = ask(owl, self.problems, "picture")
-        self.said[stage] = [said[-1] for said in talks]
-        for problem, (*earlier, said) in zip(self.problems, talks, strict=True):
-            for (question, _), answered in zip(problem.turns[:-1], earlier, strict=True):
-                self.console.print(f"  [dim]you › {question}\n  owl › {answered or '…'}[/]")
-            mark = "[green]✓[/]" if world.correct(problem, said) else f"[dim]({problem.right})[/]"
-            self.console.print(f"  [green]you[/] › {problem.question}\n  [yellow]owl[/] › {said or '…'}  {mark}")
-        answered = examine(owl, world, EXAMINED, SEED, world.sittings[:2])
-        self.exams[stage] = report.figures(answered)[0]
-        report.show(answered, self.console)
+        world, model = DrawnWorld(), OwlChatModel(owl)
+        self.grades[stage] = world.grader.grades(ask(model, self.questions, world.conditions[0]))
+        for grade in self.grades[stage]:
+            question, answer = grade.answer.question, grade.answer
+            for words, _, earlier in answer.earlier:
+                self.console.print(f"  [dim]you › {words}\n  owl › {earlier or '…'}[/]")
+            mark = "[green]✓[/]" if grade.correct else f"[dim]({question.target})[/]"
+            self.console.print(f"  [green]you[/] › {question.text}\n  [yellow]owl[/] › {answer.text or '…'}  {mark}")
+        exam = evaluate(model, world, EXAMINED, SEED, world.conditions[:2])
+        self.exams[stage] = figures(exam)[0]
+        report.show(exam, self.console)
 
     def exchanges(self) -> list[story.Exchange]:
-        """The questions with all that was said to them."""
-        world = DrawnWorld()
+        """The questions with all the answers to them."""
         return [
             story.Exchange(
-                problem.ability,
-                problem.picture(),
-                problem.question,
-                problem.right,
-                [story.Said(stage, said[number], world.correct(problem, said[number])) for stage, said in self.said.items()],
-                [question for question, _ in problem.turns[:-1]],
+                question.ability,
+                question.picture(),
+                question.text,
+                question.target,
+                [
+                    story.StageAnswer(stage, grades[number].answer.text, grades[number].correct)
+                    for stage, grades in self.grades.items()
+                ],
+                [words for words, _ in question.turns[:-1]],
             )
-            for number, problem in enumerate(self.problems)
+            for number, question in enumerate(self.questions)
         ]
 
 
@@ -159,9 +162,9 @@ def _scaled(recipe: Recipe, share: float) -> Recipe:
     return replace(recipe, steps=steps, log_every=max(1, steps // 20), save_every=max(1, steps // 4))
 
 
-def _one_of_each() -> list[Problem]:
+def _one_of_each() -> list[Question]:
     """A question of every ability, each about a scene of its own."""
-    return DrawnWorld().problems("seen", 1, SEED)
+    return DrawnWorld().questions("seen", 1, SEED)
 
 
 def _captions(shown: Sequence[Scene], console: Console):  # type: ignore[no-untyped-def]
@@ -169,8 +172,8 @@ def _captions(shown: Sequence[Scene], console: Console):  # type: ignore[no-unty
 
     def tell(owl: Owl) -> dict[str, float]:
         pictures = [Conversation((), system=None).said("user", Picture(scene.draw())) for scene in shown]
-        for said in answer(owl, pictures):
-            console.print(f"  [yellow]owl[/] › {said}", highlight=False)
+        for answer in OwlChatModel(owl).answers(pictures, Decoding()):
+            console.print(f"  [yellow]owl[/] › {answer}", highlight=False)
         return {}
 
     return tell

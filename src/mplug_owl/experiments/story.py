@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mplug_owl.eval.report import Figures
+from mplug_owl.eval.statistics import Figures
 from mplug_owl.page.render import render
 from mplug_owl.train.trainable import Part
 
@@ -19,8 +19,8 @@ from mplug_owl.train.trainable import Part
 class Stage:
     """One stage of the school. `name` is short ("stage 1") and marks its answers and bars; `words` is a sentence or two.
 
-    `losses` are (step, loss). `exam` is what the owl could do behind it, None where it was not asked: its first column is with
-    the picture, its second without, as `report.figures` gives them.
+    `losses` are (step, loss). `exam` is what the owl could do after it, None where it was not asked: its first column is with
+    the picture, its second without, as `statistics.figures` gives them.
     """
 
     name: str
@@ -32,23 +32,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the owl answered behind a stage."""
+class StageAnswer:
+    """What the owl answered after a stage."""
 
     stage: str
-    words: str
+    answer: str
     correct: bool
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question about a picture, the right answer and what was said stage by stage; `earlier` questions lead up to it."""
+    """A question about a picture, its target and the answers stage by stage; `earlier` questions lead up to it."""
 
     ability: str
     picture: Image.Image
     question: str
-    right: str
-    said: Sequence[Said]
+    target: str
+    answers: Sequence[StageAnswer]
     earlier: Sequence[str] = ()
 
 
@@ -122,8 +122,8 @@ def bars(stages: Sequence[Stage]) -> dict[str, list[Bar]]:
     for number, stage in enumerate(stages, 1):
         for ability, shares in stage.exam.rows if stage.exam is not None else ():
             low, high = shares[0].interval
-            blind = 100 * shares[1].right / shares[1].asked if len(shares) > 1 else None
-            length, strength = 100 * shares[0].right / shares[0].asked, round(100 * number / len(stages))
+            blind = 100 * shares[1].value if len(shares) > 1 else None
+            length, strength = 100 * shares[0].value, round(100 * number / len(stages))
             found.setdefault(ability, []).append(Bar(stage.name, length, 100 * low, 100 * high, blind, strength))
     return found
 

@@ -1,1 +1,1 @@
-"""Graders: from an answer to a grade."""
+"""Who grades answers."""
