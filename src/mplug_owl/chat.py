@@ -266,13 +266,15 @@ class OwlChatModel:
         """transformers' generate for a batch of prompts."""
         length = inputs["input_ids"].shape[1]
         stop_words = [_StopWords(self._decode, decoding.stop, length)] if decoding.stop else []
-        generate: Callable[..., GenerateDecoderOnlyOutput] = self.model.generate  # type: ignore[misc]  # its self is a protocol
-        return generate(
+        generate: Any = type(self.model).generate  # its self is a protocol, which mypy does not find in a model
+        out: GenerateDecoderOnlyOutput = generate(
+            self.model,
             **inputs,
             generation_config=self._generation_config(decoding, length),
             stopping_criteria=StoppingCriteriaList([*criteria, *stop_words]),
             streamer=streamer,
         )
+        return out
 
     def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
         """How to generate after prompts of this length.
