@@ -9,14 +9,22 @@ from tests.model.equations import assert_same, attention, norm, quiet
 from tests.tiny import tiny_config, tiny_owl
 
 
-@pytest.mark.parametrize("connector", ["abstractor", "qformer", "resampler"])
-def test_fresh_queries_are_random_and_all_different(connector: str) -> None:
-    """The original's start as zeros: all alike, and so are their gradients, for ever."""
+def test_fresh_queries_and_end_vectors_are_random() -> None:
+    """The original's queries start as zeros: all alike, and so are their gradients, for ever."""
     torch.manual_seed(0)
-    abstractor = MplugOwlForConditionalGeneration(tiny_config(connector=connector, num_query_tokens=16)).model.abstractor
-    queries = abstractor.query_tokens[0].detach()
-    assert torch.pdist(queries).min() > 0.02
-    assert queries.std().item() == pytest.approx(0.02, rel=0.2)  # initializer_range
+    config = tiny_config(num_query_tokens=16)
+    config.visual_abstractor_config.initializer_range = 0.05
+    abstractor = MplugOwlForConditionalGeneration(config).model.abstractor
+    assert torch.pdist(abstractor.query_tokens[0]).min() > 0.05
+    assert abstractor.query_tokens.std().item() == pytest.approx(0.05, rel=0.2)
+    assert abstractor.vit_eos.std().item() == pytest.approx(0.05, rel=0.5)
+
+
+def test_another_width_than_the_vision_encoders_is_refused() -> None:
+    config = tiny_config()
+    config.visual_abstractor_config.hidden_size = 8
+    with pytest.raises(ValueError, match=r"hidden_size 8 must equal the vision encoder's 16; the abstractor attends to"):
+        VisualAbstractor(config)
 
 
 def test_a_picture_takes_one_position_more_than_there_are_queries() -> None:
@@ -24,7 +32,8 @@ def test_a_picture_takes_one_position_more_than_there_are_queries() -> None:
     abstractor = tiny_owl(config).model.abstractor
     assert isinstance(abstractor, VisualAbstractor)
     said = abstractor(torch.randn(2, 5, config.vision_config.hidden_size))
-    assert said.shape == (2, config.num_query_tokens + 1, config.text_config.hidden_size)
+    assert abstractor.num_tokens == config.num_query_tokens + 1
+    assert said.shape == (2, abstractor.num_tokens, config.text_config.hidden_size)
     assert torch.equal(said[:, -1], abstractor.vit_eos[0].expand(2, -1))
 
 

@@ -8,7 +8,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
+from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlVisionConfig
+from mplug_owl.model.config import MplugOwlVisualAbstractorConfig
 from tests.tiny import tiny_config
 
 
@@ -104,3 +105,23 @@ def test_an_unknown_part_is_named() -> None:
         MplugOwlConfig(vision_config={"model_type": "clop"})
     with pytest.raises(StrictDataclassFieldValidationError, match="connector"):
         tiny_config(connector="glue")
+
+
+def test_names_in_the_place_of_numbers_are_passed_over() -> None:
+    """BLOOM owls of the original's say which field of their language model holds the number."""
+    config = MplugOwlConfig(num_attention_heads="n_head", num_hidden_layers="n_layer")
+    assert not hasattr(config, "num_attention_heads")
+    assert not hasattr(config, "num_hidden_layers")
+
+
+def test_a_part_may_come_as_its_config() -> None:
+    part = MplugOwlVisualAbstractorConfig(hidden_size=48, encoder_hidden_size=48)
+    config = MplugOwlConfig(visual_abstractor_config=part, vision_config=MplugOwlVisionConfig(hidden_size=48))
+    assert config.visual_abstractor_config is part
+    assert config.vision_config.hidden_size == 48
+    assert MplugOwlConfig(vision_config={"hidden_size": 32}).visual_abstractor_config.hidden_size == 32
+
+
+def test_an_untied_head_is_the_default() -> None:
+    assert MplugOwlConfig().tie_word_embeddings is False
+    assert MplugOwlConfig().initializer_range == MplugOwlVisualAbstractorConfig().initializer_range == 0.02

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import gelu
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from mplug_owl import MplugOwlConfig
+from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
 from mplug_owl.model.connectors import CONNECTORS, build_connector, num_image_tokens
 from tests.model.equations import assert_same, attention, norm, quiet
 from tests.tiny import tiny_config, tiny_owl
@@ -74,6 +74,16 @@ def test_these_may_be_narrower_than_the_vision_encoder(connector: str) -> None:
     config.visual_abstractor_config.hidden_size = 8
     assert build_connector(config).query_tokens.shape == (1, 4, 8)
     assert tiny_owl(config).model.abstractor(torch.randn(1, 5, 16)).shape == (1, 4, 24)
+
+
+@pytest.mark.parametrize("connector", ["qformer", "resampler"])
+def test_fresh_queries_are_random_and_all_different(connector: str) -> None:
+    torch.manual_seed(0)
+    config = tiny_config(connector=connector, num_query_tokens=16)
+    config.visual_abstractor_config.initializer_range = 0.05
+    queries = MplugOwlForConditionalGeneration(config).model.abstractor.query_tokens[0]
+    assert torch.pdist(queries).min() > 0.05
+    assert queries.std().item() == pytest.approx(0.05, rel=0.2)
 
 
 # A connector is its equation

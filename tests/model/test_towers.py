@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from mplug_owl import MplugOwlVisionConfig
 from mplug_owl.model.towers import encode_images, image_size, vision_tokens
@@ -18,6 +18,19 @@ def test_tokens_are_counted_without_running_it(vision: str) -> None:
     assert vision_tokens(config) == TOKENS[vision]
     seen = encode_images(AutoModel.from_config(config).eval(), torch.randn(2, 3, 28, 28))
     assert seen.last_hidden_state.shape == (2, TOKENS[vision], 16)
+
+
+def test_the_side_of_a_picture_however_a_config_says_it() -> None:
+    assert image_size(AutoConfig.for_model("siglip2_vision_model", num_patches=9, patch_size=16)) == 3 * 16
+    assert image_size(PreTrainedConfig(image_size=[30, 40])) == 30
+    assert image_size(PreTrainedConfig(image_size=(30, 40))) == 30
+    assert image_size(PreTrainedConfig()) == 224
+
+
+def test_a_tower_may_see_other_channels_than_three() -> None:
+    config = AutoConfig.for_model(**VISIONS["own"], num_channels=4)
+    assert vision_tokens(config) == 5
+    assert encode_images(AutoModel.from_config(config), torch.randn(1, 4, 28, 28)).last_hidden_state.shape == (1, 5, 16)
 
 
 def test_the_papers_encoder_gives_257() -> None:

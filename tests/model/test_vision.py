@@ -19,6 +19,28 @@ def test_every_token_is_handed_on_the_class_token_first(owl: MplugOwlForConditio
     assert seen.last_hidden_state.shape == (2, 1 + 4, 16)
 
 
+def test_a_picture_has_as_many_patches_as_fit() -> None:
+    tower = MplugOwlVisionModel(MplugOwlVisionConfig(**OWN | {"image_size": 42}))
+    assert tower(torch.randn(1, 3, 42, 42)).last_hidden_state.shape == (1, 1 + 9, 16)
+    assert tower.get_input_embeddings() is tower.embeddings.patch_embed
+
+
+def test_fresh_weights_are_as_loud_as_the_config_says() -> None:
+    torch.manual_seed(0)
+    loud = {"initializer_range": 0.05, "hidden_size": 64, "intermediate_size": 256, "stem_channels": [32], "patch_size": 28}
+    spread = {
+        position: {name: weight.std().item() for name, weight in MplugOwlVisionModel(config).named_parameters()}
+        for position in (None, 0.5)
+        for config in [MplugOwlVisionConfig(**OWN | loud | {"position_initializer_range": position, "image_size": 56})]
+    }
+    for name in ("embeddings.cls_token", "layers.0.mlp.fc1.weight", "embeddings.position_embedding"):
+        assert spread[None][name] == pytest.approx(0.05, rel=0.25), name
+    assert spread[0.5]["embeddings.position_embedding"] == pytest.approx(0.5, rel=0.25)
+    assert spread[0.5]["embeddings.cls_token"] == pytest.approx(0.05, rel=0.25)
+    # He et al.: of what goes in, 3 channels of 3 x 3, half is lost behind the activation.
+    assert spread[None]["embeddings.stem.0.0.weight"] == pytest.approx((2 / 27) ** 0.5, rel=0.1)
+
+
 @torch.no_grad()
 def test_the_encoder_is_its_equation() -> None:
     """Patches, class token, positions and a norm; layers that norm before attention and before the MLP; a norm at the end."""
