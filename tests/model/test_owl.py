@@ -2,14 +2,18 @@
 
 from copy import deepcopy
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 
 from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
+from mplug_owl.model.attention import use_packed_attention
+from mplug_owl.model.owl import MplugOwlModel
 from tests.tiny import VOCABULARY, picture, tiny_config, tiny_owl
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
@@ -66,6 +70,8 @@ def test_pictures_seen_before_need_not_be_seen_again(owl: MplugOwlForConditional
     words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     assert torch.equal(owl(**words, mm_encoder_outputs=seen).logits, owl(**inputs).logits)
     assert torch.equal(owl.generate(**words, mm_encoder_outputs=seen, **GREEDY), owl.generate(**inputs, **GREEDY))
+    seen["image"].pooler_output = list(seen["image"].pooler_output)  # one by one, as transformers' own models give them
+    assert torch.equal(owl(**words, mm_encoder_outputs=seen).logits, owl(**inputs).logits)
     with pytest.raises(ValueError, match="either pixel_values or mm_encoder_outputs"):
         owl(**inputs, mm_encoder_outputs=seen)
 
@@ -86,6 +92,49 @@ def test_embeddings_hold_their_pictures_already(owl: MplugOwlForConditionalGener
         owl(inputs_embeds=embeds, pixel_values=inputs["pixel_values"])
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         owl(input_ids=inputs["input_ids"], inputs_embeds=embeds)
+
+
+@torch.no_grad()
+def test_blooms_norm_is_for_words_alone(processor: MplugOwlProcessor) -> None:
+    owl, given = tiny_owl(tiny_config(language="bloom")), []
+    owl.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    inputs = processor(text=PROMPTS, images=PICTURES)
+    owl(**inputs)
+    marked = inputs["input_ids"] == owl.config.image_token_id
+    words = owl.get_input_embeddings()(inputs["input_ids"][~marked])
+    assert torch.equal(given[0][~marked], owl.model.embedding_norm(words))
+    assert not torch.equal(given[0][~marked], words)
+    assert torch.equal(given[0][marked], owl.get_image_features(inputs["pixel_values"]).pooler_output.flatten(0, 1))
+
+
+@torch.no_grad()
+def test_all_that_was_asked_for_comes_out(inputs: Any) -> None:
+    owl = tiny_owl(tiny_config())
+    owl.set_attn_implementation("eager")
+    for model in (owl, owl.model):
+        outputs = model(**inputs, output_hidden_states=True, output_attentions=True, use_cache=True)
+        assert len(outputs.hidden_states) == 1 + 2
+        assert outputs.hidden_states[0].shape == (*inputs["input_ids"].shape, 24)
+        assert [weights.shape[:2] for weights in outputs.attentions] == [(3, 2)] * 2
+        assert outputs.past_key_values.get_seq_length() == inputs["input_ids"].shape[1]
+        assert torch.equal(outputs.image_hidden_states, owl.get_image_features(inputs["pixel_values"]).pooler_output)
+        bare = model(**inputs, use_cache=False)
+        assert (bare.hidden_states, bare.attentions, bare.past_key_values) == (None, None, None)
+    assert owl(input_ids=torch.tensor([[5, 6]])).image_hidden_states is None
+
+
+@torch.no_grad()
+def test_the_owl_without_its_head(inputs: Any, tmp_path: Path) -> None:
+    owl = tiny_owl(tiny_config())
+    owl.save_pretrained(tmp_path)
+    bare = AutoModel.from_pretrained(tmp_path)
+    assert type(bare) is MplugOwlModel
+    hidden = bare(**inputs).last_hidden_state
+    assert torch.equal(hidden, owl.model(**inputs).last_hidden_state)
+    assert torch.equal(owl.lm_head(hidden), owl(**inputs).logits)
+    assert MplugOwlModel(tiny_config()).language_model.config.hidden_size == 24
 
 
 # Attention and memory
@@ -129,6 +178,23 @@ def test_padding_takes_no_position(language: str) -> None:
     padded = owl(input_ids=ids, attention_mask=mask).logits
     assert given[0].tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
     torch.testing.assert_close(padded[0, 3:], owl(input_ids=ids[:1, 3:]).logits[0], atol=2e-6, rtol=0)  # worst measured 3e-7
+
+
+@torch.no_grad()
+def test_a_packed_row_tells_the_kernel_its_bounds() -> None:
+    owl, given = tiny_owl(tiny_config()), []
+    use_packed_attention(owl.model.language_model)
+    owl.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs.get("packed_bounds")), with_kwargs=True
+    )
+    ids, restarting = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[0, 1, 2, 0, 1]])
+    cache = owl(input_ids=ids, position_ids=restarting, use_cache=True).past_key_values
+    assert given[0].tolist() == [0, 3, 5]
+    owl(input_ids=ids)
+    owl(input_ids=ids, position_ids=restarting, attention_mask=torch.ones_like(ids))
+    owl(input_ids=ids.expand(2, -1), position_ids=restarting.expand(2, -1))
+    owl(input_ids=ids[:, :1], position_ids=torch.tensor([[5]]), past_key_values=cache)
+    assert given[1:] == [None] * 4  # neither packed nor alone
 
 
 # The loss
@@ -211,6 +277,30 @@ def test_beams_keep_their_own_pictures(owl: MplugOwlForConditionalGeneration, pr
         assert torch.equal(together[2 * row : 2 * row + 2], alone)
 
 
+def test_a_repeated_sample_brings_all_its_pictures(owl: MplugOwlForConditionalGeneration, inputs: Any) -> None:
+    """As transformers before 5.17 asked for it: rows with one, two and no pictures, twice each."""
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    pixels = inputs["pixel_values"]
+    ids, rest = owl._expand_inputs_for_generation(expand_size=2, **words, pixel_values=pixels)
+    assert torch.equal(ids, inputs["input_ids"].repeat_interleave(2, 0))
+    assert torch.equal(rest["pixel_values"], pixels[[0, 0, 1, 2, 1, 2]])
+    _, rest = owl._expand_inputs_for_generation(expand_size=1, **words, pixel_values=pixels)
+    assert torch.equal(rest["pixel_values"], pixels)
+
+
+@torch.no_grad()
+def test_pictures_go_in_with_the_prompt_alone(owl: MplugOwlForConditionalGeneration, inputs: Any) -> None:
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    seen = {"image": owl.get_image_features(inputs["pixel_values"])}
+    cache = owl(**inputs, use_cache=True).past_key_values
+    first = owl.prepare_inputs_for_generation(**words, mm_encoder_outputs=seen, is_first_iteration=True)
+    assert first["mm_encoder_outputs"] is seen
+    later = owl.prepare_inputs_for_generation(**words, mm_encoder_outputs=seen, past_key_values=cache)
+    assert later.get("mm_encoder_outputs") is None
+    without_cache = owl.prepare_inputs_for_generation(**words, mm_encoder_outputs=seen, use_cache=False)
+    assert without_cache["mm_encoder_outputs"] is seen
+
+
 def test_sampling_several_answers_repeats_the_pictures(owl: MplugOwlForConditionalGeneration, inputs: Any) -> None:
     said = owl.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=2, pad_token_id=0)
     assert len(said) == 6
@@ -261,12 +351,24 @@ def test_growing_the_vocabulary_leaves_pictures_alone(inputs: Any) -> None:
     torch.testing.assert_close(owl(**inputs).logits[..., :VOCABULARY], before)
 
 
+@torch.no_grad()
+def test_an_embedding_table_can_be_replaced() -> None:
+    owl, ids = tiny_owl(tiny_config()), torch.tensor([[5, 6, 7]])
+    table = torch.nn.Embedding(VOCABULARY, 24)
+    owl.set_input_embeddings(table)
+    assert owl.get_input_embeddings() is owl.model.get_input_embeddings() is owl.model.language_model.embed_tokens is table
+    assert owl.get_output_embeddings() is owl.lm_head
+    assert torch.equal(owl(input_ids=ids).logits, owl(inputs_embeds=table(ids)).logits)
+
+
 @pytest.mark.parametrize("language", ["bloom", "gemma3", "opt"])
-def test_a_tied_head_stays_tied(language: str) -> None:
+def test_a_tied_head_stays_tied(language: str, tmp_path: Path) -> None:
     config = tiny_config(language=language)
     assert config.tie_word_embeddings
-    owl = tiny_owl(config)
-    assert owl.lm_head.weight is owl.get_input_embeddings().weight
+    tiny_owl(config).save_pretrained(tmp_path)
+    for owl in (tiny_owl(config), MplugOwlForConditionalGeneration.from_pretrained(tmp_path)):
+        assert owl.lm_head.weight is owl.get_input_embeddings().weight
+    assert not any(name.startswith("lm_head") for name in load_file(tmp_path / "model.safetensors"))
 
 
 def test_the_config_given_is_left_as_it_is() -> None:
