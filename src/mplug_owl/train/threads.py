@@ -1,79 +1,143 @@
-"""How many threads compute a step on a CPU: one or all, whichever is faster, timed on the run's own passes.
+"""How a step's passes use a CPU's cores: by one thread or by all, whichever is faster, timed on the run's own steps.
 
-Where another program keeps one core busy, threads wait for each other at every small product, and two are 3 to 20 times as
-slow as one. So a run begins with one thread, tries all, and tries again when its pace drops and now and then.
-No number of the run depends on the choice: the few sums that would are left to one thread.
+Passes of a small model are computed side by side, a thread each: threads that share every single product wait for one another
+thousands of times a step, and where another program keeps one core busy they are 3 to 20 times as slow as one alone.
+No number of the run depends on any of this, so it can be decided anew whenever the pace changes.
 """
 
 import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from torch import Tensor, nn
 
 # Backward nodes that split a sum among threads. Of all operations in a step of bf16 no others rounded in another way.
 SPLIT_SUMS = ("SoftmaxBackward0", "NativeLayerNormBackward0", "ConvolutionBackward0")
-# Two passes at DROP times the usual time, or one at COLLAPSE times, are a drop in pace. The last USUAL passes are the usual.
+# Two passes side by side need twice the memory, so at most two, and of models with no more parameters than this.
+SIDE_BY_SIDE, SMALL = 2, 100_000_000
+# Two steps at DROP times the usual time, or one at COLLAPSE times, are a drop in pace. The last USUAL steps are the usual.
 DROP, COLLAPSE, USUAL = 1.5, 3.0, 9
-# A trial has ROUNDS passes of each number, and ends at once where one takes CLEAR times as long as the other.
+# A trial has ROUNDS steps of each number, and ends at once where one takes CLEAR times as long as the other.
 ROUNDS, CLEAR = 3, 3.0
 # Trials may cost this share of a run's time, and are at least PAUSE seconds apart.
 SHARE, PAUSE = 0.02, 30.0
 
+Forward = Callable[[], Tensor]
+
 
 class Threads:
-    """Torch's number of threads within `with Threads(...) as threads:`, afterwards what it was before.
+    """Computes gradients with the number of threads that is faster; within `with`, for torch has its own number afterwards.
 
     Args:
-        candidates: two numbers are timed against each other, one is used, none leaves torch alone.
+        learner: the weights whose gradients are summed.
+        candidates: two numbers of threads are timed against each other, one is used, none leaves torch alone.
+        at_once: how many passes may be computed side by side.
         note: called with a sentence whenever another number is chosen.
     """
 
-    def __init__(self, candidates: tuple[int, ...] = (), note: Callable[[str], None] = lambda sentence: None) -> None:
-        self.candidates, self.note = candidates, note
+    def __init__(
+        self,
+        learner: nn.Module,
+        candidates: tuple[int, ...] = (),
+        at_once: int = SIDE_BY_SIDE,
+        note: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.weights = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        self.fixed = candidates[0] if len(candidates) == 1 else None
         self.choice = Choice(*candidates) if len(candidates) == 2 else None
+        small = sum(parameter.numel() for parameter in learner.parameters()) <= SMALL
+        self.at_once = at_once if small else 1
+        self.note = note
+        self.pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="pass")
 
     def __enter__(self) -> "Threads":
         self.before = torch.get_num_threads()
-        if self.candidates:
-            torch.set_num_threads(self.candidates[0])
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pool.shutdown()
         torch.set_num_threads(self.before)
 
-    @contextmanager
-    def timed(self, positions: int) -> Iterator[None]:
-        """One forward and backward pass over `positions` language positions, its pace measured."""
-        if self.choice is None:
-            yield
-            return
-        torch.set_num_threads(self.choice.turn)
-        began, used = time.perf_counter(), self.choice.used
-        yield
-        self.choice.add(time.perf_counter() - began, positions)
-        torch.set_num_threads(self.choice.used)
-        if self.choice.used != used:
-            self.note(f"computing with {_threads(self.choice.used)}, now faster than {_threads(used)}")
+    def backward(self, passes: Sequence[Forward], seeds: Sequence[int], positions: int) -> Tensor:
+        """Forward and backward through a step's passes: adds the gradients to the weights, returns the sum of the losses.
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """`loss.backward()`, to the same bits with every number of threads."""
-        count = torch.get_num_threads()
-        if loss.device.type == "cpu" and count > 1:
-            for node in _nodes(loss):
-                if node.name() in SPLIT_SUMS:
-                    node.register_prehook(lambda gradients: torch.set_num_threads(1))
-                    node.register_hook(lambda inputs, outputs: torch.set_num_threads(count))
-        loss.backward()
+        Args:
+            passes: each computes its share of the step's loss.
+            seeds: what each draws its dropout from.
+            positions: language positions in all passes, by which steps of different sizes are compared.
+        """
+        began = time.perf_counter()
+        count = self.choice.turn if self.choice is not None else self.fixed
+        at_once = min(count or 1, len(passes), self.at_once)
+        if count is not None:
+            torch.set_num_threads(count // max(1, at_once))
+        losses = self._side_by_side(passes, seeds) if at_once > 1 else self._in_turn(passes, seeds)
+        if self.choice is not None:
+            self._decide(self.choice, time.perf_counter() - began, positions)
+        return sum(losses, start=torch.zeros((), device=self.weights[0].device))
+
+    def _in_turn(self, passes: Sequence[Forward], seeds: Sequence[int]) -> list[Tensor]:
+        losses = []
+        for forward, seed in zip(passes, seeds, strict=True):
+            torch.manual_seed(seed)
+            loss = forward()
+            keep_sums_whole(loss)
+            loss.backward()
+            losses.append(loss.detach())
+        return losses
+
+    def _side_by_side(self, passes: Sequence[Forward], seeds: Sequence[int]) -> list[Tensor]:
+        """The same to the bit: each pass has gradients of its own, and they are summed in the order of the passes.
+
+        Torch has one generator for all threads. If the passes drew from it, they are computed again in turn, now and later.
+        """
+        torch.manual_seed(seeds[0])
+        drawn, threads = torch.get_rng_state(), torch.get_num_threads()
+        results = list(self.pool.map(partial(gradients, weights=self.weights, threads=threads), passes))
+        if not torch.equal(drawn, torch.get_rng_state()):
+            self.at_once = 1
+            return self._in_turn(passes, seeds)
+        for _, found in results:
+            for weight, gradient in zip(self.weights, found, strict=True):
+                if gradient is not None:
+                    weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
+        return [loss for loss, _ in results]
+
+    def _decide(self, choice: "Choice", seconds: float, positions: int) -> None:
+        used = choice.used
+        choice.add(seconds, positions)
+        if choice.used != used:
+            self.note(f"computing with {_threads(choice.used)}, now faster than {_threads(used)}")
+
+
+def gradients(forward: Forward, weights: Sequence[Tensor], threads: int) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """The loss of one pass and its gradients, left apart; None where the pass does not reach a weight."""
+    torch.set_num_threads(threads)  # every thread of Python has a number of its own
+    loss = forward()
+    keep_sums_whole(loss)
+    return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+
+def keep_sums_whole(loss: Tensor) -> None:
+    """Let the backward pass of a loss round in the same way with every number of threads."""
+    threads = torch.get_num_threads()
+    if loss.device.type != "cpu" or threads == 1:
+        return
+    for node in _nodes(loss):
+        if node.name() in SPLIT_SUMS:
+            node.register_prehook(lambda gradients: torch.set_num_threads(1))
+            node.register_hook(lambda inputs, outputs: torch.set_num_threads(threads))
 
 
 class Choice:
-    """Which of two numbers of threads is faster, from how long passes took; `turn` is the number for the next pass."""
+    """Which of two numbers of threads is faster, from how long steps took; `turn` is the number for the next."""
 
     def __init__(self, used: int, other: int) -> None:
         self.used, self.other = used, other
@@ -85,7 +149,7 @@ class Choice:
         self.wait = 0.0  # seconds until the next
 
     def add(self, seconds: float, positions: int) -> None:
-        """A pass with `turn` threads took so long; decide about the next."""
+        """A step with `turn` threads took so long; decide about the next."""
         pace = seconds / max(1, positions)
         if self.trial:
             self._tried(pace, seconds)
@@ -104,7 +168,7 @@ class Choice:
         return latest > COLLAPSE * usual or min(last, latest) > DROP * usual
 
     def _tried(self, pace: float, seconds: float) -> None:
-        """A pass of the trial: the two take turns until one is clearly faster or the rounds are over."""
+        """A step of the trial: the two take turns until one is clearly faster or the rounds are over."""
         self.trial[self.turn].append(pace)
         if self.turn == self.other:
             self.lost += max(0.0, seconds * (1 - min(self.usual) / pace))
