@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModel, pipeline
+from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 
 from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
 from mplug_owl.model.attention import use_packed_attention
@@ -131,6 +131,7 @@ def test_the_owl_without_its_head(inputs: Any, tmp_path: Path) -> None:
     owl.save_pretrained(tmp_path)
     bare = AutoModel.from_pretrained(tmp_path)
     assert type(bare) is MplugOwlModel
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is MplugOwlForConditionalGeneration
     hidden = bare(**inputs).last_hidden_state
     assert torch.equal(hidden, owl.model(**inputs).last_hidden_state)
     assert torch.equal(owl.lm_head(hidden), owl(**inputs).logits)
@@ -342,6 +343,16 @@ def test_pipeline_answers_one_and_many(owl: MplugOwlForConditionalGeneration, pr
 
 
 # The parts
+
+
+def test_what_transformers_asks_of_a_class(owl: MplugOwlForConditionalGeneration) -> None:
+    """Whether layers may be recomputed, and which kernels of attention may be put in."""
+    for part in (owl, owl.model, owl.model.vision_tower):
+        assert part.supports_gradient_checkpointing
+        assert part._supports_sdpa
+        assert part._supports_flash_attn
+        assert part._supports_attention_backend
+    assert owl.input_modalities == ("image", "text")
 
 
 def test_growing_the_vocabulary_leaves_pictures_alone(inputs: Any) -> None:
