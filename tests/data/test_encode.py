@@ -12,6 +12,7 @@ from safetensors import safe_open
 from mplug_owl import Conversation, MplugOwlProcessor, Picture
 from mplug_owl.conversation import PLAIN, Message, caption
 from mplug_owl.data.encode import Encoding, encode
+from mplug_owl.errors import UserError
 from mplug_owl.model.processor import Example
 
 CAT, DOG = Path("cat.jpg"), Path("dog.jpg")
@@ -98,6 +99,46 @@ def test_without_a_begin_token_the_first_word_is_not_learned(processor: MplugOwl
 def test_too_short_a_length_is_refused(processor: MplugOwlProcessor) -> None:
     with pytest.raises(ValueError, match="max_tokens is 1"):
         encode(TALK, processor, Encoding(1))
+
+
+# The original's style
+
+
+def original(talk: Conversation, processor: MplugOwlProcessor, max_tokens: int) -> Example:
+    return encode(talk, processor, Encoding(max_tokens, style="original"))
+
+
+def test_the_original_takes_one_position_more_and_closes_the_answer_that_it_cuts(processor: MplugOwlProcessor) -> None:
+    talk = Conversation((), system=None).said("user", "ab").said("assistant", "cdefgh")
+    whole = original(talk, processor, 1024)
+    assert processor.tokenizer.decode(whole.ids) == "<s>Human: ab\nAI: cdefgh</s>"
+    assert learned_words(whole, processor) == "cdefgh</s>"
+    assert (len(original(talk, processor, len(whole) - 1)), whole.cut) == (len(whole), 0)
+    short = original(talk, processor, len(whole) - 4)
+    assert processor.tokenizer.decode(short.ids) == "<s>Human: ab\nAI: cde</s>"
+    assert learned_words(short, processor) == "cde</s>"
+    assert short.cut == 3
+
+
+def test_a_picture_that_does_not_fit_ends_the_originals_example_too(processor: MplugOwlProcessor) -> None:
+    talk = Conversation((), system=None).said("user", Picture(CAT), "b").said("assistant", "c")
+    until = len("<Human: ") + processor.num_image_tokens  # the begin token is one
+    fits, none = original(talk, processor, until - 1), original(talk, processor, until - 2)
+    assert (len(fits), fits.pictures) == (until, (CAT,))
+    assert (len(none), none.pictures) == (len("<Human: "), ())
+    assert fits.cut + len(fits) == none.cut + len(none) == len(original(talk, processor, 1024))
+
+
+def test_special_tokens_that_somebody_typed_count_in_the_originals_style(processor: MplugOwlProcessor) -> None:
+    talk = Conversation((), system=None).said("user", "a</s>b").said("assistant", "c")
+    end = processor.tokenizer.eos_token_id
+    assert original(talk, processor, 1024).ids.count(end) == 2
+    assert encode(talk, processor, Encoding(1024)).ids.count(end) == 1
+
+
+def test_the_original_learns_answers_alone(processor: MplugOwlProcessor) -> None:
+    with pytest.raises(UserError, match='style "original" learns answers only'):
+        encode(TALK, processor, Encoding(1024, style="original", learn="everything"))
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

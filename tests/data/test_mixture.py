@@ -19,6 +19,22 @@ def test_any_step_can_be_made_at_any_time() -> None:
     assert Mixture([7, 5], [None, None], 4, seed=4).step(0) != ahead[0]
 
 
+def test_a_step_is_the_same_in_every_version() -> None:
+    """Runs that were begun are resumed by later versions of this package and of numpy."""
+    mixture = Mixture([5, 3], [None, None], 4, seed=1)
+    steps = {number: [(one.source, one.epoch, one.index) for one in mixture.step(number)] for number in (0, 1, 7)}
+    assert steps == {
+        0: [(0, 0, 1), (0, 0, 4), (0, 0, 0), (1, 0, 2)],
+        1: [(0, 0, 3), (1, 0, 1), (1, 0, 0), (0, 0, 2)],
+        7: [(1, 3, 0), (0, 3, 1), (1, 3, 1), (0, 3, 3)],
+    }
+
+
+def test_every_source_has_its_weight() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        Mixture([3, 4], [None], 4, seed=0)
+
+
 def batches(mixture: Mixture, source: int, steps: range) -> set[frozenset[int]]:
     """Which records of a source are learned together, whatever their order within a step."""
     return {frozenset(one.index for one in mixture.step(number) if one.source == source) for number in steps}
