@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, AutoTokenizer
 
 from mplug_owl import Conversation, Message, MplugOwlForConditionalGeneration, MplugOwlProcessor, Picture
+from mplug_owl.model.processor import Example
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor, tiny_tokenizer
 
 IMAGE = 259  # the small owl's image_token_id: the first id after its vocabulary
@@ -48,6 +50,35 @@ def test_batches_are_padded_on_the_left(processor: MplugOwlProcessor) -> None:
     batch = processor(text=["abc", "a"])
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
     assert batch["input_ids"][1].tolist() == [0, 0, 1, *ids(processor, "a")]
+
+
+def test_batches_to_learn_from_are_padded_on_the_right(processor: MplugOwlProcessor) -> None:
+    samples = [Example((1, 5, 6), (False, True, True)), Example((1, 7), (False, True))]
+    batch = processor.batch(samples, side="right", labels=True)
+    assert batch["input_ids"].tolist() == [[1, 5, 6], [1, 7, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, 5, 6], [-100, 7, -100]]
+    assert "labels" not in processor.batch(samples)
+    with pytest.raises(ValueError, match="shorter"):
+        processor.batch([Example((1, 5), (False,))], labels=True)
+
+
+def test_a_tokenizer_adds_no_tokens_of_its_own(owl: MplugOwlForConditionalGeneration) -> None:
+    """Stock tokenizers put a begin token before every text, and each stretch is a text of its own."""
+    tokenizer = tiny_tokenizer()
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    assert tokenizer("a")["input_ids"] == [1, *tokenizer("a", add_special_tokens=False)["input_ids"], 2]
+    processor = MplugOwlProcessor.for_model(owl, tokenizer)
+    assert torch.equal(processor(text="a<image>b", images=[picture()])["input_ids"],
+                       tiny_processor(owl)(text="a<image>b", images=[picture()])["input_ids"])  # fmt: skip
+
+
+def test_a_length_alone_cuts_nothing(processor: MplugOwlProcessor) -> None:
+    whole = processor(text="abc")["input_ids"]
+    assert torch.equal(processor(text="abc", max_length=2)["input_ids"], whole)
+    assert torch.equal(processor(text="abc", truncation=True)["input_ids"], whole)
+    with pytest.raises(ValueError, match="truncation could cut a picture in two"):
+        processor(text="abc", truncation=True, max_length=2)
 
 
 def test_pictures_may_come_flat_or_a_list_for_each_prompt(processor: MplugOwlProcessor) -> None:
@@ -223,6 +254,16 @@ def test_picture_positions_are_not_words(processor: MplugOwlProcessor) -> None:
 
 
 # Saving, loading and the ecosystem
+
+
+def test_ids_become_words_in_whatever_they_come(processor: MplugOwlProcessor) -> None:
+    a, b = ids(processor, "ab")
+    for rows in ([[a, IMAGE], [b]], [torch.tensor([a, IMAGE]), torch.tensor([b])], torch.tensor([[a, IMAGE], [b, END]])):
+        assert processor.decode(rows, skip_special_tokens=True) == ["a", "b"]
+        assert processor.post_process_image_text_to_text(rows) == ["a", "b"]
+    assert processor.decode(a) == processor.decode([a]) == processor.decode(torch.tensor([a])) == "a"
+    assert processor.decode([]) == ""
+    assert processor.post_process_image_text_to_text([[a, END]], skip_special_tokens=False) == ["a</s>"]
 
 
 def test_it_saves_and_loads(owl: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, tmp_path: Path) -> None:
