@@ -52,7 +52,7 @@ class Sizes:
     language_inner: int = 32
     language_layers: int = 2
     language_heads: int = 2
-    vocabulary: int = 272
+    vocabulary: int = 320
 
 
 # The model

@@ -15,6 +15,8 @@ from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.checkpoints import original_name, our_name, read_tensors
 from mplug_owl.model.convert import convert
+from tests.conftest import SHARED
+from tests.golden import original
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 
 Checkpoint = Callable[..., Path]
@@ -47,9 +49,17 @@ def original_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-@pytest.mark.parametrize("name", ["owl-llama-tiny", "owl-bloom-64q"])
-def test_the_originals_checkpoint_there_and_back_is_bit_equal(shared: Path, tmp_path: Path, name: str) -> None:
-    source = shared / "parity" / name
+@pytest.fixture(params=["our own", "owl-llama-tiny", "owl-bloom-64q"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkpoint in the original's layout: one that tests make, and the original's own where they are here."""
+    if request.param == "our own":
+        return original.write(tmp_path / "original")
+    if not (folder := SHARED / "parity" / request.param).is_dir():
+        pytest.skip(f"{folder} is not here")
+    return folder
+
+
+def test_the_originals_checkpoint_there_and_back_is_bit_equal(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "back", original=True)
 
@@ -61,9 +71,7 @@ def test_the_originals_checkpoint_there_and_back_is_bit_equal(shared: Path, tmp_
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("name", ["owl-llama-tiny", "owl-bloom-64q"])
-def test_the_originals_configs_come_back(shared: Path, tmp_path: Path, name: str) -> None:
-    source = shared / "parity" / name
+def test_the_originals_configs_come_back(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "back", original=True)
 
     def read(folder: Path, file: str) -> dict:
@@ -166,9 +174,15 @@ def test_an_adapter_of_ours_is_merged(checkpoint: Checkpoint, tmp_path: Path, se
 
 
 @pytest.fixture
-def originals_adapter(shared: Path, tmp_path: Path) -> Path:
+def llama(tmp_path: Path) -> Path:
+    """A checkpoint in the original's layout that tests make."""
+    return original.write(tmp_path / "llama")
+
+
+@pytest.fixture
+def originals_adapter(llama: Path, tmp_path: Path) -> Path:
     """An adapter as peft 0.3 saved it beside the original's stage 2: the original's names, a pickle of tensors."""
-    weights = read_tensors(shared / "parity" / "owl-llama-tiny" / "pytorch_model.bin")
+    weights = read_tensors(llama / "pytorch_model.bin")
     torch.manual_seed(3)
     adapter = {}
     for name, weight in weights.items():
@@ -209,38 +223,33 @@ def expected_merge(weights: dict[str, torch.Tensor], adapter: dict[str, torch.Te
 
 
 @pytest.mark.filterwarnings("error")  # of peft's own too, for a user would read them
-def test_an_adapter_of_the_originals_is_merged(shared: Path, tmp_path: Path, originals_adapter: Path) -> None:
-    source = shared / "parity" / "owl-llama-tiny"
-    convert(source, tmp_path / "out", original=True, adapter=originals_adapter)
-    expected = expected_merge(original_weights(source), read_tensors(originals_adapter / "adapter_model.bin"))
+def test_an_adapter_of_the_originals_is_merged(llama: Path, tmp_path: Path, originals_adapter: Path) -> None:
+    convert(llama, tmp_path / "out", original=True, adapter=originals_adapter)
+    expected = expected_merge(original_weights(llama), read_tensors(originals_adapter / "adapter_model.bin"))
     merged = original_weights(tmp_path / "out")
     for name, weight in expected.items():
         torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)  # worst measured 0
 
 
-def test_peft_loads_an_adapter_of_the_originals(shared: Path, tmp_path: Path, originals_adapter: Path) -> None:
-    source = shared / "parity" / "owl-llama-tiny"
-    convert(source, tmp_path / "out", adapter=originals_adapter)
-    wrapped = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(source), originals_adapter)
-    inputs = AutoProcessor.from_pretrained(source)(text="What?")
+def test_peft_loads_an_adapter_of_the_originals(llama: Path, tmp_path: Path, originals_adapter: Path) -> None:
+    convert(llama, tmp_path / "out", adapter=originals_adapter)
+    wrapped = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(llama), originals_adapter)
+    inputs = AutoProcessor.from_pretrained(llama)(text="What?")
     with torch.no_grad():
         merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")(**inputs).logits
         torch.testing.assert_close(wrapped.eval()(**inputs).logits, merged, atol=2e-5, rtol=0)  # worst measured 4.8e-6
 
 
-def test_a_training_checkpoint_of_the_originals_stage_2_is_merged(
-    shared: Path, tmp_path: Path, originals_adapter: Path
-) -> None:
+def test_a_training_checkpoint_of_the_originals_stage_2_is_merged(llama: Path, tmp_path: Path, originals_adapter: Path) -> None:
     """Its Trainer saved all weights under peft's names; loaded as a model they are ignored in silence there."""
-    source = shared / "parity" / "owl-llama-tiny"
     adapter = read_tensors(originals_adapter / "adapter_model.bin")
-    everything = {f"base_model.model.{name}": weight for name, weight in read_tensors(source / "pytorch_model.bin").items()}
+    everything = {f"base_model.model.{name}": weight for name, weight in read_tensors(llama / "pytorch_model.bin").items()}
     everything |= {name.replace(".weight", ".default.weight"): weight for name, weight in adapter.items()}
     torch.save(everything, originals_adapter / "pytorch_model.bin")
     (originals_adapter / "adapter_model.bin").unlink()
 
-    convert(source, tmp_path / "out", original=True, adapter=originals_adapter)
-    expected = expected_merge(original_weights(source), adapter)
+    convert(llama, tmp_path / "out", original=True, adapter=originals_adapter)
+    expected = expected_merge(original_weights(llama), adapter)
     merged = original_weights(tmp_path / "out")
     for name, weight in expected.items():
         torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)

@@ -13,6 +13,8 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from mplug_owl import Conversation, Message, MplugOwlForConditionalGeneration, MplugOwlProcessor, Picture
 from mplug_owl.model.processor import Example
+from mplug_owl.model.tokenizer import MplugOwlTokenizer
+from tests.golden import original
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor, tiny_tokenizer
 
 IMAGE = 259  # the small owl's image_token_id: the first id after its vocabulary
@@ -294,6 +296,23 @@ def test_an_originals_processor_saves_and_loads(shared: Path, tmp_path: Path, na
     assert again.num_image_tokens == facts["media_slots"]
     inputs = {"text": "<image>\nHuman: why? ", "images": [picture()]}
     assert torch.equal(again(**inputs)["input_ids"], processor(**inputs)["input_ids"])
+
+
+def test_a_processor_comes_with_an_original_checkpoint(tmp_path: Path) -> None:
+    """Whose folder has no processor_config.json: what it would say is in config.json."""
+    folder = original.write(tmp_path / "original")
+    processor = AutoProcessor.from_pretrained(folder)
+    assert (processor.num_image_tokens, processor.image_token_id) == (4, 320)
+    assert type(processor.tokenizer) is MplugOwlTokenizer
+    batch = processor(text="an owl<image>", images=[picture()])
+    assert batch["input_ids"].tolist() == [[1, *ids(processor, "an owl"), *[320] * 4]]
+    assert batch["pixel_values"].shape == (1, 3, 28, 28)
+
+    processor.save_pretrained(tmp_path / "ours")
+    (tmp_path / "ours" / "config.json").write_text((folder / "config.json").read_text())
+    again = AutoProcessor.from_pretrained(tmp_path / "ours")
+    assert torch.equal(again(text="an owl<image>", images=[picture()])["input_ids"], batch["input_ids"])
+    assert type(AutoTokenizer.from_pretrained(tmp_path / "ours")) is MplugOwlTokenizer
 
 
 def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
