@@ -1,6 +1,6 @@
-"""A conversation: who said what, with which pictures, and which words are learned.
+"""A conversation: who said what, with which pictures, and which words are supervised.
 
-Nothing here knows tokens or tensors. A conversation becomes `Piece`s (text, or the place of one picture) and the
+Nothing here knows tokens or tensors. A conversation becomes `Piece`s (text, or the position of one picture) and the
 processor turns pieces into ids, so training and chatting tokenise the same words in the same way.
 """
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
+
+from mplug_owl.errors import UserError
 
 Role = Literal["user", "assistant"]
 ImageSource = str | Path | bytes | Image.Image
@@ -32,10 +34,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says at once: text and pictures in their order."""
+    """What one side says at once: text and pictures in their order.
+
+    An answer is learned unless `supervised` says otherwise. `alternatives` are other answers to the same, of which training
+    takes one each epoch; everything else reads the one in `parts`.
+    """
 
     role: Role
     parts: tuple[str | Picture, ...]
+    supervised: bool = True
+    alternatives: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -47,11 +55,18 @@ class Message:
 class Piece:
     """A stretch of a rendered conversation; `text` is None where a picture stands.
 
-    A learned piece is an answer: its tokens and the end token after it carry the loss.
+    A supervised piece is an answer: its tokens and the end token after it carry the loss. An `ended` one is an answer with
+    its end token that carries none.
     """
 
     text: str | None
     supervised: bool = False
+    ended: bool = False
+
+    @property
+    def answer(self) -> bool:
+        """Whether an end token follows."""
+        return self.supervised or self.ended
 
 
 @dataclass(frozen=True)
@@ -94,15 +109,15 @@ class Conversation:
     def pieces(self, reply: bool = False) -> list[Piece]:
         """Render to pieces: prompt text joined between pictures and answers, every answer on its own.
 
-        `reply` ends with the assistant's prefix, where a model goes on. An answer without any word is part of the
+        `reply` ends with the assistant's prefix, where a model continues. An answer without any word is part of the
         prompt: there is nothing in it to learn.
         """
         pieces: list[Piece] = []
         for piece in self._stretches(reply):
-            if piece.text == "" and not piece.supervised:
+            if piece.text == "" and not piece.answer:
                 continue
             last = pieces[-1] if pieces else Piece(None)
-            if piece.text is not None and last.text is not None and not piece.supervised and not last.supervised:
+            if piece.text is not None and last.text is not None and not piece.answer and not last.answer:
                 pieces[-1] = Piece(last.text + piece.text)
             else:
                 pieces.append(piece)
@@ -111,7 +126,7 @@ class Conversation:
     def prompt(self, reply: bool = True, end: str = "") -> str:
         """The original's prompt string: pictures as `<image>`, `end` after every answer."""
         return "".join(
-            IMAGE_MARK if piece.text is None else piece.text + (end if piece.supervised else "") for piece in self.pieces(reply)
+            IMAGE_MARK if piece.text is None else piece.text + (end if piece.answer else "") for piece in self.pieces(reply)
         )
 
     def _stretches(self, reply: bool) -> Iterator[Piece]:
@@ -122,7 +137,8 @@ class Conversation:
         for message in self.messages:
             if message.role == "assistant":
                 yield Piece(f"{line}{style.assistant}")
-                yield Piece(message.text, supervised=bool(message.text.strip()))
+                words = bool(message.text.strip())
+                yield Piece(message.text, words and message.supervised, words and not message.supervised)
                 line = style.line
                 continue
             # Pictures in front of the words stand on lines of their own, as in the original's prompt.
@@ -143,30 +159,33 @@ class Conversation:
     def from_chat(cls, messages: Sequence[Mapping[str, Any]], name: str = "") -> "Conversation":
         """Read chat messages in transformers' convention: `{"role": ..., "content": str | [parts]}`.
 
-        A part is `{"type": "text", "text": ...}` or `{"type": "image", "image" | "path" | "url": ...}`. A leading
-        system message replaces the original's system sentence; its empty content leaves none.
-        Raises ValueError that names the message and what would be right.
+        A part is `{"type": "text", "text": ...}` or `{"type": "image", "image" | "path" | "url": ...}`; OpenAI's `image_url`
+        and LLaMA-Factory's `value` are read too. A leading system message replaces the original's system sentence; its empty
+        content leaves none. An answer whose `weight` (`loss_weight`) is 0 is not learned.
+        Raises UserError that names the message and what would be right.
         """
         system: str | None = SYSTEM_PROMPT
         said: list[Message] = []
         for index, message in enumerate(messages):
             where = f"{name or 'chat'}: message {index}"
             if not isinstance(message, Mapping):
-                raise ValueError(f"{where} is a {type(message).__name__}; expected an object with role and content")
+                raise UserError(f"{where} is a {type(message).__name__}; expected an object with role and content")
             role = message.get("role")
-            if role not in ("system", "user", "assistant"):
-                raise ValueError(f"{where} has role {role!r}; expected system, user or assistant")
+            if role not in ("system", "developer", "user", "assistant"):
+                raise UserError(f"{where} has role {role!r:.80}; expected system, user or assistant")
             parts = tuple(_chat_parts(message.get("content"), where))
-            if role == "system":
+            pictures = any(isinstance(part, Picture) for part in parts)
+            if role in ("system", "developer"):
                 if index:
-                    raise ValueError(f"{where} is a system message; it can only come first")
-                if any(isinstance(part, Picture) for part in parts):
-                    raise ValueError(f"{where} is a system message with a picture; pictures belong to the user")
+                    raise UserError(f"{where} is a system message; it can only come first")
+                if pictures:
+                    raise UserError(f"{where} is a system message with a picture; pictures belong to the user")
                 system = "".join(part for part in parts if isinstance(part, str)) or None
                 continue
-            if role == "assistant" and any(isinstance(part, Picture) for part in parts):
-                raise ValueError(f"{where} is an answer with a picture; an owl answers in words")
-            said.append(Message(role, parts))
+            if role == "assistant" and pictures:
+                raise UserError(f"{where} is an answer with a picture; an owl answers in words")
+            weights = [message[key] for key in ("weight", "loss_weight") if message.get(key) is not None]
+            said.append(Message(role, parts, supervised=role != "assistant" or 0 not in weights))
         return cls(tuple(said), system, name=name)
 
     @classmethod
@@ -175,10 +194,10 @@ class Conversation:
 
         Role marks count at the start of a line only (the original takes the one inside "OpenAI: " too). A picture
         before the first mark is the human's.
-        Raises ValueError when the numbers of `<image>` marks and of images differ, with both.
+        Raises UserError when the numbers of `<image>` marks and of images differ, with both.
         """
         if (slots := text.count(IMAGE_MARK)) != len(images):
-            raise ValueError(f"{name or 'prompt'}: {slots} {IMAGE_MARK} in the text but {len(images)} images")
+            raise UserError(f"{name or 'prompt'}: {slots} {IMAGE_MARK} in the text but {len(images)} images")
         head, *turns = re.split(r"(?:^|\n)(Human: |AI: )", text)
         pictures = iter(images)
         said: list[Message] = []
@@ -188,7 +207,7 @@ class Conversation:
             said.append(Message("user", _marked_parts(line + mark + after, pictures)))
         for mark, words in zip(turns[::2], turns[1::2], strict=True):
             if mark == "AI: " and IMAGE_MARK in words:
-                raise ValueError(f"{name or 'prompt'}: {IMAGE_MARK} inside an answer; pictures belong to the human")
+                raise UserError(f"{name or 'prompt'}: {IMAGE_MARK} inside an answer; pictures belong to the human")
             said.append(Message("assistant" if mark == "AI: " else "user", _marked_parts(words, pictures)))
         return cls(tuple(said), head or None, name=name)
 
@@ -206,21 +225,35 @@ def _chat_parts(content: Any, where: str) -> Iterator[str | Picture]:
     if isinstance(content, str):
         yield content
         return
-    if not isinstance(content, Sequence):
-        raise ValueError(f"{where} has content of type {type(content).__name__}; expected text or a list of parts")
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise UserError(f"{where} has content of type {type(content).__name__}; expected text or a list of parts")
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            yield part["text"]
-        elif kind == "image" and (keys := [key for key in ("image", "path", "url") if part.get(key) is not None]):
-            yield Picture(part[keys[0]])
-        elif kind == "image_url" and isinstance(part.get("image_url"), Mapping) and "url" in part["image_url"]:
-            yield Picture(part["image_url"]["url"])
+        value = _part_value(part) if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(value, str):
+            yield value
+        elif kind in ("image", "image_url") and value is not None:
+            yield Picture(value)
+        elif isinstance(kind, str) and re.search("audio|video|file", kind):
+            raise UserError(
+                f"{where}, part {index} is of type {kind!r:.40}; an owl sees pictures and reads words, nothing else"
+            )
         else:
-            raise ValueError(
+            raise UserError(
                 f'{where}, part {index} is {part!r:.80}; expected {{"type": "text", "text": ...}} or '
                 '{"type": "image", "image": FILE}'
             )
+
+
+def _part_value(part: Mapping[str, Any]) -> Any:
+    """What a part holds: under the name of its type, or where else chats have it."""
+    for key in ("text",) if part.get("type") == "text" else ("image", "path", "url", "image_url"):
+        value = part.get(key)
+        if isinstance(value, Mapping) and "url" in value:
+            value = value["url"]
+        if value is not None:
+            return value
+    return part.get("value")
 
 
 def _marked_parts(words: str, pictures: Iterator[ImageSource]) -> tuple[str | Picture, ...]:
@@ -230,5 +263,5 @@ def _marked_parts(words: str, pictures: Iterator[ImageSource]) -> tuple[str | Pi
             parts.append(Picture(next(pictures)))
         if stretch:
             parts.append(stretch)
-    # Empty text in front keeps a picture on its line with the words behind it, so the prompt stays as it was written.
+    # Empty text in front keeps a picture on its line with the words after it, so the prompt stays as it was written.
     return ("", *parts) if len(parts) > 1 and isinstance(parts[0], Picture) else tuple(parts)

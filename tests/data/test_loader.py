@@ -13,6 +13,7 @@ from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
+from mplug_owl.errors import BadSample
 from mplug_owl.model.processor import Example
 from tests.world import scenes, write
 
@@ -186,7 +187,7 @@ def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(
 
     def broken(self: Source, index: int) -> object:
         if index in (1, 4):
-            raise ValueError(f"record {index} is broken")
+            raise BadSample(f"record {index} is broken")
         return read_one(self, index)
 
     monkeypatch.setattr(type(sources[0]), "__getitem__", broken)
@@ -197,13 +198,28 @@ def test_what_cannot_be_read_is_set_aside_and_the_rest_keeps_its_order(
     assert left == [name for name in whole if not name.endswith((" 2", " 5"))]
 
 
+@pytest.mark.parametrize("broken", ["mplug_owl.data.examples.encode", "mplug_owl.data.loader.positions"])
+def test_a_mistake_of_ours_is_a_crash_and_no_bad_sample(
+    sources: list[Source], processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """In encoding and in collating: only BadSample is a sample's fault."""
+
+    def mistaken(*args: object, **kwargs: object) -> None:
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+    monkeypatch.setattr(broken, mistaken)
+    with pytest.raises(ValueError, match=r"^zip") as error:
+        steps(sources, processor, encoding=Encoding(max_tokens=1024, pack=1024))[0]
+    assert type(error.value) is ValueError
+
+
 def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], processor: MplugOwlProcessor) -> None:
     data = steps(sources, processor, batch=1, rank=1, world=2)[0]
     assert [(batch.supervised, batch.names) for batch in data.batches] == [(0, ("nothing",))]
 
 
 def test_answers_may_weigh_alike(sources: list[Source], processor: MplugOwlProcessor) -> None:
-    """Every run of learned tokens sums to one, in padded and in packed rows, and the step is divided by their number."""
+    """Every run of supervised tokens sums to one, in padded and in packed rows, and the step is divided by their number."""
     for pack in (None, 1024):
         encoding = Encoding(max_tokens=1024, weigh="answers", pack=pack)
         made = steps(sources, processor, batch=6, micro_batch=6, encoding=encoding)

@@ -1,6 +1,6 @@
-"""Variety: which part of a picture is shown and how a caption is asked for, the same whenever a sample is made again.
+"""Variety: which part of a picture is shown, how a caption is asked for and which of several answers is learned.
 
-Both are pure functions of the run's seed, the epoch and the sample. Nothing is ever flipped: letters and left and right would
+All are pure functions of the run's seed, the epoch and the sample. Nothing is ever flipped: letters and left and right would
 turn with it.
 """
 
@@ -51,7 +51,7 @@ def crop_box(size: tuple[int, int], smallest: float, seed: int, sample: SampleId
 
 
 def with_caption_prompt(talk: Conversation, seed: int, sample: SampleId) -> Conversation:
-    """A caption behind one of `PROMPTS`; whatever is not one picture and its caption stays as it is."""
+    """A caption after one of `PROMPTS`; whatever is not one picture and its caption stays as it is."""
     if (
         [message.role for message in talk.messages] != ["user", "assistant"]
         or len(talk.messages[0].parts) != 1
@@ -61,6 +61,20 @@ def with_caption_prompt(talk: Conversation, seed: int, sample: SampleId) -> Conv
     prompt = PROMPTS[_chance(seed, 3, sample).integers(len(PROMPTS))]
     question = Message("user", (*talk.messages[0].parts, prompt))
     return replace(talk, messages=(question, talk.messages[1]))
+
+
+def with_one_answer(talk: Conversation, seed: int, sample: SampleId) -> Conversation:
+    """Of every answer that has other wordings one, another each epoch."""
+    if not any(message.alternatives for message in talk.messages):
+        return talk
+    random = _chance(seed, 5, sample)
+    messages = []
+    for message in talk.messages:
+        if message.alternatives:
+            wordings = (message.text, *message.alternatives)
+            message = replace(message, parts=(wordings[random.integers(len(wordings))],), alternatives=())
+        messages.append(message)
+    return replace(talk, messages=tuple(messages))
 
 
 def _chance(seed: int, purpose: int, sample: SampleId, picture: int = 0) -> np.random.Generator:

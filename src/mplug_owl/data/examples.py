@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mplug_owl.data.augment import with_caption_prompt
+from mplug_owl.data.augment import with_caption_prompt, with_one_answer
 from mplug_owl.data.encode import Encoding, encode
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.sources import Source
@@ -21,7 +21,7 @@ class Examples:
 
     def __getitem__(self, sample: SampleId) -> Example:
         """Read and encode one sample. Raises BadSample where it cannot be read."""
-        talk = self.sources[sample.source][sample.index]
+        talk = with_one_answer(self.sources[sample.source][sample.index], self.seed, sample)
         if self.encoding.caption_prompts:
             talk = with_caption_prompt(talk, self.seed, sample)
         return encode(talk, self.processor, self.encoding)

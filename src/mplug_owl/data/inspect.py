@@ -1,8 +1,5 @@
 """Inspecting: what the model will see of a source, before anybody pays for training on it."""
 
-import base64
-import html
-import io
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -17,8 +14,8 @@ from rich.text import Text
 
 from mplug_owl.conversation import Conversation, ImageSource
 from mplug_owl.data.encode import Encoding, encode
-from mplug_owl.data.sources import FORMATS, Source, check, picture_size
-from mplug_owl.model.images import open_image
+from mplug_owl.data.sources import Source, check, picture_size
+from mplug_owl.errors import BadSample
 from mplug_owl.model.processor import MplugOwlProcessor
 
 # Lengths are counted on this many conversations, spread evenly over the source.
@@ -30,23 +27,12 @@ LISTED = 20
 BARS = 8
 # A longer stretch of words is shown by its first and last ones.
 WHOLE = 240
-PAGE = """<!DOCTYPE html>
-<html><head><meta charset="utf-8"><title>owl inspect</title><style>
-body {{ color: {foreground}; background-color: {background}; margin: 2em; }}
-pre {{ font-family: Menlo, "DejaVu Sans Mono", Consolas, monospace; line-height: 1.35; }}
-{stylesheet}
-</style></head><body>
-<p>PICTURES</p>
-<pre><code>{code}</code></pre>
-</body></html>
-"""
-
-LEARNED, PROMPT, QUIET, PICTURE, WRONG = "bold green", "", "dim", "cyan", "red"
+SUPERVISED, PROMPT, QUIET, PICTURE, WRONG = "bold green", "", "dim", "cyan", "red"
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring positions of one kind: a picture's, or words, learned or not. `cuts` are the tokens of the words."""
+    """Neighbouring positions of one kind: a picture's, or words, supervised or not. `cuts` are the tokens of the words."""
 
     count: int
     cuts: tuple[str, ...] = ()
@@ -79,15 +65,11 @@ def show(
     console: Console,
     count: int = 3,
     max_tokens: int = 1024,
-    save: Path | None = None,
 ) -> None:
     """Print a source's counts, `count` of its conversations as the model gets them, its lengths and its problems.
 
-    Without a processor words are counted instead of tokens, and a picture as one. `save` writes the same to a file:
-    .txt, or .html with the pictures as the model gets them.
+    Without a processor words are counted instead of tokens, and a picture as one.
     """
-    if save is not None and save.suffix not in (".html", ".txt"):
-        raise ValueError(f"{save}: expected a file that ends in .html or .txt")
     with console.status(f"reading {min(len(source), CHECKED):,} conversations"):
         checked = _spread(len(source), CHECKED)
         problems = check(source, indices=checked)
@@ -103,11 +85,7 @@ def show(
     if samples:
         parts += ["", _lengths(list(samples.values()), len(source), unit, max_tokens)]
     parts += ["", _problems(problems, len(checked), len(source))]
-    report = Group(*parts)
-    console.print(report)
-    if save is not None:
-        _save(report, save, [stretch.picture for sample in chosen for stretch in sample.stretches], processor)
-        console.print(Text(f"saved {save}", QUIET))
+    console.print(Group(*parts))
 
 
 def look(conversation: Conversation, processor: MplugOwlProcessor | None, max_tokens: int) -> Sample:
@@ -169,15 +147,13 @@ def _in_words(conversation: Conversation, max_tokens: int) -> Sample:
 
 
 def _heading(source: Source, conversations: Sequence[Conversation]) -> RenderableType:
-    name, _, path = source.name.partition(":")
     answers = sum(len(talk.answers) for talk in conversations)
     shown = [picture.source for talk in conversations for picture in talk.pictures]
     # One file counts once; an opened picture can only be told from another one, not from its like.
     pictures = list({id(one) if isinstance(one, Image.Image) else one: one for one in shown}.values())
     surveyed = "" if len(conversations) == len(source) else f", {len(conversations):,} of them read"
     return Group(
-        Text.assemble((name, "bold"), f"  {FORMATS[name].description}" if name in FORMATS else ""),
-        Text(path or source.name, QUIET),
+        Text(_harmless(source.name), "bold"),
         Text(f"{_many(len(source), 'conversation')}{surveyed}: {_many(answers, 'answer')}, {_pictures(pictures)}"),
     )
 
@@ -194,7 +170,7 @@ def _pictures(pictures: Sequence[ImageSource]) -> str:
 
 def _sample(sample: Sample, unit: str, max_tokens: int) -> RenderableType:
     title = Text.assemble(
-        (_harmless(sample.name), "bold"), (f"   {sample.length:,} {unit}, {sample.supervised:,} learned", QUIET)
+        (_harmless(sample.name), "bold"), (f"   {sample.length:,} {unit}, {sample.supervised:,} supervised", QUIET)
     )
     rows = Table.grid(padding=(0, 2))
     rows.add_column(justify="right", style=QUIET, min_width=6, no_wrap=True)
@@ -212,25 +188,27 @@ def _stretch(stretch: Stretch, unit: str) -> Text:
         shape = f" {size[0]}x{size[1]}" if size else ""
         positions = f" → {stretch.count} positions" if unit == "tokens" else ""
         return Text(f"▣ {_name(stretch.picture)}{shape}{positions}", PICTURE)
-    text, style = Text(), LEARNED if stretch.supervised else PROMPT
+    text, style = Text(), SUPERVISED if stretch.supervised else PROMPT
     head, tail = (len(stretch.cuts), 0) if stretch.count <= WHOLE else (WHOLE * 2 // 3, WHOLE // 3)
-    for place, cut in enumerate(stretch.cuts):
-        if head <= place < len(stretch.cuts) - tail:
-            text.append(f" … {len(stretch.cuts) - head - tail:,} more {unit} … " if place == head else "", QUIET)
+    for index, cut in enumerate(stretch.cuts):
+        if head <= index < len(stretch.cuts) - tail:
+            text.append(f" … {len(stretch.cuts) - head - tail:,} more {unit} … " if index == head else "", QUIET)
             continue
-        inside_a_word = place and unit == "tokens" and cut[:1].isalnum() and stretch.cuts[place - 1][-1:].isalnum()
+        inside_a_word = index and unit == "tokens" and cut[:1].isalnum() and stretch.cuts[index - 1][-1:].isalnum()
         text.append("·" if inside_a_word else "", QUIET)
         text.append(_harmless(cut), style)
     # A stretch begins on a line of its own anyway.
     text = text[1:] if text.plain.startswith("\n") else text
-    return Text.assemble(("⟦", LEARNED), text, ("⟧", LEARNED)) if stretch.supervised else text
+    return Text.assemble(("⟦", SUPERVISED), text, ("⟧", SUPERVISED)) if stretch.supervised else text
 
 
 def _legend(processor: MplugOwlProcessor | None) -> RenderableType:
     if processor is None:
-        return Text.assemble(("⟦learned⟧", LEARNED), ("   ▣ picture   words are counted, since no model was named", QUIET))
+        return Text.assemble(
+            ("⟦supervised⟧", SUPERVISED), ("   ▣ picture   words are counted, since no model was named", QUIET)
+        )
     end = f" up to the end token {processor.tokenizer.eos_token}   wo·rd of two tokens   ▣ picture"
-    return Text.assemble(("⟦learned⟧", LEARNED), (end, QUIET))
+    return Text.assemble(("⟦supervised⟧", SUPERVISED), (end, QUIET))
 
 
 def _lengths(samples: Sequence[Sample], whole: int, unit: str, max_tokens: int) -> RenderableType:
@@ -241,15 +219,16 @@ def _lengths(samples: Sequence[Sample], whole: int, unit: str, max_tokens: int) 
     for name in ("min", "median", "max"):
         table.add_column(name, justify="right")
     table.add_row("length", *(f"{value:,.0f}" for value in (min(lengths), statistics.median(lengths), max(lengths))))
-    table.add_row("learned", *(f"{value:.0%}" for value in (min(shares), statistics.median(shares), max(shares))))
+    table.add_row("supervised", *(f"{value:.0%}" for value in (min(shares), statistics.median(shares), max(shares))))
     cut = [sample for sample in samples if sample.cut]
     lost = f", {_many(sum(sample.cut for sample in cut), unit[:-1])} lost" if cut else ""
     empty = sum(sample.supervised == 0 for sample in samples)
     notes = [Text(f"{len(cut):,} longer than {max_tokens:,}{lost}", WRONG if cut else QUIET)]
     if empty:
-        notes.append(Text(f"{empty:,} with nothing learned", WRONG))
+        notes.append(Text(f"{empty:,} with nothing supervised", WRONG))
     # Three have no shape worth drawing.
-    return Group(table, *notes, *(["", _bars(lengths, unit)] if len(lengths) > 3 else []))
+    bars: list[RenderableType] = ["", _bars(lengths, unit)] if len(lengths) > 3 else []
+    return Group(table, *notes, *bars)
 
 
 def _bars(lengths: Sequence[int], unit: str) -> Table:
@@ -271,7 +250,7 @@ def _problems(problems: Sequence[str], checked: int, whole: int) -> RenderableTy
     where = "" if checked == whole else f" in {checked:,} of {_many(whole, 'conversation')}"
     if not problems:
         return Text(f"no problems{where}", "green")
-    lines = [Text(f"{_many(len(problems), 'problem')}{where}", f"bold {WRONG}")]
+    lines: list[RenderableType] = [Text(f"{_many(len(problems), 'problem')}{where}", f"bold {WRONG}")]
     lines += [Padding(Text(_harmless(problem)), (0, 0, 0, 2)) for problem in problems[:LISTED]]
     if len(problems) > LISTED:
         lines.append(Padding(Text(f"and {len(problems) - LISTED:,} more", QUIET), (0, 0, 0, 2)))
@@ -281,41 +260,13 @@ def _problems(problems: Sequence[str], checked: int, whole: int) -> RenderableTy
 def _readable(source: Source, index: int) -> Conversation | None:
     try:
         return source[index]
-    except ValueError:  # `check` has told
+    except BadSample:  # `check` has told
         return None
 
 
 def _spread(whole: int, count: int) -> list[int]:
     """At most `count` numbers below `whole`, evenly apart."""
     return [index * whole // min(whole, count) for index in range(min(whole, count))]
-
-
-def _save(
-    report: RenderableType, path: Path, pictures: Sequence[ImageSource | None], processor: MplugOwlProcessor | None
-) -> None:
-    paper = Console(file=io.StringIO(), record=True, width=100)
-    paper.print(report)
-    if path.suffix == ".txt":
-        path.write_text(paper.export_text(), "utf-8")
-        return
-    shown = "".join(_tag(picture, processor) for picture in pictures if picture is not None)
-    path.write_text(paper.export_html(code_format=PAGE).replace("PICTURES", shown, 1), "utf-8")
-
-
-def _tag(picture: ImageSource, processor: MplugOwlProcessor | None) -> str:
-    try:
-        image = open_image(picture)
-    except ValueError:  # `check` has told
-        return ""
-    if processor is not None:
-        image = Image.fromarray(processor.image_processor.square(image))
-    image = image.convert("RGB")
-    image.thumbnail((224, 224))
-    image.save(file := io.BytesIO(), "JPEG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" alt="{html.escape(_name(picture))}" title="{html.escape(_name(picture))}"> '
-    )
 
 
 def _many(count: int, noun: str) -> str:
@@ -329,7 +280,7 @@ def _name(picture: ImageSource) -> str:
 def _size(picture: ImageSource) -> tuple[int, int] | None:
     try:
         return picture_size(picture)
-    except ValueError:  # `check` has told
+    except BadSample:  # `check` has told
         return None
 
 

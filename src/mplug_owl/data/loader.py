@@ -18,6 +18,7 @@ from mplug_owl.data.augment import crop_box
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import Mixture, SampleId
 from mplug_owl.data.packing import pack, positions
+from mplug_owl.errors import BadSample
 from mplug_owl.model.images import open_image
 from mplug_owl.model.processor import Example
 
@@ -62,9 +63,19 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        absent = dict.fromkeys(("attention_mask", "position_ids", "pixel_values", "loss_weights"))
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return Batch(**{**absent, **moved}, names=self.names, cut=self.cut)
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            attention_mask=moved(self.attention_mask),
+            position_ids=moved(self.position_ids),
+            pixel_values=moved(self.pixel_values),
+            loss_weights=moved(self.loss_weights),
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ class StepDataset(Dataset[StepBatches]):
         for sample in self.mixture.step(number)[self.rank :: self.world]:
             try:
                 samples.append(self._read(sample))
-            except ValueError as error:
+            except BadSample as error:
                 bad.append(BadRecord(self.examples.sources[sample.source].name, sample.index, str(error)))
         if not samples:  # a process with nothing to do still takes part in the step
             samples.append((self._nothing(), []))

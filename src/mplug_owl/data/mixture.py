@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from mplug_owl.errors import UserError
+
 
 @dataclass(frozen=True)
 class SampleId:
@@ -37,10 +39,10 @@ class Mixture:
         share: float = 0.0,
     ) -> None:
         if not sizes or min(sizes) < 1:
-            raise ValueError(f"sources of {list(sizes)} samples: each needs one at least")
+            raise UserError(f"sources of {list(sizes)} samples: each needs one at least")
         given = [float(size) if weight is None else weight for size, weight in zip(sizes, weights, strict=True)]
         if min(given) <= 0:
-            raise ValueError(f"weights {given}: each must be above 0")
+            raise UserError(f"weights {given}: each must be above 0")
         self.sizes, self.batch, self.seed = tuple(sizes), batch, seed
         self._kinds = [(np.arange(len(given)), batch)] if apart is None else _kinds(np.array(apart), batch, share)
         self.due = np.zeros(len(given))  # samples of each source a step, on average
@@ -49,7 +51,7 @@ class Mixture:
         self._used = [np.zeros(len(sizes), dtype=np.int64)]
 
     def step(self, number: int) -> list[SampleId]:
-        """The samples of a step, in the order in which they are learned."""
+        """The samples of a step, in the order in which they are learned from."""
         first, last = self._used_before(number), self._used_before(number + 1)
         chosen = [
             self._sample(source, int(position))
@@ -82,7 +84,7 @@ def _kinds(apart: np.ndarray, batch: int, share: float) -> list[tuple[np.ndarray
     """The sources marked and the others, each with its samples a step."""
     marked = round(share * batch)
     if not 0 < marked < batch or apart.all() or not apart.any():
-        raise ValueError(
+        raise UserError(
             f"{marked} of {batch} samples a step set apart, {apart.sum()} of {len(apart)} sources: each kind needs some"
         )
     return [(np.flatnonzero(apart), marked), (np.flatnonzero(~apart), batch - marked)]

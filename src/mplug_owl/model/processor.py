@@ -99,7 +99,7 @@ class MplugOwlProcessor(ProcessorMixin):
                 tokens = [self.image_token_id] * self.num_image_tokens
             else:
                 tokens = self.tokenizer(piece.text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
-                if piece.supervised:
+                if piece.answer:
                     tokens = [*tokens, self.tokenizer.eos_token_id]
             ids.extend(tokens)
             loss_mask.extend([piece.supervised] * len(tokens))

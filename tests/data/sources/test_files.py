@@ -10,8 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mplug_owl.data.sources import files
-from mplug_owl.data.sources.source import check, read
+from mplug_owl.data.sources import check, files, read
 from tests.data.sources.layouts import jpeg, shard, tar
 
 

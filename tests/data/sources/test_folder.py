@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.conversation import caption
-from mplug_owl.data.sources.source import check, read
+from mplug_owl.data.sources import check, read
 from tests.data.sources.layouts import every, jpeg
 
 

@@ -8,7 +8,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from mplug_owl.conversation import caption
-from mplug_owl.data.sources.source import FileSource, check, read
+from mplug_owl.data.sources import check, read
+from mplug_owl.data.sources.source import FileSource
 from tests.data.sources.layouts import ROWS, jpeg
 
 

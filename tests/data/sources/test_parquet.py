@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from mplug_owl import Picture
 from mplug_owl.conversation import caption
-from mplug_owl.data.sources.source import check, read
+from mplug_owl.data.sources import check, read
 from tests.data.sources.layouts import ROWS, broken, every, jpeg, parquet
 
 

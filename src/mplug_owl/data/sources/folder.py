@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mplug_owl.data.sources.records import Records, decode, read_json, read_table
+from mplug_owl.data.sources.json_file import read_json
+from mplug_owl.data.sources.records import Records, decode
 from mplug_owl.data.sources.shards import PICTURES
+from mplug_owl.data.sources.table import read_table
+from mplug_owl.errors import BadSample, UserError
 
 # The second row is what Hugging Face's image folders have; captions.txt is Flickr8k's, a table in spite of its name.
 TABLES = (
@@ -29,9 +32,9 @@ class Pictures:
         try:
             return {"image": self.names[index], "caption": decode(words.read_bytes())}
         except FileNotFoundError:
-            raise ValueError(f"{self.location(index)}: no {words.name} beside it") from None
-        except ValueError as error:
-            raise ValueError(f"{words.relative_to(self.folder)}: {error}") from None
+            raise BadSample(f"{self.location(index)}: no {words.name} beside it") from None
+        except BadSample as error:
+            raise BadSample(f"{words.relative_to(self.folder)}: {error}") from None
 
     def location(self, index: int) -> str:
         """The picture's name in the folder."""
@@ -44,15 +47,15 @@ def is_folder(path: Path) -> bool:
 
 
 def open_folder(path: Path) -> Records:
-    """The pictures of a folder with their words. Raises ValueError where there are none."""
+    """The pictures of a folder with their words. Raises UserError where there are none."""
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
-        raise ValueError(f"{path}: a file; expected a folder of pictures")
+        raise UserError(f"{path}: a file; expected a folder of pictures")
     if (table := _table(path)) is not None:
         return read_json(table) if table.suffix in (".json", ".jsonl") else read_table(table)
     if not len(pictures := Pictures(path)):
-        raise ValueError(f"{path}: no pictures in the folder ({', '.join(PICTURES)})")
+        raise UserError(f"{path}: no pictures in the folder ({', '.join(PICTURES)})")
     return pictures
 
 

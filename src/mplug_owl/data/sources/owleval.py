@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.data.sources.formats import Location
-from mplug_owl.data.sources.records import Listed, field, read_json
+from mplug_owl.data.sources.json_file import read_json
+from mplug_owl.data.sources.location import Location
+from mplug_owl.data.sources.records import Listed, field
+from mplug_owl.errors import BadSample, UserError
 
 # What the answers file says where a system gave none ("cannot be traced back").
 NO_ANSWER = "无法回溯"
@@ -31,13 +33,13 @@ def join(path: Path) -> Listed:
     Questions that the system has no answer to are left out, and so are pictures without any answer.
     """
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder")
     folder = next((folder for folder in (path, *path.resolve().parents[:2]) if is_folder(folder)), None)
     if folder is None:
-        raise ValueError(f"{path}: no questions.jsonl here nor in the folder above; expected OwlEval's folder or its answers")
+        raise UserError(f"{path}: no questions.jsonl here nor in the folder above; expected OwlEval's folder or its answers")
     answers_file = folder / "answer" / DEFAULT_ANSWERS if path.is_dir() or path.name == "questions.jsonl" else path
     if not answers_file.is_file():
-        raise ValueError(f"{answers_file}: no such file; name a file of answers, owleval:ANSWERS.jsonl")
+        raise UserError(f"{answers_file}: no such file; name a file of answers, owleval:ANSWERS.jsonl")
 
     answers = read_json(answers_file)
     said: dict[str, str] = {}
@@ -55,7 +57,7 @@ def join(path: Path) -> Listed:
         if answer and answer != NO_ANSWER:
             pictures.setdefault(image, []).append((field(record, "question", str, where), answer))
     if not pictures:
-        raise ValueError(f"{answers_file}: answers none of the questions in {folder / 'questions.jsonl'}")
+        raise UserError(f"{answers_file}: answers none of the questions in {folder / 'questions.jsonl'}")
     return Listed(answers_file, [(folder / "cases" / image, turns) for image, turns in pictures.items()])
 
 
@@ -65,7 +67,7 @@ def conversation(record: Any, location: Location) -> Conversation:
     # The picture of this number, whichever ending its file has.
     found = sorted(image.parent.glob(f"{escape(image.stem)}.*"))
     if not found:
-        raise ValueError(f"{location}: no picture {image.name}, nor with another ending, in {image.parent}")
+        raise BadSample(f"{location}: no picture {image.name}, nor with another ending, in {image.parent}")
     talk = Conversation((), name=f"{location}, {found[0].name}")
     for turn, (question, answer) in enumerate(turns):
         talk = talk.said("user", *([Picture(found[0])] if turn == 0 else []), question).said("assistant", answer)

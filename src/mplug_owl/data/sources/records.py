@@ -1,19 +1,26 @@
-"""Records: what a file holds one by one, read when asked for, each with a place to name in an error."""
+"""Records: what a file holds one by one, read when asked for, each with a location to name in an error."""
 
-import csv
-import io
+import gzip
 import json
-import re
+import math
+import os
+import shutil
+import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from mplug_owl.data.sources.files import cache_folder, find
+from mplug_owl.errors import BadSample, UserError
+
+Kind = TypeVar("Kind")
+# The first byte of a record, the byte after its last, and its number in the file.
+Stretch = tuple[int, int, int]
 
 
 class Records(Protocol):
-    """The records of one file or many. Reading a damaged one raises ValueError that names its place."""
+    """The records of one file or many. Reading a damaged one raises BadSample, or what a decoder raises."""
 
     @property
     def folder(self) -> Path:
@@ -42,119 +49,169 @@ class Listed:
         return self.values[index]
 
     def location(self, index: int) -> str:
+        """`answers.jsonl, record 17`."""
         return f"{self.path.name}, record {index + 1}"
 
 
 class Indexed:
-    """Records that stay in the file; only where each one starts and ends is held in memory, 24 bytes a record."""
+    """Records that stay in the file; only where each one starts and ends is held in memory, 24 bytes a record.
+
+    `split` says where they are, and `parse` makes a record of its text. A `.gz` file is unpacked into the user's cache first.
+    """
 
     def __init__(
-        self, path: Path, stretches: Iterator[tuple[int, int, int]], parse: Callable[[str], Any], unit: str = "line"
+        self,
+        path: Path,
+        split: Callable[[Path], Iterator[Stretch]],
+        parse: Callable[[str], Any],
+        unit: str = "line",
+        expected: str = "records",
     ) -> None:
         self.path, self.folder, self.parse, self.unit = path, path.parent, parse, unit
+        self.unpacked = unpacked(path)
         self.starts, self.ends, self.numbers = array("Q"), array("Q"), array("Q")
-        for start, end, number in stretches:
+        for start, end, number in split(self.unpacked):
             self.starts.append(start)
             self.ends.append(end)
             self.numbers.append(number)
+        if not self.starts:
+            raise UserError(f"{path}: no records in the file; expected {expected}")
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Any:
         start = self.starts[index]
-        with self.path.open("rb") as file:
+        with self.unpacked.open("rb") as file:
             file.seek(start)
             raw = file.read(self.ends[index] - start)
         try:
             return self.parse(decode(raw))
-        except ValueError as error:
-            raise ValueError(f"{self.location(index)}: {error}") from None
+        except BadSample as error:
+            raise BadSample(f"{self.location(index)}: {error}") from None
 
     def location(self, index: int) -> str:
+        """`photos.jsonl, line 17`."""
         return f"{self.path.name}, {self.unit} {self.numbers[index]}"
-
-
-def read_json(path: Path) -> Records:
-    """A JSON list or JSON lines. The first character tells them apart."""
-    check_file(path)
-    with path.open("rb") as file:
-        listed = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-    if not listed:
-        return _filled(Indexed(path, _lines(path), parse_json), "one JSON object on each line")
-    return _filled(Indexed(path, _elements(path), parse_json, "record"), "a JSON list of objects")
-
-
-def read_whole(path: Path) -> Any:
-    """The JSON value that a file is. Raises ValueError that tells the line."""
-    check_file(path)
-    try:
-        return json.loads(decode(path.read_bytes()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name}, line {error.lineno}: {_not_json(error)}") from None
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path.name}: JSON nested too deeply") from None
-
-
-def read_table(path: Path) -> Records:
-    """A CSV or TSV file whose first row names the columns."""
-    check_file(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    expected = "a row of column names and rows below it"
-    cells = _filled(Indexed(path, _rows(path, delimiter), partial(_cells, delimiter)), expected)
-    parse = partial(_named_cells, delimiter, tuple(cells[0]))
-    return _filled(Indexed(path, islice(_rows(path, delimiter), 1, None), parse), expected)
 
 
 def read_blocks(path: Path) -> Records:
     """A text file whose documents are set apart by blank lines."""
     check_file(path)
-    return _filled(Indexed(path, _blocks(path), str.strip), "documents with blank lines between them")
+    return Indexed(path, _blocks, str.strip, expected="documents with blank lines between them")
 
 
-def _cells(delimiter: str, row: str) -> list[str]:
-    return next(csv.reader(io.StringIO(row, newline=""), delimiter=delimiter))
+def lines(path: Path) -> Iterator[Stretch]:
+    """Every line that is not blank."""
+    end = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            start, end = end, end + len(line)
+            if line.strip():
+                yield start, end, number
 
 
-def _named_cells(delimiter: str, columns: tuple[str, ...], row: str) -> dict[str, str]:
-    cells = _cells(delimiter, row)
-    if len(cells) != len(columns):
-        raise ValueError(f"{len(cells)} cells but {len(columns)} columns ({', '.join(columns)})")
-    return dict(zip(columns, cells, strict=True))
+def _blocks(path: Path) -> Iterator[Stretch]:
+    """Neighbouring lines together, as far as the next blank one."""
+    block: Stretch | None = None
+    last = 0
+    for start, end, number in lines(path):
+        if block and number == last + 1:
+            block = block[0], end, block[2]
+        else:
+            if block:
+                yield block
+            block = start, end, number
+        last = number
+    if block:
+        yield block
 
 
-def parse_json(text: str) -> Any:
-    """One JSON value. Raises ValueError that tells the column."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(_not_json(error)) from None
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
+def ending(path: str | Path) -> str:
+    """The ending that says what a file holds: `.jsonl` of `a.jsonl` and of `a.jsonl.gz`."""
+    path = Path(path)
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
+def unpacked(path: Path) -> Path:
+    """The file itself; of a `.gz` file what is in it, unpacked once into the user's cache, so that any record can be read."""
+    if path.suffix.lower() != ".gz":
+        return path
+    (file,) = find(str(path), ".gz")
+    copy = cache_folder() / file.key / path.stem
+    if not copy.exists():
+        copy.parent.mkdir(exist_ok=True)
+        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
+        try:
+            with gzip.open(path) as packed, part.open("wb") as out:
+                shutil.copyfileobj(packed, out)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            part.unlink(missing_ok=True)
+            raise UserError(f"{path}: not a whole gzip file ({error}); fetch it anew") from None
+        part.replace(copy)
+    return copy
 
 
 def check_file(path: Path) -> None:
-    """Raise ValueError unless there is a file with something in it."""
+    """Raise UserError unless there is a file with something in it."""
     if not path.exists():
-        raise ValueError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file")
     if not path.is_file():
-        raise ValueError(f"{path}: a folder; expected a file")
+        raise UserError(f"{path}: a folder; expected a file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (0 bytes)")
+        raise UserError(f"{path}: the file is empty (0 bytes)")
 
 
-def field(record: Any, name: str, kind: type, where: object) -> Any:
-    """A required field of a record. Raises ValueError that tells what is there instead."""
-    if not isinstance(record, Mapping):
-        raise ValueError(f"{where}: {describe(record)}; expected an object with the field {name!r}")
-    if name not in record:
-        raise ValueError(f"{where}: no field {name!r}; it has {', '.join(map(repr, record)) or 'none at all'}")
-    value = record[name]
+def decode(raw: bytes) -> str:
+    """Text from its bytes. Raises BadSample that tells which are none."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadSample("UTF-16 text; save it as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadSample(f"not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})") from None
+
+
+def parse_json(text: str) -> Any:
+    """One JSON value. Raises BadSample that tells the column."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadSample(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise BadSample("JSON nested too deeply") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise BadSample(f"not JSON that can be read ({error})") from None
+
+
+def field(record: Any, name: str, kind: type[Kind], where: object) -> Kind:
+    """A required field of a record. Raises BadSample that tells what is there instead."""
+    value = present(record, name, where)
     if not isinstance(value, kind):
-        raise ValueError(f"{where}: field {name!r} is {describe(value)}; expected {KINDS[kind]}")
+        raise BadSample(f"{where}: field {name!r} is {describe(value)}; expected {KINDS[kind]}")
     return value
+
+
+def present(record: Any, name: str, where: object) -> Any:
+    """A required field of a record, of whatever kind. Raises BadSample that lists the fields where it is missing."""
+    if not isinstance(record, Mapping):
+        raise BadSample(f"{where}: {describe(record)}; expected an object with the field {name!r}")
+    if name not in record:
+        raise BadSample(f"{where}: no field {name!r}; it has {field_names(record)}")
+    return record[name]
+
+
+def texts(value: Any, name: str, where: object) -> tuple[str, ...]:
+    """What an answer or a caption says; a list has other wordings too. Numbers, true and false are as JSON writes them."""
+    values = value if isinstance(value, list) else [value]
+    said = []
+    for one in values:
+        if isinstance(one, bool) or (isinstance(one, (int, float)) and math.isfinite(one)):
+            one = json.dumps(one)
+        if not isinstance(one, str):
+            raise BadSample(f"{where}: field {name!r} is {describe(value)}; expected text")
+        said.append(one)
+    return tuple(one for one in said if one.strip()) or ("",)
 
 
 KINDS = {
@@ -170,105 +227,18 @@ KINDS = {
 
 def describe(value: Any) -> str:
     """What a value is, in words."""
-    return "null" if value is None else KINDS.get(type(value), type(value).__name__)
+    if is_missing(value):
+        return "null" if value is None else "NaN"
+    return KINDS.get(type(value), type(value).__name__)
 
 
-def _filled(records: Listed | Indexed, expected: str) -> Listed | Indexed:
-    if not len(records):
-        raise ValueError(f"{records.path}: no records in the file; expected {expected}")
-    return records
+def is_missing(value: Any) -> bool:
+    """Whether this is how tables and JSON write that there is no value: null, or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def decode(raw: bytes) -> str:
-    """Text from its bytes. Raises ValueError that tells which are none."""
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})") from None
-
-
-def _not_json(error: json.JSONDecodeError) -> str:
-    return f"not JSON ({error.msg} at column {error.colno})"
-
-
-def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Every line that is not blank: its first byte, the byte after its last, its number."""
-    end = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            start, end = end, end + len(line)
-            if line.strip():
-                yield start, end, number
-
-
-def _elements(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Every element of a JSON list: its first byte, the byte after its last, its number.
-
-    Each is parsed to find its end, and let go: the 665,000 talks of LLaVA would fill 4 GB in every worker process.
-    """
-    raw = path.read_bytes()
-    try:
-        text = decode(raw)
-        byte, done = len(raw) - len(text.encode()), 0
-        for number, (start, end) in enumerate(_spans(text), 1):
-            first = byte + len(text[done:start].encode())
-            byte, done = first + len(text[start:end].encode()), end
-            yield first, byte, number
-    except (ValueError, IndexError, RecursionError):
-        read_whole(path)  # knows the line and the words for what is wrong
-        raise
-
-
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where the elements of a JSON list start and end in its text. Raises ValueError or IndexError where it is none."""
-    space, parse = re.compile(r"[ \t\n\r]*").match, json.JSONDecoder().raw_decode
-    at = space(text, space(text).end() + 1).end()
-    while text[at] != "]":
-        end = parse(text, at)[1]
-        yield at, end
-        at = space(text, end).end()
-        if text[at] == ",":
-            at = space(text, at + 1).end()
-            if text[at] == "]":
-                raise ValueError("a comma in front of the end")
-        elif text[at] != "]":
-            raise ValueError("no comma between elements")
-    if space(text, at + 1).end() != len(text):
-        raise ValueError("more than one value")
-
-
-def _blocks(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Neighbouring lines together, as far as the next blank one."""
-    block: tuple[int, int, int] | None = None
-    last = 0
-    for start, end, number in _lines(path):
-        if block and number == last + 1:
-            block = block[0], end, block[2]
-        else:
-            if block:
-                yield block
-            block = start, end, number
-        last = number
-    if block:
-        yield block
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, int, int]]:
-    """Rows of a table; one with line breaks inside quotes spans several lines."""
-    end = 0
-
-    def lines(file: Any) -> Iterator[str]:
-        nonlocal end
-        for line in file:
-            end += len(line)
-            yield line.decode("utf-8", "replace")
-
-    with path.open("rb") as file:
-        rows, start, number = csv.reader(lines(file), delimiter=delimiter), 0, 1
-        try:
-            for row in rows:
-                if any(cell.strip() for cell in row):
-                    yield start, end, number
-                start, number = end, rows.line_num + 1
-        except csv.Error as error:
-            raise ValueError(f"{path.name}, line {number}: {error}") from None
+def field_names(record: Mapping[Any, Any], most: int = 30) -> str:
+    """The names of a record's fields, for errors."""
+    names = [f"{name!r:.60}" for name in list(record)[:most]]
+    more = f" and {len(record) - most:,} more" if len(record) > most else ""
+    return ", ".join(names) + more if names else "none at all"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mplug_owl import Conversation, Message, Picture
 from mplug_owl.conversation import OWL as OWL_STYLE
 from mplug_owl.conversation import SYSTEM_PROMPT
-from mplug_owl.data.sources import FORMATS, check, read
-from mplug_owl.data.sources import source as sources
-from mplug_owl.data.sources.records import read_json
+from mplug_owl.data.sources import FORMATS, check, checks, read
+from mplug_owl.data.sources.json_file import read_json
+from mplug_owl.errors import BadSample
 from tests.tiny import picture
 
 Write = Callable[[str, Any], Path]
@@ -399,7 +399,7 @@ def test_a_json_list_that_breaks_on_a_line(write: Write) -> None:
 
 def test_a_file_that_is_no_text(write: Write) -> None:
     with pytest.raises(ValueError, match=r"photos.jsonl, line 1: not UTF-8 text \(byte 0xff at 0\)"):
-        read(str(write("photos.jsonl", b"\xff\xfe\x00")))
+        read(str(write("photos.jsonl", b"\xff\x00")))
     with pytest.raises(ValueError, match=r"photos.json, line 1: JSON nested too deeply|photos.json: JSON nested too deeply"):
         read(str(write("photos.json", "[" * 100_000)))
 
@@ -420,8 +420,8 @@ MESSAGE = {"role": "user", "content": "hi"}
     [
         ("captions", broken(CAPTIONS[0], caption=None), "no field 'caption'; it has 'image'"),
         ("captions", broken(CAPTIONS[0], image=None), "no field 'image'; it has 'caption'"),
-        ("captions", broken(CAPTIONS[0], caption=7), "field 'caption' is a number; expected text"),
-        ("captions", broken(CAPTIONS[0], image=["cat.png"]), "an image is a list; expected a file's path"),
+        ("captions", broken(CAPTIONS[0], caption={}), "field 'caption' is an object; expected text"),
+        ("captions", broken(CAPTIONS[0], image=[["cat.png"]]), "an image is a list; expected a file's path"),
         ("captions", broken(CAPTIONS[0], caption=" "), "no words to learn; the text is empty"),
         ("captions", broken(CAPTIONS[0], image="gone.png"), "no picture gone.png; looked for "),
         ("captions", broken(CAPTIONS[0], image="https://example.com/a.png"), "pictures are read from files, not fetched"),
@@ -433,9 +433,8 @@ MESSAGE = {"role": "user", "content": "hi"}
         ("llava", broken(LLAVA[0], conversations=[{"from": "cat", "value": ""}]), "from 'cat'; expected human or gpt"),
         ("llava", broken(LLAVA[0], conversations=LLAVA[0]["conversations"][:1]), "no answer to learn"),
         ("llava", broken(LLAVA[0], image=None), "1 <image> in the text but 0 images"),
-        ("llava", broken(LLAVA[1], image="cat.png"), "0 <image> in the text but 1 images"),
         ("llava", broken(LLAVA[0], image=7), "an image is a number; expected a file's path"),
-        ("llava", broken(LLAVA[0], image=""), "an image is empty text; expected a file's path"),
+        ("captions", broken(CAPTIONS[0], image=""), "an image is empty text; expected a file's path"),
         ("owl", broken(OWL[0], text=None), "no field 'text'"),
         ("owl", broken(OWL[0], text="Human: <image><image>\nAI: x"), "2 <image> in the text but 1 images"),
         ("owl", broken(OWL[1], text="Human: Hello\nAI: "), "no answer to learn"),
@@ -444,9 +443,8 @@ MESSAGE = {"role": "user", "content": "hi"}
         ("chat", {"messages": [MESSAGE]}, "no answer to learn"),
         ("chat", {"messages": [{**MESSAGE, "role": "cat"}]}, "message 0 has role 'cat'; expected system, user or assistant"),
         ("chat", {"messages": [{**MESSAGE, "content": [{"type": "image", "image": 7}]}]}, "an image is a number; expected"),
-        ("chat", {"messages": CHAT[1]["messages"], "images": ["cat.png"]}, "0 image parts in the messages but 1 images"),
+        ("chat", {"messages": CHAT[0]["messages"], "images": ["cat.png"]}, "0 image parts in the messages but 1 images"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, "conversations[0]: no field 'value'; it has 'from'"),
-        ("sharegpt", broken(SHAREGPT[0], image="cat.png"), "has an image; read it as llava:PATH"),
         ("sharegpt", broken(SHAREGPT[0], conversations=[{"from": "cat", "value": ""}]), "from 'cat'; expected human or gpt"),
         ("sharegpt", broken(SHAREGPT[0], conversations=[]), "no answer to learn"),
         ("alpaca", broken(ALPACA[0], instruction=None), "no field 'instruction'"),
@@ -487,7 +485,7 @@ def test_bad_pictures_are_found_before_training(write: Write, tmp_path: Path) ->
 
 
 def test_a_huge_picture_is_found_by_its_header(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_PIXELS", 100)
+    monkeypatch.setattr(checks, "MAX_PIXELS", 100)
     problems = check(read(str(write("photos.jsonl", CAPTIONS[:1]))), decode=False)
     assert "40 x 30 is more than the 100 pixels allowed" in problems[0]
 
@@ -500,7 +498,7 @@ def test_other_sources_fit_the_door() -> None:
             return 1
 
         def __getitem__(self, index: int) -> Conversation:
-            raise ValueError(f"mine, {index}: broken")
+            raise BadSample(f"mine, {index}: broken")
 
     assert check(Mine()) == ["mine, 0: broken"]
 

@@ -1,0 +1,67 @@
+"""Which format a file, a folder or an address has, when nobody says: by its name's ending and its first record."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mplug_owl.data.sources import coco, folder, formats, hub, owleval
+from mplug_owl.data.sources.files import is_pattern, is_remote, short_name
+from mplug_owl.data.sources.json_file import read_json
+from mplug_owl.data.sources.records import check_file, ending
+from mplug_owl.data.sources.table import read_table
+from mplug_owl.errors import BadSample, UserError
+
+_ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".txt": "text", ".csv": "captions", ".tsv": "captions"}
+_TABLES = (".csv", ".tsv")
+
+
+class UnrecognisedError(UserError):
+    """Data whose format has to be said."""
+
+
+def recognise(spec: str) -> str:
+    """The name of the format of `spec`. Raises UserError, or UnrecognisedError where naming a format helps."""
+    kind = ending(short_name(spec))
+    path = Path(spec).expanduser()
+    if kind in _TABLES and path.is_file():
+        return _recognised_table(path)
+    if kind in _ENDINGS and (is_remote(spec) or is_pattern(spec) or not path.is_dir()):
+        return _ENDINGS[kind]
+    if is_remote(spec):
+        raise UnrecognisedError(f"{spec}: an address of neither .tar nor .parquet files")
+    if path.is_dir():
+        return _recognised_folder(path)
+    check_file(path)
+    if coco.is_coco(path):
+        return "coco"
+    records = read_json(path)
+    try:
+        first = records[0]
+        return "owleval" if owleval.is_question(first) else formats.recognise(first, records.location(0))
+    except BadSample as error:
+        if kind in (".json", ".jsonl") and "no known format" not in str(error):
+            raise UserError(str(error)) from None
+        raise UnrecognisedError(str(error)) from None
+
+
+def _recognised_table(path: Path) -> str:
+    """Captions unless the first record is something else. A broken one is told about when it is read."""
+    try:
+        return formats.recognise(read_table(path)[0], path)
+    except BadSample:
+        return "captions"
+
+
+def _recognised_folder(path: Path) -> str:
+    kinds: Mapping[str, Callable[[Path], bool]] = {
+        "owleval": owleval.is_folder,
+        "hub": hub.is_saved,
+        "webdataset": lambda path: any(path.glob("*.tar")),
+        "parquet": lambda path: any(path.glob("*.parquet")),
+        "folder": folder.is_folder,
+    }
+    for name, matches in kinds.items():
+        if matches(path):
+            return name
+    raise UnrecognisedError(
+        f"{path}: a folder; expected a file, or a folder of pictures, shards (.tar) or .parquet, or OwlEval's"
+    )

@@ -1,0 +1,138 @@
+"""The door: data comes in through `read("FORMAT:PATH")` and comes out as conversations, one by one."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mplug_owl.data.sources import coco, folder, formats, hub, owleval, parquet, shards
+from mplug_owl.data.sources.files import is_remote, short_name
+from mplug_owl.data.sources.json_file import read_json
+from mplug_owl.data.sources.location import Location
+from mplug_owl.data.sources.recognise import UnrecognisedError, recognise
+from mplug_owl.data.sources.records import Records, ending, read_blocks
+from mplug_owl.data.sources.source import FileSource, Source, read_record
+from mplug_owl.data.sources.table import read_table
+from mplug_owl.errors import BadSample, UserError
+from mplug_owl.scenes.lessons import open_lessons
+
+
+def read(spec: str, image_root: str | Path | None = None) -> Source:
+    """Open `FORMAT:PATH`, or `PATH` alone, whose format is then recognised from what it holds.
+
+    Pictures that records name are looked for below `image_root` first, then beside the data. Records are read when asked for.
+    Raises UserError that names the file, its line and what would be right.
+    """
+    root = Path(image_root).expanduser() if image_root is not None else None
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: no such folder; --image-root names the folder where pictures are")
+    name, _, rest = spec.partition(":")
+    if name in FORMATS and not rest:
+        raise UserError(f"{spec}: no path after the format; expected {name}:PATH")
+    if not spec:
+        raise UserError("no data is named; expected FORMAT:PATH")
+    if name not in FORMATS:
+        if rest and re.fullmatch(r"\w\w+", name) and not is_remote(spec) and not Path(spec).exists():
+            raise UserError(f"{spec}: no format is called {name!r}; there are {', '.join(FORMATS)}")
+        name, rest = _recognised(spec), spec
+    try:
+        return FORMATS[name].read(rest, root)
+    except BadSample as error:  # in a file that is read as a whole
+        raise UserError(str(error)) from None
+
+
+Read = Callable[[str, Path | None], Source]
+
+
+class Format(NamedTuple):
+    """How to read one layout, and a line about it for `--help`."""
+
+    read: Read
+    description: str
+
+
+def _recognised(spec: str) -> str:
+    try:
+        return recognise(spec)
+    except UnrecognisedError as error:
+        names = ", ".join(FORMATS)
+        raise UserError(f"{error}; name the format in front of the path, FORMAT:PATH, with one of {names}") from None
+
+
+def _records(spec: str) -> Records:
+    """The records of a file that has them one by one, in whichever container."""
+    kind = ending(short_name(spec))
+    if is_remote(spec) and kind in (".json", ".jsonl", ".csv", ".tsv", ".txt"):
+        raise UserError(f"{spec}: from addresses only .tar and .parquet files are read; fetch it and give its path")
+    path = Path(spec).expanduser()
+    if kind == ".parquet" or is_remote(spec) or path.is_dir():
+        return parquet.open_rows(spec)
+    return read_table(path) if kind in (".csv", ".tsv") else read_json(path)
+
+
+def _text_records(spec: str) -> Records:
+    blocks = not is_remote(spec) and ending(spec) not in (".json", ".jsonl", ".parquet")
+    return read_blocks(Path(spec).expanduser()) if blocks else _records(spec)
+
+
+def _named(name: str, records: Callable[[str], Records] = _records) -> Read:
+    """Records of one format, in any container; others among them are read by their fields."""
+    return lambda spec, root: FileSource(f"{name}:{spec}", records(spec), formats.Mixed(name), root)
+
+
+def _any(name: str, records: Callable[[str], Records]) -> Read:
+    """A container whose records say by their fields what they are. The first one has to be known, unless it is damaged."""
+
+    def read(spec: str, root: Path | None) -> Source:
+        found = records(spec)
+        location = Location(found.folder, found.location(0), root)
+        try:
+            first = read_record(found, 0, location)
+        except BadSample:  # it will say so again when it is its turn
+            pass
+        else:
+            formats.recognise(first, location)
+        return FileSource(f"{name}:{spec}", found, formats.by_fields, root)
+
+    return read
+
+
+def _coco(spec: str, root: Path | None) -> Source:
+    return FileSource(f"coco:{spec}", coco.join(Path(spec).expanduser(), root), formats.captions, root)
+
+
+def _folder(spec: str, root: Path | None) -> Source:
+    return FileSource(f"folder:{spec}", folder.open_folder(Path(spec).expanduser()), formats.captions, root)
+
+
+def _owleval(spec: str, root: Path | None) -> Source:
+    return FileSource(f"owleval:{spec}", owleval.join(Path(spec).expanduser()), owleval.conversation, root)
+
+
+def _webdataset(spec: str, root: Path | None) -> Source:
+    return FileSource(f"webdataset:{spec}", shards.open_shards(spec), formats.by_fields, root)
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "webdataset": Format(_webdataset, "img2dataset's shards: tar files of pictures with .txt or .json beside them"),
+        "coco": Format(_coco, "COCO's captions: JSON of images and annotations"),
+        "captions": Format(_named("captions"), "image and caption (or text) in JSON, JSON lines, CSV, TSV or parquet"),
+        "questions": Format(_named("questions"), "image, question and answer in CSV, TSV, JSON, JSON lines or parquet"),
+        "folder": Format(_folder, "pictures with a captions.csv or captions.jsonl, or each with a .txt of its name"),
+        "parquet": Format(_any("parquet", parquet.open_rows), "rows whose columns are the fields of another format here"),
+        "hub": Format(_any("hub", hub.open_hub), "a data set saved by Hugging Face's datasets, or its name on the hub"),
+        "llava": Format(_named("llava"), "LLaVA's JSON: image, and conversations of human and gpt"),
+        "sharegpt": Format(_named("sharegpt"), "Vicuna's JSON: conversations of human and gpt"),
+        "alpaca": Format(_named("alpaca"), "Alpaca's JSON: instruction, input and output, with images or without"),
+        "swift": Format(_named("swift"), "ms-swift's JSON: query and response, with images, history and system or without"),
+        "cauldron": Format(_named("cauldron"), "the_cauldron's rows: images, and texts of user and assistant"),
+        "baize": Format(_named("baize"), "Baize's JSON: input with [|Human|] and [|AI|] in it"),
+        "chat": Format(_named("chat"), "messages of role and content in JSON, JSON lines or parquet"),
+        "owl": Format(_named("owl"), "the original's JSON lines: image, and text with its role marks"),
+        "owleval": Format(_owleval, "OwlEval's folder, or a file of answers to its questions"),
+        "scenes": Format(lambda spec, root: open_lessons(spec), "the drawn world's captions, chats or text, drawn when read"),
+        "text": Format(_named("text", _text_records), "documents set apart by blank lines, or records with text"),
+    }
+)
