@@ -67,7 +67,7 @@ RECORDS: dict[str, tuple[bytes, str]] = {
     "number": (b"17", "expected an object"),
     "other fields": (b'{"text": 3}', "no field"),
     "silent": (json.dumps({"messages": [{"role": "user", "content": "What?"}]}).encode(), "no answer"),
-    "unnamed": (json.dumps(talk(None)).encode(), "'image': None"),
+    "unnamed": (json.dumps(talk(None)).encode(), "an image is null"),
 }
 
 
