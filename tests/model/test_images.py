@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from mplug_owl.errors import BadSample
-from mplug_owl.model.images import FORMATS, MAX_PIXELS, MplugOwlImageProcessor, expand_home, open_image, picture_bytes
+from mplug_owl.model.images import (
+    FORMATS,
+    MAX_PIXELS,
+    MplugOwlImageProcessor,
+    expand_home,
+    flat_images,
+    open_image,
+    picture_bytes,
+)
 from tests.tiny import picture
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -362,6 +370,41 @@ def test_a_size_is_the_side_of_a_square_however_it_is_written() -> None:
         56
     ] * 3
     assert MplugOwlImageProcessor(size={}).size == 224  # the original's, where its file says nothing
+
+
+def test_arrays_may_be_grey_or_have_an_alpha_channel() -> None:
+    rows = np.arange(4 * 6, dtype=np.uint8)
+    assert open_image(rows.reshape(4, 6)).mode == "L"
+    assert open_image(rows.repeat(3).reshape(4, 6, 3)).mode == "RGB"
+    assert open_image(torch.from_numpy(rows.repeat(4).reshape(4, 6, 4))).mode == "RGBA"
+    for shape in ((24,), (4, 3, 2), (2, 2, 2, 3)):
+        with pytest.raises(BadSample, match=r"array \(.* of uint8; expected \[height, width, 3\] of uint8"):
+            open_image(rows.reshape(shape))
+    with pytest.raises(BadSample, match=r"grey: array .* of float32"):
+        open_image(rows.reshape(4, 6).astype(np.float32), "grey")
+
+
+def test_pictures_are_taken_from_any_nest_in_reading_order() -> None:
+    first, second, third = (np.full((4, 4, 3), shade, np.uint8) for shade in (10, 20, 30))
+    processor = MplugOwlImageProcessor(size=4)
+    whole = processor([first, second, third])["pixel_values"]
+    assert whole.shape == (3, 3, 4, 4)
+    assert torch.equal(processor([[first, second], [], [third]])["pixel_values"], whole)
+    assert torch.equal(processor(np.stack([first, second, third]))["pixel_values"], whole)
+    assert torch.equal(processor(first)["pixel_values"], whole[:1])
+    assert processor([])["pixel_values"].shape == (0, 3, 4, 4)
+    assert flat_images(None) == []
+    assert processor.fetch_images("a.png") == "a.png"
+
+
+def test_every_level_has_its_own_value() -> None:
+    """From black to white, by each channel's mean and deviation."""
+    processor = MplugOwlImageProcessor(size=16, image_mean=[0.5, 0.25, 0.0], image_std=[0.5, 0.25, 2.0])
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    values = processor.normalise([levels])[0].flatten(1)
+    shades = torch.arange(256) / 255
+    expected = torch.stack([(shades - 0.5) / 0.5, (shades - 0.25) / 0.25, shades / 2])
+    torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
 
 
 def test_a_tall_picture_is_the_same_numbers_under_pillow_12_and_13() -> None:
