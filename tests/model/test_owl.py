@@ -49,7 +49,8 @@ def gradients(owl: MplugOwlForConditionalGeneration, **batch: Any) -> dict[str, 
 @torch.no_grad()
 def test_each_picture_goes_where_it_stands(owl: MplugOwlForConditionalGeneration, inputs: Any) -> None:
     features = owl.get_image_features(inputs["pixel_values"]).pooler_output
-    embeds = owl.model.place(features, inputs["input_ids"], owl.model.embed(inputs["input_ids"]))
+    words = owl.model.embed(inputs["input_ids"])
+    embeds = words.masked_scatter(owl.model.get_placeholder_mask(inputs["input_ids"], words, features), features)
     marked = inputs["input_ids"] == owl.config.image_token_id
     assert torch.equal(embeds[marked], features.flatten(0, 1))
     assert torch.equal(embeds[~marked], owl.get_input_embeddings()(inputs["input_ids"][~marked]))

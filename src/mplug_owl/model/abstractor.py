@@ -1,16 +1,18 @@
-"""f_K, the visual abstractor: a few learned queries read a picture and say it in the language model's space.
+"""f_K, the visual abstractor: a few learned queries attend to a picture and become language positions.
 
 Shapes: I images, P vision tokens, Q queries, S = Q + P, D abstractor width, E language width, H heads, K head width.
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.generic import TransformersKwargs
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.attention import attend
 from mplug_owl.model.config import MplugOwlConfig
 
@@ -19,26 +21,41 @@ NORM_EPS = 1e-5
 
 
 class VisualAbstractor(nn.Module):
-    """Queries read the picture layer by layer, are put into language width and closed by one learned end vector.
+    """Queries attend to the picture layer by layer; a linear brings them to language width and a learned end vector follows.
 
     `num_tokens` = Q + 1 is how many language positions a picture takes: 65 in the released models.
+
+    Args:
+        config: An owl's; its `visual_abstractor_config` says the sizes and `num_query_tokens` is Q.
+
+    Raises:
+        UserError: The abstractor's width is not the vision encoder's.
+
+    Example:
+        >>> import torch
+        >>> from mplug_owl import MplugOwlConfig, VisualAbstractor
+        >>> small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> config = MplugOwlConfig(vision_config=small, text_config=small, visual_abstractor_config=small)
+        >>> abstractor = VisualAbstractor(config)
+        >>> abstractor(torch.zeros(2, 257, 32)).shape  # two pictures of 257 vision tokens
+        torch.Size([2, 65, 32])
     """
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
-        if own.encoder_hidden_size != own.hidden_size:
-            raise ValueError(
-                f"visual_abstractor_config: hidden_size {own.hidden_size} must equal the vision encoder's "
-                f"{own.encoder_hidden_size}; the abstractor attends to queries and patches side by side"
+        abstractor_config = config.visual_abstractor_config
+        if abstractor_config.encoder_hidden_size != abstractor_config.hidden_size:
+            raise UserError(
+                f"visual_abstractor_config: hidden_size {abstractor_config.hidden_size} must equal the vision encoder's "
+                f"{abstractor_config.encoder_hidden_size}; the abstractor attends to queries and patches side by side"
             )
         self.num_tokens = config.num_query_tokens + 1
-        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, own.hidden_size))
-        self.layers = nn.ModuleList(AbstractorLayer(config) for _ in range(own.num_hidden_layers))
-        self.visual_fc = nn.Linear(own.hidden_size, config.text_config.hidden_size)
+        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, abstractor_config.hidden_size))
+        self.layers = nn.ModuleList(AbstractorLayer(config) for _ in range(abstractor_config.num_hidden_layers))
+        self.visual_fc = nn.Linear(abstractor_config.hidden_size, config.text_config.hidden_size)
         self.vit_eos = nn.Parameter(torch.empty(1, 1, config.text_config.hidden_size))
 
-    def forward(self, patches_IPD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, patches_IPD: Tensor, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         """Vision tokens [I, P, D] to language positions [I, Q + 1, E]."""
         queries_IQD = self.query_tokens.expand(len(patches_IPD), -1, -1).to(patches_IPD.dtype)
         for layer in self.layers:
@@ -47,7 +64,7 @@ class VisualAbstractor(nn.Module):
         return torch.cat([visual_IQE, self.vit_eos.expand(len(visual_IQE), -1, -1).to(visual_IQE.dtype)], dim=1)
 
     def init_queries(self, std: float) -> None:
-        """Random queries: the original's start as zeros, all alike, and learn the same thing for ever."""
+        """Random queries: the original's start as zeros, and queries that are all alike stay alike."""
         init.normal_(self.query_tokens, std=std)
         init.normal_(self.vit_eos, std=std)
 
@@ -57,15 +74,15 @@ class AbstractorLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
-        width = own.hidden_size
+        abstractor_config = config.visual_abstractor_config
+        width = abstractor_config.hidden_size
         self.norm1 = nn.LayerNorm(width, NORM_EPS)
         self.normk = nn.LayerNorm(width, NORM_EPS)
         self.attention = AbstractorAttention(config)
         self.norm2 = nn.LayerNorm(width, NORM_EPS)
-        self.mlp = SwiGLU(width, own.intermediate_size, own.layer_norm_eps)
+        self.mlp = SwiGLU(width, abstractor_config.intermediate_size, abstractor_config.layer_norm_eps)
 
-    def forward(self, queries_IQD: Tensor, patches_IPD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, queries_IQD: Tensor, patches_IPD: Tensor, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         queries_IQD = self.norm1(queries_IQD)
         seen_ISD = torch.cat([queries_IQD, self.normk(patches_IPD)], dim=1)
         # Residual from the normalised queries: the released weights were trained this way.
@@ -78,18 +95,18 @@ class AbstractorAttention(nn.Module):
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
-        width = own.hidden_size
+        abstractor_config = config.visual_abstractor_config
+        width = abstractor_config.hidden_size
         self.config = config  # the owl's: it names the attention implementation
-        self.dropout = own.attention_probs_dropout_prob
-        self.heads = own.num_attention_heads
+        self.dropout = abstractor_config.attention_probs_dropout_prob
+        self.heads = abstractor_config.num_attention_heads
         self.is_causal = False
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, queries_IQD: Tensor, seen_ISD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, queries_IQD: Tensor, seen_ISD: Tensor, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         query_IHQK, key_IHSK, value_IHSK = (
             states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for states in (self.query(queries_IQD), self.key(seen_ISD), self.value(seen_ISD))

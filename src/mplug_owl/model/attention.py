@@ -4,8 +4,9 @@ Packed rows have one of their own on CUDA: PyTorch's kernel for sequences end to
 them. It has no way back on the CPU, where sdpa with a block-diagonal mask does the same.
 """
 
+from collections.abc import Callable
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,10 @@ def packed_attention(
             module, query_BHTK, key_BHSK, value_BHSK, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     shared = queries_THK.shape[1] // keys_THK.shape[1]  # heads of queries to one of keys
-    mixed_THK: Tensor = varlen.varlen_attn(
+    # From torch 2.12 on: a conversation's result then does not depend on what it is packed with.
+    alone: dict[str, Any] = {"num_splits": 1} if "num_splits" in signature(varlen.varlen_attn).parameters else {}
+    kernel = cast(Callable[..., Tensor], varlen.varlen_attn)  # it gives a pair only where more than the mix is asked for
+    mixed_THK = kernel(
         queries_THK,
         keys_THK.repeat_interleave(shared, 1),
         values_THK.repeat_interleave(shared, 1),
@@ -118,7 +122,6 @@ def packed_attention(
         packed_longest,
         scale=scaling,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        # From torch 2.12 on: a conversation's result then does not depend on what it is packed with.
-        **({"num_splits": 1} if "num_splits" in signature(varlen.varlen_attn).parameters else {}),
+        **alone,
     )
     return mixed_THK[None], None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from mplug_owl.errors import UserError
+
 ConnectorName = Literal["abstractor", "linear", "mlp", "qformer", "resampler"]
 
 Given = TypeVar("Given")
@@ -46,7 +48,7 @@ class MplugOwlVisionConfig(PreTrainedConfig):
     learn sees where things are much sooner when positions start as loud as what the patches show.
 
     `stem_channels` puts convolutions of 3 x 3 before the patches (arXiv 2106.14881), as many as it has numbers, each halving
-    height and width; the paper has none. Raises ValueError where halves of `patch_size` do not come out even.
+    height and width; the paper has none. Raises UserError where halves of `patch_size` do not come out even.
     """
 
     model_type = "mplug_owl_vision_model"
@@ -65,10 +67,10 @@ class MplugOwlVisionConfig(PreTrainedConfig):
     position_initializer_range: float | None = None
     stem_channels: list[int] | tuple[int, ...] = ()
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         halves = len(self.stem_channels)
         if self.patch_size % 2**halves:
-            raise ValueError(
+            raise UserError(
                 f"stem_channels: {halves} convolutions halve a patch {halves} times; patch_size {self.patch_size} is not "
                 f"divisible by {2**halves}"
             )
@@ -120,7 +122,7 @@ class MplugOwlConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         self.vision_config = _sub_config(self.vision_config, "vision_config", "mplug_owl_vision_model")
         self.text_config = _sub_config(self.text_config, "text_config", "llama")
         self.visual_abstractor_config = _abstractor_config(self.visual_abstractor_config, self.vision_config.hidden_size)
@@ -142,7 +144,7 @@ def _sub_config(given: dict[str, Any] | PreTrainedConfig | None, name: str, defa
         try:
             given = AutoConfig.for_model(model_type, **values)
         except ValueError as error:
-            raise ValueError(f"{name}: model_type {model_type!r}: {error}".split(" Should be one of")[0]) from error
+            raise UserError(f"{name}: model_type {model_type!r}: {error}".split(" Should be one of")[0]) from error
     return getattr(given, name, given)
 
 
@@ -154,6 +156,11 @@ def _abstractor_config(given: dict[str, Any] | PreTrainedConfig | None, vision_w
     values.setdefault("hidden_size", values["encoder_hidden_size"])
     values.pop("model_type", None)
     return MplugOwlVisualAbstractorConfig(**values)
+
+
+def max_positions(text_config: PreTrainedConfig) -> int | None:
+    """How many positions a language model was made for; None where nothing limits them, as in BLOOM."""
+    return getattr(text_config, "max_position_embeddings", None)
 
 
 AutoConfig.register(MplugOwlVisionConfig.model_type, MplugOwlVisionConfig)

@@ -5,7 +5,6 @@ One of your own: subclass `MplugOwlForConditionalGeneration` and override `build
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ class Linear(nn.Module):
         self.num_tokens = vision_tokens(config.vision_config)
         self.project = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
 
-    def forward(self, patches_IPD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         return self.project(patches_IPD)
 
 
@@ -42,7 +41,7 @@ class MLP(nn.Module):
         self.num_tokens = vision_tokens(config.vision_config)
         self.project = nn.Sequential(nn.Linear(config.vision_config.hidden_size, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, patches_IPD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         return self.project(patches_IPD)
 
 
@@ -51,21 +50,21 @@ class QFormer(nn.Module):
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
+        connector_config = config.visual_abstractor_config
         self.num_tokens = config.num_query_tokens
-        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, own.hidden_size))
-        self.norm = nn.LayerNorm(own.hidden_size)
-        self.layers = nn.ModuleList(QFormerLayer(config, sees=i % 2 == 0) for i in range(own.num_hidden_layers))
-        self.project = nn.Linear(own.hidden_size, config.text_config.hidden_size)
+        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, connector_config.hidden_size))
+        self.norm = nn.LayerNorm(connector_config.hidden_size)
+        self.layers = nn.ModuleList(QFormerLayer(config, sees=i % 2 == 0) for i in range(connector_config.num_hidden_layers))
+        self.project = nn.Linear(connector_config.hidden_size, config.text_config.hidden_size)
 
-    def forward(self, patches_IPD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         queries_IQD = self.norm(self.query_tokens).expand(len(patches_IPD), -1, -1)
         for layer in self.layers:
             queries_IQD = layer(queries_IQD, patches_IPD)
         return self.project(queries_IQD)
 
     def init_queries(self, std: float) -> None:
-        """Random queries, so that each can learn something of its own."""
+        """Random queries, so that each can learn something different."""
         init.normal_(self.query_tokens, std=std)
 
 
@@ -74,18 +73,19 @@ class QFormerLayer(nn.Module):
 
     def __init__(self, config: MplugOwlConfig, sees: bool) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
-        vision, heads = config.vision_config.hidden_size, own.num_attention_heads
-        self.own = Attention(own.hidden_size, own.hidden_size, heads)
-        self.own_norm = nn.LayerNorm(own.hidden_size)
-        self.cross = Attention(own.hidden_size, vision, heads) if sees else None
-        self.cross_norm = nn.LayerNorm(own.hidden_size) if sees else None
+        connector_config = config.visual_abstractor_config
+        vision, heads = config.vision_config.hidden_size, connector_config.num_attention_heads
+        # `own`: attention of the queries to themselves. Saved weights have this name.
+        self.own = Attention(connector_config.hidden_size, connector_config.hidden_size, heads)
+        self.own_norm = nn.LayerNorm(connector_config.hidden_size)
+        self.cross = Attention(connector_config.hidden_size, vision, heads) if sees else None
+        self.cross_norm = nn.LayerNorm(connector_config.hidden_size) if sees else None
         self.mlp = nn.Sequential(
-            nn.Linear(own.hidden_size, own.intermediate_size),
+            nn.Linear(connector_config.hidden_size, connector_config.intermediate_size),
             nn.GELU(),
-            nn.Linear(own.intermediate_size, own.hidden_size),
+            nn.Linear(connector_config.intermediate_size, connector_config.hidden_size),
         )
-        self.mlp_norm = nn.LayerNorm(own.hidden_size)
+        self.mlp_norm = nn.LayerNorm(connector_config.hidden_size)
 
     def forward(self, queries_IQD: Tensor, patches_IPD: Tensor) -> Tensor:
         queries_IQD = self.own_norm(queries_IQD + self.own(queries_IQD, queries_IQD))
@@ -99,15 +99,15 @@ class Resampler(nn.Module):
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
+        connector_config = config.visual_abstractor_config
         self.num_tokens = config.num_query_tokens
-        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, own.hidden_size))
-        self.layers = nn.ModuleList(ResamplerLayer(config) for _ in range(own.num_hidden_layers))
-        self.norm = nn.LayerNorm(own.hidden_size)
-        self.project = nn.Linear(own.hidden_size, config.text_config.hidden_size)
-        self.enter = nn.Linear(config.vision_config.hidden_size, own.hidden_size)
+        self.query_tokens = nn.Parameter(torch.empty(1, config.num_query_tokens, connector_config.hidden_size))
+        self.layers = nn.ModuleList(ResamplerLayer(config) for _ in range(connector_config.num_hidden_layers))
+        self.norm = nn.LayerNorm(connector_config.hidden_size)
+        self.project = nn.Linear(connector_config.hidden_size, config.text_config.hidden_size)
+        self.enter = nn.Linear(config.vision_config.hidden_size, connector_config.hidden_size)
 
-    def forward(self, patches_IPD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         queries_IQD = self.query_tokens.expand(len(patches_IPD), -1, -1)
         patches_IPD = self.enter(patches_IPD)
         for layer in self.layers:
@@ -115,25 +115,25 @@ class Resampler(nn.Module):
         return self.project(self.norm(queries_IQD))
 
     def init_queries(self, std: float) -> None:
-        """Random queries, so that each can learn something of its own."""
+        """Random queries, so that each can learn something different."""
         init.normal_(self.query_tokens, std=std)
 
 
 class ResamplerLayer(nn.Module):
-    """Attention to [picture, latents] and an MLP, each behind a norm and added to what was there."""
+    """Attention to [picture, latents] and an MLP, each after a norm and added to its input."""
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
-        own = config.visual_abstractor_config
-        width = own.hidden_size
+        connector_config = config.visual_abstractor_config
+        width = connector_config.hidden_size
         self.query_norm = nn.LayerNorm(width)
         self.patch_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, width, own.num_attention_heads)
+        self.attention = Attention(width, width, connector_config.num_attention_heads)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width),
-            nn.Linear(width, own.intermediate_size),
+            nn.Linear(width, connector_config.intermediate_size),
             nn.GELU(),
-            nn.Linear(own.intermediate_size, width),
+            nn.Linear(connector_config.intermediate_size, width),
         )
 
     def forward(self, queries_IQD: Tensor, patches_IPD: Tensor) -> Tensor:

@@ -1,80 +1,27 @@
-"""mPLUG-Owl whole: f_V looks, f_K says it in language positions, f_L reads words and pictures and goes on.
+"""mPLUG-Owl whole: f_V sees, f_K turns what it saw into language positions, f_L reads words and pictures.
 
-Shapes: B batch, T text positions, I images, P vision tokens, N positions a picture takes, E language width, V vocabulary.
+Shapes: B batch, T text positions, I images, P vision tokens, N positions an image takes, E language width, V vocabulary.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.generation import LogitsProcessorList
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.utils.loading_report import LoadStateDictInfo
 
-from mplug_owl.model import checkpoints
+from mplug_owl.errors import UserError
 from mplug_owl.model.attention import packed_sequences
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.connectors import build_connector
+from mplug_owl.model.generation import PictureGenerationMixin
+from mplug_owl.model.pretrained import MplugOwlCausalLMOutputWithPast, MplugOwlModelOutputWithPast, MplugOwlPreTrainedModel
 from mplug_owl.model.towers import encode_images
-from mplug_owl.model.vision import MplugOwlVisionModel
 
-
-@dataclass
-class MplugOwlModelOutputWithPast(BaseModelOutputWithPast):
-    """Hidden states of the language model, and the pictures' positions [I, N, E] that went into it."""
-
-    image_hidden_states: Tensor | None = None
-
-
-@dataclass
-class MplugOwlCausalLMOutputWithPast(ModelOutput):
-    """Logits [B, T, V], or [rows, V] where only learned rows were asked for, and the loss when labels were given."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    image_hidden_states: Tensor | None = None
-
-
-class MplugOwlPreTrainedModel(PreTrainedModel):
-    """What transformers has to know of every owl."""
-
-    config: MplugOwlConfig
-    config_class = MplugOwlConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["AbstractorLayer", "QFormerLayer", "ResamplerLayer", *MplugOwlVisionModel._no_split_modules]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    # Rotary tables that old checkpoints carry; they are computed, not learned.
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if hasattr(module, "init_queries"):
-            module.init_queries(self.config.visual_abstractor_config.initializer_range)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load an original checkpoint or one of ours; the layout is recognised by its names.
-
-        As transformers' own, but a missing, unexpected or misshapen weight is an error: a module that is silently
-        initialised anew is worse than none. Raises ValueError that names the weights.
-        """
-        return checkpoints.load(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
-
-    def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
-        """As transformers' own, in our layout, which every tool reads; `owl convert --original` writes the original's."""
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+MmEncoderOutputs = dict[str, BaseModelOutputWithPooling]
 
 
 class MplugOwlModel(MplugOwlPreTrainedModel):
@@ -82,15 +29,20 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
 
     1. `vision_tower` (f_V) turns pictures into vision tokens;
     2. `abstractor` (f_K, or another connector) turns them into N language positions a picture;
-    3. they take the places that the text left for them;
+    3. they fill the positions that the text left for them;
     4. `language_model` (f_L) reads it all.
+
+    Args:
+        config: The three modules' sizes.
+        language_model: A decoder to take as f_L; by default one is made from `config.text_config`.
+        connector: A module to take as f_K; by default the one that the config names.
     """
 
-    # A whole owl's checkpoint has a head; here it is left out on purpose.
-    _keys_to_ignore_on_load_unexpected = [*MplugOwlPreTrainedModel._keys_to_ignore_on_load_unexpected, r"lm_head\."]
+    vision_tower: PreTrainedModel
+    language_model: PreTrainedModel
 
     def __init__(
-        self, config: MplugOwlConfig, language_model: nn.Module | None = None, connector: nn.Module | None = None
+        self, config: MplugOwlConfig, language_model: PreTrainedModel | None = None, connector: nn.Module | None = None
     ) -> None:
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -98,15 +50,20 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         self.set_language_model(language_model if language_model is not None else AutoModel.from_config(config.text_config))
         self.post_init()
 
-    def set_language_model(self, language_model: nn.Module) -> None:
+    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
+        """A whole owl's checkpoint has a head; here it is left out on purpose."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not key.startswith("lm_head.")}
+
+    def set_language_model(self, language_model: PreTrainedModel) -> None:
         """Put a decoder in as f_L.
 
-        BLOOM norms its embeddings. That belongs to words alone, so it happens before the pictures take their places.
+        BLOOM norms its embeddings. That belongs to words alone, so it happens before the pictures go in between them.
         """
         self.language_model = language_model
         self.embedding_norm: nn.Module = nn.Identity()
-        if hasattr(language_model, "word_embeddings_layernorm"):
-            self.embedding_norm = language_model.word_embeddings_layernorm
+        if isinstance(norm := getattr(language_model, "word_embeddings_layernorm", None), nn.Module):
+            self.embedding_norm = norm
             language_model.word_embeddings_layernorm = nn.Identity()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -118,30 +75,36 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
         """Steps 1 and 2: pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
-        seen = encode_images(self.vision_tower, pixel_values, **kwargs)
-        seen.pooler_output = self.abstractor(seen.last_hidden_state)
-        return seen
+        outputs = encode_images(self.vision_tower, pixel_values, **kwargs)
+        outputs.pooler_output = self.abstractor(outputs.last_hidden_state)
+        return outputs
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
-        """Word embeddings [B, T, E]; zeros' embedding at the places of pictures, whose id no table need hold."""
+        """Word embeddings [B, T, E]; token 0's where a picture goes, whose id no table need hold."""
         words_BT = input_ids_BT.masked_fill(input_ids_BT.eq(self.config.image_token_id), 0)
         return self.embedding_norm(self.get_input_embeddings()(words_BT))
 
-    def place(self, visual_INE: Tensor | None, input_ids_BT: Tensor, inputs_BTE: Tensor) -> Tensor:
-        """Step 3: pictures, in order, into the positions marked for them."""
-        marked_BT = input_ids_BT.eq(self.config.image_token_id)
-        marked = int(marked_BT.sum())
-        pictures, positions = (0, getattr(self.abstractor, "num_tokens", 0)) if visual_INE is None else visual_INE.shape[:2]
-        if marked != pictures * positions:
-            raise ValueError(
-                f"the text has {marked} picture positions, but {pictures} pictures of {positions} positions each were "
-                f"given: {pictures * positions}; the processor makes the two agree"
+    def get_placeholder_mask(self, input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor | None) -> Tensor:
+        """Which positions [B, T, 1] pictures [I, N, E] fill.
+
+        Raises:
+            UserError: The text has other positions for pictures than the pictures fill.
+        """
+        mask_BT = input_ids.eq(self.config.image_token_id)
+        images, width = (0, self.num_image_tokens) if image_features is None else image_features.shape[:2]
+        if (marked := int(mask_BT.sum())) != images * width:
+            raise UserError(
+                f"the text has {marked} picture positions, but {images} pictures of {width} positions each were "
+                f"given: {images * width}; the processor makes the two agree"
             )
-        if visual_INE is None:
-            return inputs_BTE
-        return inputs_BTE.masked_scatter(marked_BT.unsqueeze(-1), visual_INE.to(inputs_BTE))
+        return mask_BT.unsqueeze(-1).to(inputs_embeds.device)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """N, how many language positions a picture takes."""
+        return int(getattr(self.abstractor, "num_tokens", 0))
 
     @can_return_tuple
     def forward(
@@ -152,33 +115,23 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Any,
+        mm_encoder_outputs: MmEncoderOutputs | None = None,
+        **kwargs: object,
     ) -> MplugOwlModelOutputWithPast:
         """Words and pictures to hidden states [B, T, E].
 
-        `mm_encoder_outputs={"image": get_image_features(...)}` in place of `pixel_values` uses pictures seen before.
+        `mm_encoder_outputs={"image": get_image_features(...)}` in place of `pixel_values` uses pictures encoded before.
         `inputs_embeds` are taken as they are, pictures and BLOOM's norm included.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        seen = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
-            if seen is not None:
-                raise ValueError("give either pixel_values or mm_encoder_outputs, not both")
-            if inputs_embeds is not None:
-                raise ValueError("inputs_embeds already hold their pictures: give input_ids with pixel_values")
-            seen = self.get_image_features(pixel_values, return_dict=True)
-        visual_INE = _stacked(seen.pooler_output) if seen is not None else None
-        if inputs_embeds is None:
-            inputs_embeds = self.place(visual_INE, input_ids, self.embed(input_ids))
+        visual_INE = self._visual(pixel_values, mm_encoder_outputs)
+        inputs_BTE = self._inputs(input_ids, inputs_embeds, visual_INE, decodes=past_key_values is not None)
         if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
             # Padding takes no position: a row says the same in any batch, whatever kind of positions its language model has.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if position_ids is not None and attention_mask is None and past_key_values is None and len(position_ids) == 1:
             kwargs |= packed_sequences(self.language_model, position_ids)
         outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=inputs_BTE,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -192,9 +145,45 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
             image_hidden_states=visual_INE,
         )
 
+    def _visual(self, pixel_values: Tensor | None, mm_encoder_outputs: MmEncoderOutputs | None) -> Tensor | None:
+        """Pictures' language positions [I, N, E], encoded now or before; None where there are no pictures."""
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None:
+            if encoded is not None:
+                raise ValueError("give either pixel_values or mm_encoder_outputs, not both")
+            encoded = self.get_image_features(pixel_values, return_dict=True)
+        if encoded is None or encoded.pooler_output is None:
+            return None
+        # transformers' beam search hands pictures back as a list.
+        return encoded.pooler_output if isinstance(encoded.pooler_output, Tensor) else torch.stack(list(encoded.pooler_output))
 
-class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin):
-    """An owl that speaks: `model` and the language model's own head."""
+    def _inputs(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, visual_INE: Tensor | None, decodes: bool
+    ) -> Tensor:
+        """Step 3: words' embeddings with the pictures in their positions [B, T, E]."""
+        if inputs_embeds is not None and input_ids is None:
+            if visual_INE is not None:
+                raise ValueError("inputs_embeds already hold their pictures: give input_ids with pixel_values")
+            return inputs_embeds
+        if input_ids is None or inputs_embeds is not None:
+            raise ValueError("give either input_ids or inputs_embeds")
+        inputs_BTE = self.embed(input_ids)
+        if visual_INE is None and decodes and input_ids.shape[1] == 1:
+            return inputs_BTE  # a token that was just chosen: to count its pictures would make the device wait
+        mask_BT1 = self.get_placeholder_mask(input_ids, inputs_BTE, visual_INE)
+        return inputs_BTE if visual_INE is None else inputs_BTE.masked_scatter(mask_BT1, visual_INE.to(inputs_BTE))
+
+
+class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGenerationMixin):
+    """An owl that speaks: `model` and the language model's own head.
+
+    Example:
+        >>> from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
+        >>> small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> config = MplugOwlConfig(vision_config=small, text_config=small, visual_abstractor_config=small)
+        >>> MplugOwlForConditionalGeneration(config).num_image_tokens
+        65
+    """
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__(config)
@@ -216,7 +205,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
     @property
     def num_image_tokens(self) -> int:
         """N, how many language positions a picture takes."""
-        return self.model.abstractor.num_tokens
+        return self.model.num_image_tokens
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's embedding table."""
@@ -230,12 +219,12 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         """The head that turns hidden states into logits."""
         return self.lm_head
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
         """Pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
     @can_return_tuple
-    def forward(
+    def forward(  # over 40 lines: transformers reads the parameters' names, so they are written out
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -246,18 +235,31 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         labels: Tensor | None = None,
         loss_weights: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        mm_encoder_outputs: MmEncoderOutputs | None = None,
         supervised_only: bool = False,
         num_items_in_batch: int | Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> MplugOwlCausalLMOutputWithPast:
-        """Words and pictures to logits, and to a loss where `labels` [B, T] say what is learned (-100: nothing).
+        """Words and pictures to logits, and to a loss where labels are given.
 
-        The loss is cross entropy in fp32, summed over learned tokens and divided by `num_items_in_batch`, by default
-        their number here; with nothing to learn it is 0 with zero gradients. `loss_weights` [B, T] weigh each label's loss, and
-        `num_items_in_batch` is then their sum, which the caller gives. `supervised_only` computes the head
-        where a label is learned and nowhere else: same loss and gradients, logits [rows, V]. `pixel_values` are
-        [I, 3, S, S], every picture of the batch in reading order.
+        Args:
+            input_ids: Token ids [B, T], `config.image_token_id` at every position of a picture.
+            pixel_values: Pictures [I, 3, S, S], every one of the batch in reading order.
+            attention_mask: 1 for what is read and 0 for padding, [B, T].
+            position_ids: Positions [B, T]; by default padding takes none. Without a mask, a row that starts anew is packed.
+            past_key_values: What was read before.
+            inputs_embeds: In place of `input_ids`: embeddings [B, T, E], pictures and BLOOM's norm included.
+            labels: What is supervised [B, T], -100 elsewhere. The loss is cross entropy in fp32, summed over supervised
+                tokens and divided by their number; where nothing is supervised it is 0 with zero gradients.
+            loss_weights: A weight [B, T] for each label's loss; `num_items_in_batch` is then their sum.
+            logits_to_keep: The head is computed at this many last positions (0: all), or at these positions.
+            mm_encoder_outputs: `{"image": get_image_features(...)}` in place of `pixel_values`: pictures encoded before.
+            supervised_only: Compute the head at supervised positions alone: same loss and gradients, logits [rows, V].
+            num_items_in_batch: What the summed loss is divided by.
+            kwargs: What the language model takes beside these.
+
+        Raises:
+            UserError: The text has other positions for pictures than the pictures fill.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -276,23 +278,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         else:
             if not isinstance(logits_to_keep, int) or logits_to_keep:
                 raise ValueError("labels need every position: give them without logits_to_keep")
-            next_BT = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-            supervised_BT = next_BT.ne(-100)
-            if supervised_only:
-                logits = self.logits(hidden_BTE[supervised_BT])
-                supervised = logits
-            else:
-                logits = self.logits(hidden_BTE)
-                supervised = logits[supervised_BT]
-            count = supervised_BT.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            if loss_weights is None:
-                summed = nn.functional.cross_entropy(supervised.float(), next_BT[supervised_BT], reduction="sum")
-            else:
-                weights = nn.functional.pad(loss_weights, (0, 1))[:, 1:][supervised_BT]
-                summed = (
-                    nn.functional.cross_entropy(supervised.float(), next_BT[supervised_BT], reduction="none") * weights
-                ).sum()
-            loss = summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
+            logits, loss = self._supervised(hidden_BTE, labels, loss_weights, supervised_only, num_items_in_batch)
         return MplugOwlCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -302,6 +288,27 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             image_hidden_states=outputs.image_hidden_states,
         )
 
+    def _supervised(
+        self,
+        hidden_BTE: Tensor,
+        labels_BT: Tensor,
+        weights_BT: Tensor | None,
+        supervised_only: bool,
+        items: int | Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits, and the loss of the next token at every position that is supervised."""
+        next_BT = nn.functional.pad(labels_BT, (0, 1), value=-100)[:, 1:]
+        supervised_BT = next_BT.ne(-100)
+        logits = self.logits(hidden_BTE[supervised_BT] if supervised_only else hidden_BTE)
+        rows = (logits if supervised_only else logits[supervised_BT]).float()
+        if weights_BT is None:
+            summed = nn.functional.cross_entropy(rows, next_BT[supervised_BT], reduction="sum")
+        else:
+            weights = nn.functional.pad(weights_BT, (0, 1))[:, 1:][supervised_BT]
+            summed = (nn.functional.cross_entropy(rows, next_BT[supervised_BT], reduction="none") * weights).sum()
+        count = supervised_BT.sum().clamp(min=1) if items is None else items
+        return logits, summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The head, with the cap and the scales that some language models (Gemma, Cohere, Granite) put on it."""
         text, logits = self.config.text_config, self.lm_head(hidden)
@@ -309,49 +316,6 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         if cap := getattr(text, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
         return logits
-
-    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Pictures go in with the prompt, once: transformers 5.17 would give those seen before at every step."""
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            kwargs.pop("mm_encoder_outputs", None)
-        return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
-
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """Repetition penalties and the like look tokens up by id; a picture's id is in no table."""
-        processors = super()._get_logits_processor(*args, **kwargs)
-        begin = self.config.text_config.bos_token_id or 0
-        return _PictureBlind(processors, self.config.image_token_id, begin) if processors else processors
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, input_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Beams repeat a sample with all its pictures: [A, B] gives [A, B, A, B], never [A, A, B, B].
-
-        transformers before mm_encoder_outputs (5.17) hands the pixels through here; later ones the pictures already seen.
-        """
-        pixels = kwargs.pop("pixel_values", None)
-        expanded, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, input_ids=input_ids, **kwargs)
-        if pixels is not None and expand_size > 1:
-            counts = (input_ids.eq(self.config.image_token_id).sum(1) // self.num_image_tokens).tolist()
-            pixels = torch.cat([group.repeat(expand_size, 1, 1, 1) for group in pixels.split(counts)])
-        if pixels is not None:
-            kwargs["pixel_values"] = pixels
-        return expanded, kwargs
-
-
-class _PictureBlind(LogitsProcessorList):
-    """Logits processors that see the begin token, which every prompt holds anyway, in the places of pictures."""
-
-    def __init__(self, processors: LogitsProcessorList, image_token_id: int, begin: int) -> None:
-        super().__init__(processors)
-        self.image_token_id, self.begin = image_token_id, begin
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return super().__call__(input_ids.masked_fill(input_ids.eq(self.image_token_id), self.begin), scores, **kwargs)
-
-
-def _stacked(features: Any) -> Tensor:
-    return features if isinstance(features, Tensor) else torch.stack(list(features))
 
 
 AutoModel.register(MplugOwlConfig, MplugOwlModel)

@@ -4,12 +4,13 @@ A tower is asked for one thing, its last hidden states [I, P, D] of square pictu
 """
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
+from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import TransformersKwargs
 
 
 def image_size(config: PreTrainedConfig) -> int:
@@ -22,13 +23,15 @@ def image_size(config: PreTrainedConfig) -> int:
     return int(side) if side is not None else 224
 
 
-def encode_images(tower: nn.Module, pixels_ICHW: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+def encode_images(
+    tower: PreTrainedModel, pixels_ICHW: Tensor, **kwargs: Unpack[TransformersKwargs]
+) -> BaseModelOutputWithPooling:
     """Run a tower; `last_hidden_state` is [I, P, D] whatever the tower's own layout is."""
     if tower.config.model_type == "siglip2_vision_model":
-        kwargs |= _as_patches(pixels_ICHW, tower.config.patch_size)
+        pictures = _as_patches(pixels_ICHW, tower.config.patch_size)
     else:
-        kwargs["pixel_values"] = pixels_ICHW
-    outputs = tower(**kwargs, return_dict=True)
+        pictures = {"pixel_values": pixels_ICHW}
+    outputs = tower(**pictures, **kwargs, return_dict=True)
     if outputs.last_hidden_state.ndim == 4:  # convolutional towers: [I, D, height, width]
         outputs.last_hidden_state = outputs.last_hidden_state.flatten(2).transpose(1, 2)
     return outputs
@@ -39,7 +42,9 @@ def vision_tokens(config: PreTrainedConfig) -> int:
     side = image_size(config)
     with torch.device("meta"), torch.no_grad():
         tower = AutoModel.from_config(deepcopy(config)).eval()
-        return encode_images(tower, torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state.shape[1]
+        seen = encode_images(tower, torch.empty(1, getattr(config, "num_channels", 3), side, side)).last_hidden_state
+    assert seen is not None  # noqa: S101  (transformers types what every tower gives as optional)
+    return seen.shape[1]
 
 
 def _as_patches(pixels_ICHW: Tensor, patch: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""f_V, the vision encoder: a CLIP-like ViT that hands on every token, the class token included.
+"""f_V, the vision encoder: a CLIP-like ViT that gives every token, the class token included.
 
 Shapes: I images, S = P + 1 tokens (the class token first), D width, H heads, K head width.
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.attention import attend
 from mplug_owl.model.config import MplugOwlVisionConfig
 
@@ -48,7 +49,7 @@ class VisionEmbeddings(nn.Module):
         tokens_ISD = torch.cat([self.cls_token.expand(len(patches_IPD), -1, -1), patches_IPD], dim=1)
         if tokens_ISD.shape[1] != self.position_embedding.shape[1]:
             height, width = pixels_ICHW.shape[-2:]
-            raise ValueError(
+            raise UserError(
                 f"picture of {height} x {width} pixels gives {tokens_ISD.shape[1]} tokens, but the vision encoder has "
                 f"{self.position_embedding.shape[1]} positions; resize to its image_size"
             )
@@ -70,7 +71,7 @@ class VisionAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, tokens_ISD: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(self, tokens_ISD: Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple[Tensor, Tensor | None]:
         fused_ISHK = self.query_key_value(tokens_ISD).unflatten(-1, (self.heads, -1))
         query, key, value = fused_ISHK.transpose(1, 2).chunk(3, dim=-1)
         mixed_ISD, weights = attend(self, self.config, query, key, value, self.config.attention_dropout, **kwargs)
@@ -100,7 +101,7 @@ class VisionLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.mlp = VisionMLP(config)
 
-    def forward(self, tokens_ISD: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, tokens_ISD: Tensor, **kwargs: Unpack[TransformersKwargs]) -> Tensor:
         tokens_ISD = tokens_ISD + self.self_attn(self.input_layernorm(tokens_ISD), **kwargs)[0]
         return tokens_ISD + self.mlp(self.post_attention_layernorm(tokens_ISD))
 
@@ -111,7 +112,7 @@ class MplugOwlVisionModel(PreTrainedModel):
     config: MplugOwlVisionConfig
     config_class = MplugOwlVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VisionEmbeddings", "VisionLayer"]
     _supports_sdpa = True
@@ -137,7 +138,7 @@ class MplugOwlVisionModel(PreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
         """`pooler_output` [I, D] is the class token, normed a second time as the original does; no language model sees it."""
         tokens_ISD = self.embeddings(pixel_values)
         for layer in self.layers:
