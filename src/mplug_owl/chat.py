@@ -24,8 +24,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mplug_owl.conversation import Conversation, ImageSource, Picture
 from mplug_owl.errors import UserError
-from mplug_owl.model.build import Owl, load
 from mplug_owl.model.images import open_image
+from mplug_owl.model.load import Owl, load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import Example
 

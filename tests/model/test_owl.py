@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
 from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.owl import MplugOwlModel
-from tests.tiny import VOCABULARY, picture, tiny_config, tiny_owl
+from tests.tiny import VOCABULARY, picture, tiny_config, tiny_owl, tiny_processor
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": None, "pad_token_id": 0}
 PROMPTS = ["<image>\nWhat?", "Who <image> saw <image> here?", "Nothing to see."]
@@ -353,14 +353,20 @@ def test_what_transformers_asks_of_a_class(owl: MplugOwlForConditionalGeneration
         assert part._supports_sdpa
         assert part._supports_flash_attn
         assert part._supports_attention_backend
-    assert owl.input_modalities == ("image", "text")
+    assert owl.input_modalities == ["image", "text"]
 
 
-def test_growing_the_vocabulary_leaves_pictures_alone(inputs: Any) -> None:
+def test_growing_the_vocabulary_leaves_pictures_alone() -> None:
+    """The pictures' id moves on in the model and in its processor, so no new token is a picture."""
     owl = tiny_owl(tiny_config())
-    before = owl(**inputs).logits
+    processor = tiny_processor(owl)
+    prompt = {"text": "a<image>b", "images": [picture()]}
+    before = owl(**processor(**prompt)).logits
+    processor.tokenizer.add_tokens(["[NEW]"])
     owl.resize_token_embeddings(VOCABULARY + 5)
-    torch.testing.assert_close(owl(**inputs).logits[..., :VOCABULARY], before)
+    assert processor.image_token_id == owl.config.image_token_id == VOCABULARY + 5
+    assert processor(text="[NEW]")["input_ids"].tolist() == [[1, VOCABULARY]]
+    torch.testing.assert_close(owl(**processor(**prompt)).logits[..., :VOCABULARY], before)
 
 
 @torch.no_grad()

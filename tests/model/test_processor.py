@@ -119,7 +119,7 @@ def test_what_makes_no_sense_is_said(processor: MplugOwlProcessor) -> None:
     with pytest.raises(ValueError, match="expected a prompt string"):
         processor(text=[3])
     with pytest.raises(ValueError, match="truncation could cut a picture in two"):
-        processor(text="a", truncation=True, max_length=2)
+        processor(text="abc", truncation=True, max_length=2)
 
 
 def test_a_programs_prompt_may_hold_special_tokens(processor: MplugOwlProcessor) -> None:

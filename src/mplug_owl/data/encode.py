@@ -72,7 +72,8 @@ def _everything(whole: Example, processor: MplugOwlProcessor) -> Example:
     """Every word is supervised, as in language modelling: all but the first, which nothing predicts, and the pictures."""
     end = processor.tokenizer.eos_token_id
     ids = whole.ids if whole.ids[-1:] == (end,) else (*whole.ids, end)
-    loss_mask = tuple(position > 0 and token != processor.image_token_id for position, token in enumerate(ids))
+    image = processor.image_token_id
+    loss_mask = tuple(position > 0 and token != image for position, token in enumerate(ids))
     return replace(whole, ids=ids, loss_mask=loss_mask)
 
 

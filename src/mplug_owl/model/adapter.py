@@ -5,50 +5,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-from mplug_owl.model.checkpoints import our_name, read_tensors
+from mplug_owl.errors import UserError
+from mplug_owl.model.checkpoints import WRAPPED, our_name, read_tensors, refuse_pointers
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 
 # What an adapter's weights are saved as: by peft, and by the original's Trainer together with all other weights.
 FILES = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin")
-_WRAPPED = "base_model.model."
+# The original's train.py has this lora_alpha; its checkpoints say nothing but the rank, by their shapes.
+ORIGINAL_ALPHA = 32
 
 
 def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlForConditionalGeneration:
     """The model with a LoRA adapter in its own weights.
 
-    Names may be ours or the original's. Raises ValueError when adapter and model do not fit to the last weight.
+    Names may be ours or the original's. A checkpoint of the original's Trainer, which has no adapter_config.json, is merged
+    with the original's lora_alpha.
+
+    Raises:
+        UserError: Adapter and model do not fit to the last weight.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise ValueError(
-            f"{adapter}: no adapter_config.json; expected a folder as peft saves it (the original's stage 2 has r 8, "
-            "lora_alpha 32 on q_proj and v_proj)"
-        )
-    settings = PeftConfig.from_pretrained(str(adapter))
-    if settings.peft_type != "LORA":
-        raise ValueError(f"{adapter}: a {settings.peft_type} adapter; expected LORA, the one that can become plain weights")
+    refuse_pointers(adapter)
     tensors = read_tensors(_adapter_file(adapter))
     given = {_adapted_name(name): tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
 
     # Where all weights were saved together, those under the adapter are the trained ones.
-    own = {f"{_WRAPPED}{name}" for name in model.state_dict()} & given.keys()
-    model.load_state_dict({name.removeprefix(_WRAPPED): given[name] for name in own}, strict=False)
+    whole = {f"{WRAPPED}{name}" for name in model.state_dict()} & given.keys()
+    settings = _settings(adapter, given)
+    model.load_state_dict({name.removeprefix(WRAPPED): given[name] for name in whole}, strict=False)
     with known_warnings():
         wrapped = PeftModel(model, settings)
     expected = get_peft_model_state_dict(wrapped)
     misshapen = {name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape}
     for names, what in (
         (expected.keys() - given.keys(), "missing"),
-        (given.keys() - expected.keys() - own, "unexpected"),
+        (given.keys() - expected.keys() - whole, "unexpected"),
         (misshapen, "misshapen"),
     ):
         if names:
-            raise ValueError(
+            raise UserError(
                 f"{adapter}: not an adapter of this owl; {len(names)} weights {what}: {', '.join(sorted(names)[:3])}"
             )
     set_peft_model_state_dict(wrapped, {name: given[name] for name in expected})
     return wrapped.merge_and_unload()
+
+
+def _settings(adapter: Path, given: dict[str, torch.Tensor]) -> PeftConfig:
+    """How the adapter was trained: as its adapter_config.json says, else as the original's stage 2."""
+    if (adapter / "adapter_config.json").is_file():
+        settings = PeftConfig.from_pretrained(str(adapter))
+        if settings.peft_type != "LORA":
+            raise UserError(f"{adapter}: a {settings.peft_type} adapter; expected LORA, the one that can become plain weights")
+        return settings
+    ranks = {name: len(tensor) for name, tensor in given.items() if name.endswith(".lora_A.weight")}
+    if len(set(ranks.values())) != 1:
+        raise UserError(
+            f"{adapter}: no adapter_config.json; expected a folder as peft saves it (the original's stage 2 has r 8, "
+            "lora_alpha 32 on q_proj and v_proj)"
+        )
+    layers = [name.removeprefix(WRAPPED).removesuffix(".lora_A.weight") for name in ranks]
+    return LoraConfig(r=max(ranks.values()), lora_alpha=ORIGINAL_ALPHA, target_modules=layers)
 
 
 @contextmanager
@@ -65,12 +83,14 @@ def known_warnings() -> Iterator[None]:
 
 def _adapted_name(name: str) -> str:
     """An adapter's name for a weight, of any peft since 0.3 and either layout, as today's peft saves ours."""
-    inner = name.removeprefix(_WRAPPED).replace(".base_layer.", ".").replace(".default.", ".")
-    return _WRAPPED + our_name(inner)
+    inner = name.removeprefix(WRAPPED).replace(".base_layer.", ".").replace(".default.", ".")
+    return WRAPPED + our_name(inner)
 
 
 def _adapter_file(adapter: Path) -> Path:
     for name in FILES:
         if (adapter / name).is_file():
             return adapter / name
-    raise ValueError(f"{adapter}: no adapter weights; expected one of {', '.join(FILES)}")
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter}: no adapter_config.json and no weights in it; expected a folder as peft saves it")
+    raise UserError(f"{adapter}: no adapter weights; expected one of {', '.join(FILES)}")

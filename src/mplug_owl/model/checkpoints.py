@@ -4,18 +4,20 @@ The original's layout differs from ours in names alone, so renamings suffice and
 """
 
 import json
+import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.config import MplugOwlConfig
 
 # (the original's name, ours), applied in this order; no pattern matches a name of ours.
@@ -53,6 +55,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# What peft puts before every name of the model that it has wrapped, and what to do with a checkpoint of such names.
+WRAPPED = "base_model.model."
+WRAPPED_CHECKPOINT = "a training checkpoint of the original's stage 2, whose weights are peft's; merge it into its base"
+# How a file begins that git left for git-lfs to fetch.
+_POINTER = b"version https://git-lfs"
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _INNER_WIDTH = re.compile(r"abstractor\..*layers\.0\..*mlp\.w1\.weight$")
 
@@ -65,63 +72,84 @@ def our_name(original: str) -> str:
 
 
 def original_name(ours: str, language: str) -> str:
-    """The name in the original's layout of a weight of ours. Raises ValueError for a language model that it can't hold."""
+    """The name in the original's layout of a weight of ours. Raises UserError for a language model that it can't hold."""
     if language not in INSIDES:
-        raise ValueError(f"the original's layout holds {' or '.join(INSIDES)} language models, not {language}")
+        raise UserError(f"the original's layout holds {' or '.join(INSIDES)} language models, not {language}")
     for pattern, original in ORIGINALS:
         ours = re.sub(pattern, original.format(INSIDES[language]), ours, count=1)
     return ours
 
 
-def load(cls: type, base_load: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:
+def load(
+    cls: type[PreTrainedModel], base_load: Callable[..., Any], path: str | os.PathLike[str] | None, *args: object, **kwargs: Any
+) -> Any:
     """`PreTrainedModel.from_pretrained` with nothing left to chance; see the model's own docstring."""
     if not kwargs.get("weights_only", True):
         raise ValueError("weights_only=False would run code from a weight file; an owl never does")
     wants_info = kwargs.pop("output_loading_info", False)
     misshapen_too = kwargs.pop("ignore_mismatched_sizes", False)
     config = kwargs.pop("config", None)
+    if path is not None:
+        refuse_pointers(Path(path))
     if not isinstance(config, PreTrainedConfig):
-        config = read_config(config if config is not None else path, **{key: kwargs[key] for key in _HUB if key in kwargs})
+        if (source := config if config is not None else path) is None:
+            raise ValueError("give a path, or a config and a state_dict")
+        config = read_config(source, **hub_options(kwargs))
     config = fit_to_weights(config, path)
     try:
         # Misshapen weights are let through to be named below, with the others.
         model, info = base_load(path, *args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except pickle.UnpicklingError as error:
-        raise ValueError(_has_code(path)) from error
+        raise UserError(_has_code(path)) from error
     except SafetensorError as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise UserError(_damaged(path, error)) from error
+    _check(path, info, misshapen_too)
+    _count_new_tokens(model)
+    return (model, info) if wants_info else model
+
+
+def _check(path: str | os.PathLike[str] | None, info: Mapping[str, Any], misshapen_too: bool) -> None:
+    """Raises UserError where weights are missing, left over or misshapen, or are another kind of checkpoint."""
+    unexpected = info["unexpected_keys"]
+    if any("temporal" in name for name in unexpected):
+        raise UserError(f"{path}: a checkpoint of mPLUG-Owl-video, which takes clips; expected mPLUG-Owl, which takes pictures")
+    if any(name.startswith(WRAPPED) for name in unexpected):
+        raise UserError(f"{path}: {WRAPPED_CHECKPOINT}: owl convert BASE NEW --adapter {path}")
     misshapen = [f"{name} {tuple(found)}, expected {tuple(expected)}" for name, found, expected in info["mismatched_keys"]]
     problems = [
         f"{len(names)} {what}: {', '.join(sorted(names)[:5])}"
         for names, what in (
             (info["missing_keys"], "missing"),
-            (info["unexpected_keys"], "unexpected"),
+            (unexpected, "unexpected"),
             ([] if misshapen_too else misshapen, "misshapen"),
         )
         if names
     ]
     if problems:
-        raise ValueError(f"{path}: not the weights of the owl in its config.json; weights " + "; ".join(problems))
-    _count_new_tokens(model)
-    return (model, info) if wants_info else model
+        raise UserError(f"{path}: not the weights of the owl in its config.json; weights " + "; ".join(problems))
 
 
-def read_config(path: Any, **hub: Any) -> MplugOwlConfig:
-    """The config of an owl's folder or hub id. Raises ValueError when it is another model's."""
+def read_config(path: str | os.PathLike[str], **hub: object) -> MplugOwlConfig:
+    """The config of an owl's folder or hub id. Raises UserError when it is another model's."""
     values, _ = MplugOwlConfig.get_config_dict(path, **hub)
     if (model_type := values.get("model_type")) != MplugOwlConfig.model_type:
-        raise ValueError(
+        raise UserError(
             f"{path}: config.json says model_type {model_type!r}; expected {MplugOwlConfig.model_type!r}, an mPLUG-Owl"
         )
     return MplugOwlConfig.from_dict(values)
 
 
-def fit_to_weights(config: MplugOwlConfig, path: Any) -> MplugOwlConfig:
+def hub_options(options: Mapping[str, object]) -> dict[str, Any]:
+    """Those of from_pretrained's options that say where and how the hub is asked."""
+    return {name: options[name] for name in _HUB if name in options}
+
+
+def fit_to_weights(config: MplugOwlConfig, path: str | os.PathLike[str] | None) -> MplugOwlConfig:
     """The config with the abstractor's inner width as the weight file has it.
 
     Released files carry 2816, the original's default says 4096 and its config.json need not say which.
     """
-    if config.visual_abstractor_config.connector != "abstractor" or not Path(path).is_dir():
+    if config.visual_abstractor_config.connector != "abstractor" or path is None or not Path(path).is_dir():
         return config
     if (width := _first_shape(Path(path), _INNER_WIDTH)) is not None:
         config.visual_abstractor_config.intermediate_size = width[0]
@@ -129,31 +157,43 @@ def fit_to_weights(config: MplugOwlConfig, path: Any) -> MplugOwlConfig:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold a folder's weights, the shards in order. Raises ValueError when there are none."""
+    """The files that hold a folder's weights, the shards in order. Raises UserError when there are none."""
     for name in WEIGHT_FILES:
         if (found := path / name).is_file():
             if not name.endswith(".json"):
                 return [found]
             shards = sorted(set(json.loads(found.read_text())["weight_map"].values()))
             if gone := [shard for shard in shards if not (path / shard).is_file()]:
-                raise ValueError(f"{found}: names {gone[0]}, which is not in {path}")
+                raise UserError(f"{found}: names {gone[0]}, which is not in {path}")
             return [path / shard for shard in shards]
-    raise ValueError(f"{path}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
+    raise UserError(f"{path}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Raises UserError where a file of the folder is a git-lfs pointer: a clone without git-lfs has those for large files."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER):
+            raise UserError(f"{file}: a git-lfs pointer, not the file; run git lfs pull in {folder}")
+
+
+def is_wrapped(folder: Path) -> bool:
+    """Whether a folder's weights were saved by a Trainer from a model that peft had wrapped."""
+    return any(name.startswith(WRAPPED) for file in weight_files(folder) for name in read_tensors(file, "meta"))
 
 
 def read_tensors(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Name to tensor of one weight file; `device="meta"` reads shapes alone.
 
-    Raises ValueError for a pickle that holds anything but tensors: it is never run.
+    Raises UserError for a pickle that holds anything but tensors: it is never run.
     """
     try:
         if file.suffix == ".safetensors":
             return _read_safetensors(file, device)
         return torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(_has_code(file)) from error
+        raise UserError(_has_code(file)) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(_damaged(file, error)) from error
+        raise UserError(_damaged(file, error)) from error
 
 
 def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
@@ -164,7 +204,7 @@ def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
         return {name: opened.get_tensor(name) for name in names}
 
 
-def _count_new_tokens(model: Any) -> None:
+def _count_new_tokens(model: PreTrainedModel) -> None:
     """The original's `max_length` counts the begin token and the new ones, not the prompt; transformers' counts the prompt."""
     settings = getattr(model, "generation_config", None)
     if settings is not None and settings.max_length is not None and settings.max_new_tokens is None:
@@ -179,14 +219,14 @@ def _first_shape(path: Path, pattern: re.Pattern[str]) -> torch.Size | None:
     return None
 
 
-def _has_code(path: Any) -> str:
+def _has_code(path: str | os.PathLike[str] | None) -> str:
     return (
         f"{path}: a weight file holds Python code or objects, not only tensors. It was not run. "
         "Get the weights as safetensors, or from somebody you trust"
     )
 
 
-def _damaged(path: Any, error: Exception) -> str:
+def _damaged(path: str | os.PathLike[str] | None, error: Exception) -> str:
     return f"{path}: not readable as weights, cut short or damaged ({error})".splitlines()[0]
 
 

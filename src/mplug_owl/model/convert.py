@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.adapter import merge
-from mplug_owl.model.build import load
 from mplug_owl.model.checkpoints import original_name
 from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.images import MplugOwlImageProcessor
+from mplug_owl.model.load import load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 
@@ -27,7 +29,7 @@ _PLAIN_LLAMA = {
 Module = Literal["vision", "language"]
 
 
-def convert(
+def convert(  # a few lines over 40, of which half say what goes in and what goes wrong
     source: Path,
     target: Path,
     original: bool = False,
@@ -37,23 +39,30 @@ def convert(
 ) -> None:
     """Write the checkpoint in `source`, of either layout, to `target`: ours, or with `original` the original's.
 
-    `adapter` is a LoRA folder, ours or the original's, whose changes go into the weights. `module` writes that one alone, as
-    plain transformers loads it and as `Modules` takes it; `bf16` halves the weights' size. Raises ValueError that says what
-    does not fit; then nothing is written. Nothing is ever written over.
+    Args:
+        source: A model's folder, or a name that `load` knows.
+        target: A new folder or an empty one.
+        original: Write the original's layout, which its own code loads.
+        adapter: A LoRA folder, ours or the original's, whose changes go into the weights.
+        module: Write this one alone, as plain transformers loads it and as `Modules` takes it.
+        bf16: Write the weights in bf16, half the size.
+
+    Raises:
+        UserError: Something does not fit. Then nothing is written, and nothing is ever written over.
     """
     if original and module:
-        raise ValueError("--original and --module: a module alone has no layout of the original's; give one of them")
+        raise UserError("--original and --module: a module alone has no layout of the original's; give one of them")
     target = Path(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{target}: already there; give a new folder or an empty one, nothing is written over")
-    owl = load(source)
+        raise UserError(f"{target}: already there; give a new folder or an empty one, nothing is written over")
+    owl = load(source, device="cpu")
     model = owl.model if adapter is None else merge(owl.model, Path(adapter))
 
+    if bf16:
+        model.bfloat16()
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        if bf16:
-            model.to(torch.bfloat16)
         if module is not None:
             save_module(model, owl.processor, module, unfinished)
         elif original:
@@ -102,16 +111,16 @@ def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlPr
 
 
 def _original_config(config: MplugOwlConfig) -> dict[str, Any]:
-    """The config in the words of transformers 4.28. Raises ValueError for an owl that the original's code can't be."""
+    """The config in the words of transformers 4.28. Raises UserError for an owl that the original's code can't be."""
     text, connector = config.text_config, config.visual_abstractor_config.connector
     if config.vision_config.model_type != "mplug_owl_vision_model" or connector != "abstractor":
-        raise ValueError(
+        raise UserError(
             f"the original has its own vision encoder and the abstractor, not {config.vision_config.model_type} and {connector}"
         )
     if text.model_type == "llama":
         plain = {**_PLAIN_LLAMA, "num_key_value_heads": text.num_attention_heads}
         if modern := [f"{name}={getattr(text, name)}" for name, value in plain.items() if getattr(text, name, value) != value]:
-            raise ValueError(f"the original's LLaMA has no {', '.join(modern)}")
+            raise UserError(f"the original's LLaMA has no {', '.join(modern)}")
     values = config.to_dict()
     for part in (values, values["vision_config"], values["visual_abstractor_config"], values["text_config"]):
         part["torch_dtype"] = part.pop("dtype", None)
@@ -120,7 +129,7 @@ def _original_config(config: MplugOwlConfig) -> dict[str, Any]:
     return values
 
 
-def _original_images(images: Any) -> dict[str, Any]:
+def _original_images(images: MplugOwlImageProcessor) -> dict[str, Any]:
     return {
         "image_processor_type": "CLIPImageProcessor",
         **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize", "convert_rgb")},
@@ -133,7 +142,7 @@ def _original_images(images: Any) -> dict[str, Any]:
     }
 
 
-def _save_original_tokenizer(tokenizer: Any, folder: Path) -> None:
+def _save_original_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     special = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "unk", "pad")}
     _write(folder / "special_tokens_map.json", special)
     tokenizer.save_pretrained(folder)

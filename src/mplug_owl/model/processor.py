@@ -1,268 +1,266 @@
-"""The processor: conversations, prompt strings and pictures in, token ids and pixel values out.
+"""The processor as transformers knows it: prompt strings, chat messages and pictures in, token ids and pixel values out."""
 
-There is one way from words to ids, `encode`, for training and for chatting. It knows where pictures stand because it puts
-them there; it never looks for a placeholder in what somebody typed.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import ImageInput
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 from transformers.processing_utils import MultiModalData
 
-from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, Piece
+from mplug_owl.conversation import IMAGE_MARK, Conversation, ImageSource, Piece
+from mplug_owl.errors import UserError
 from mplug_owl.model import checkpoints
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.connectors import num_image_tokens
+from mplug_owl.model.encoder import CHAT_TEMPLATE, ConversationProcessor, Example
 from mplug_owl.model.images import MplugOwlImageProcessor, flat_images
-from mplug_owl.model.tokenizer import MplugOwlTokenizer
+from mplug_owl.model.padding import Padding
+from mplug_owl.model.tokenizer import MplugOwlTokenizer, check_tokenizer, refuse_missing
 from mplug_owl.model.towers import image_size
 
-# `Conversation.prompt` as a template, for programs that render chats themselves.
-CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text("utf-8").replace("SYSTEM_PROMPT", SYSTEM_PROMPT)
+if TYPE_CHECKING:
+    from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+
+ChatMessages = Sequence[Mapping[str, object]]
 
 
-@dataclass(frozen=True)
-class Example:
-    """Token ids, which of them are supervised, and the pictures that fill the picture positions, in order.
-
-    `name` says where it came from, for error messages; `cut` counts the tokens that did not fit.
-    """
-
-    ids: tuple[int, ...]
-    loss_mask: tuple[bool, ...]
-    pictures: tuple[Any, ...] = ()
-    name: str = ""
-    cut: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-class MplugOwlProcessor(ProcessorMixin):
-    """Tokenizer and image processor of one owl, and how many positions a picture takes in it (`num_image_tokens`).
+class MplugOwlProcessor(ConversationProcessor):
+    """Tokenizer and image processor of one owl, and how many positions a picture takes in it.
 
     Also what generate's output turns back into: `decode` and `batch_decode` leave picture positions out.
+
+    Args:
+        image_processor: Pictures to pixel values.
+        tokenizer: Any of transformers' with an end token.
+        num_image_tokens: N, how many language positions a picture takes.
+        image_token_id: What marks those positions: an id that no text can have.
+        chat_template: For programs that render chats themselves; by default the original's format.
+        kwargs: What an older processor_config.json may hold beside these; left out.
+
+    Raises:
+        UserError: The tokenizer has no end token.
     """
 
-    image_token = IMAGE_MARK
-    model_input_names = ["input_ids", "attention_mask", "pixel_values"]
-
-    def __init__(
-        self,
-        image_processor: MplugOwlImageProcessor,
-        tokenizer: Any,
-        num_image_tokens: int,
-        image_token_id: int,
-        chat_template: str | None = CHAT_TEMPLATE,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no end token (eos_token): an answer could never end")
-        tokenizer.padding_side = "left"  # transformers' pipeline pads by it, and an answer goes on at the right end
-        self.num_image_tokens = num_image_tokens
-        self.image_token_id = image_token_id
-
     @classmethod
-    def for_model(cls, model: Any, tokenizer: Any, image_processor: Any = None) -> "MplugOwlProcessor":
-        """The processor of a freshly built owl; pictures are normalised as `image_processor` does, else as CLIP's."""
+    def for_model(
+        cls,
+        model: "MplugOwlForConditionalGeneration",
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: BaseImageProcessor | None = None,
+    ) -> Self:
+        """The processor of a freshly built owl; pictures are normalised as `image_processor` does, else as CLIP's.
+
+        The model's `image_token_id` becomes one that the tokenizer has no entry for.
+
+        Raises:
+            UserError: The tokenizer is not the language model's.
+        """
         statistics = {
             name: getattr(image_processor, name)
             for name in ("image_mean", "image_std", "resample", "rescale_factor")
             if getattr(image_processor, name, None) is not None
         }
         images = MplugOwlImageProcessor(size=image_size(model.config.vision_config), **statistics)
-        return cls(images, tokenizer, model.num_image_tokens, model.config.image_token_id)
-
-    # Words and pictures to ids
-
-    def encode(self, conversation: Conversation, reply: bool = False) -> Example:
-        """A conversation to ids: the begin token, prompt words, picture positions, answers each closed by the end token.
-
-        What a user typed is plain text, special tokens and `<image>` included. `reply` ends where the assistant begins.
-        """
-        pictures = [picture.source for picture in conversation.pictures]
-        return replace(self.encode_pieces(conversation.pieces(reply), pictures), name=conversation.name)
-
-    def encode_pieces(self, pieces: Iterable[Piece], pictures: Sequence[Any] = (), plain: bool = True) -> Example:
-        """Rendered pieces to ids, each stretch of text on its own; `plain=False` reads special tokens in them."""
-        begin = self.tokenizer.bos_token_id
-        ids, loss_mask = ([begin], [False]) if begin is not None else ([], [])
-        for piece in pieces:
-            if piece.text is None:
-                tokens = [self.image_token_id] * self.num_image_tokens
-            else:
-                tokens = self.tokenizer(piece.text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
-                if piece.answer:
-                    tokens = [*tokens, self.tokenizer.eos_token_id]
-            ids.extend(tokens)
-            loss_mask.extend([piece.supervised] * len(tokens))
-        return Example(tuple(ids), tuple(loss_mask), tuple(pictures))
-
-    def batch(
-        self, samples: Sequence[Example], side: str = "left", labels: bool = False, pixel_values: torch.Tensor | None = None
-    ) -> BatchFeature:
-        """Samples to one padded batch: `input_ids` and `attention_mask` [B, T], `pixel_values` [I, 3, S, S] if any.
-
-        `labels` adds the supervised ids, -100 elsewhere. `pixel_values` are given where pictures were opened before.
-        """
-        length = max(len(sample) for sample in samples)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-
-        def padded(rows: Iterable[Sequence[int]], filler: int) -> torch.Tensor:
-            filled = [(list(row), [filler] * (length - len(row))) for row in rows]
-            return torch.tensor([gap + row if side == "left" else row + gap for row, gap in filled])
-
-        batch = {
-            "input_ids": padded([sample.ids for sample in samples], pad),
-            "attention_mask": padded([[1] * len(sample) for sample in samples], 0),
-        }
-        if labels:
-            targets = [
-                [token if supervised else -100 for token, supervised in zip(sample.ids, sample.loss_mask, strict=True)]
-                for sample in samples
-            ]
-            batch["labels"] = padded(targets, -100)
-        if pixel_values is None and (pictures := [picture for sample in samples for picture in sample.pictures]):
-            pixel_values = self.image_processor(pictures)["pixel_values"]
-        if pixel_values is not None:
-            batch["pixel_values"] = pixel_values
-        return BatchFeature(batch)
+        processor = cls(images, tokenizer, model.num_image_tokens, model.config.image_token_id)
+        model.config.image_token_id = processor.image_token_id
+        check_tokenizer(tokenizer, model.config, type(tokenizer).__name__)
+        processor.follow(model.config)
+        return processor
 
     def __call__(
         self,
-        images: Any = None,
+        images: ImageInput | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
         text: str | Sequence[str] | None = None,
         padding_side: str = "left",
         return_mm_token_type_ids: bool = False,
-        **kwargs: Any,
+        add_special_tokens: bool = True,
+        **options: object,
     ) -> BatchFeature:
-        """Prompt strings in the original's form, with `<image>` where a picture stands, to a left-padded batch of tensors.
+        """Prompt strings in the original's form, with `<image>` where a picture stands, to a padded batch of tensors.
 
-        `images` are one picture, a list in reading order, or a list of lists, one for each prompt. Special tokens in
-        a prompt string are read as such: it is a program's string. What people type belongs in chat messages.
-        Raises ValueError when prompts and pictures do not match in number, with both numbers.
+        Special tokens in a prompt string are read as such: it is a program's string. What people type belongs in chat messages.
+
+        Args:
+            images: One picture, a list in reading order, or a list of lists, one for each prompt.
+            text: One prompt or several.
+            padding_side: Where shorter rows are filled up.
+            return_mm_token_type_ids: Also say which positions are a picture's.
+            add_special_tokens: Put the begin token in front.
+            options: `padding`, `max_length`, `truncation` and `return_tensors` as `Padding` reads them.
+
+        Returns:
+            `input_ids` and `attention_mask` [B, T], and `pixel_values` [I, 3, S, S] where there are pictures.
+
+        Raises:
+            UserError: Prompts and pictures do not match in number, or an option asks for what cannot be.
+
+        Example:
+            >>> owl = load("owl-tiny")
+            >>> owl.processor(text="Human: <image>\\nHuman: What is it?\\nAI: ", images=["scene.png"])
         """
+        padding = Padding.read(options)
         if text is None and images is None:
             raise ValueError("give text, images or both")
         if text is None:
             return self.image_processor(images)
-        if kwargs.get("truncation") and kwargs.get("max_length") is not None:
-            raise ValueError("truncation could cut a picture in two; shorten the prompt instead")
         prompts = [text] if isinstance(text, str) else list(text)
         if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError(f"text is {text!r:.60}; expected a prompt string or a list of them")
-        slots, groups = [prompt.count(IMAGE_MARK) for prompt in prompts], self._groups(images, len(prompts))
-        if groups is None:
-            flat = flat_images(images)
-            if sum(slots) != len(flat):
-                raise ValueError(f"{sum(slots)} {IMAGE_MARK} in the text but {len(flat)} images")
-            groups = [[flat.pop(0) for _ in range(count)] for count in slots]
-        samples = []
-        for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-            if slots[index] != len(group):
-                raise ValueError(f"prompt {index}: {slots[index]} {IMAGE_MARK} in the text but {len(group)} images")
-            samples.append(self.encode_pieces(_prompt_pieces(prompt), group, plain=False))
-        batch = self.batch(samples, padding_side)
+        samples = [
+            self.encode_pieces(_prompt_pieces(prompt), shown, plain=False, opens=add_special_tokens)
+            for prompt, shown in zip(prompts, self._shown(images, prompts), strict=True)
+        ]
+        batch = self.batch(samples, side=padding_side, length=padding.length(samples))
         if return_mm_token_type_ids:
             batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token_id).long()
         return batch
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]  # transformers says that it returns str, which is one of three
         self,
-        conversation: Any,
+        conversation: ChatMessages | Sequence[ChatMessages],
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         tokenize: bool = False,
         return_dict: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Chat messages (one chat or a list of chats) to a prompt string, or with `tokenize=True` to ids and pixels.
+        processor_kwargs: Mapping[str, object] | None = None,
+        **options: object,
+    ) -> str | list[str] | Tensor | BatchFeature:
+        """Chat messages to a prompt string, or with `tokenize=True` to ids and pixels.
 
-        Tokenised, what a user typed stays plain text: a `<image>` is seven characters and no picture. `return_dict`
-        gives the whole left-padded batch, otherwise `input_ids` alone.
+        Tokenised by the owl's own template, what a user typed stays plain text: a `<image>` is seven characters and no
+        picture. By another template, given here or set on the processor, it is as transformers does it.
+
+        Args:
+            conversation: One chat or a list of chats.
+            chat_template: Another template than the processor's.
+            add_generation_prompt: End where the assistant begins.
+            continue_final_message: End within the last answer, which is to be continued.
+            tokenize: Ids in place of the prompt string.
+            return_dict: The whole batch in place of `input_ids` alone.
+            processor_kwargs: What `__call__` takes as options.
+            options: The same, or what another template reads.
+
+        Raises:
+            UserError: A message is none, or an option asks for what cannot be.
         """
-        if not tokenize or chat_template is not None:
-            return super().apply_chat_template(
+        if not tokenize or (chat_template or self.chat_template) != CHAT_TEMPLATE:
+            render: Callable[..., str | BatchFeature] = super().apply_chat_template
+            return render(
                 conversation,
                 chat_template=chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tokenize=tokenize,
                 return_dict=return_dict,
-                **kwargs,
+                processor_kwargs=dict(processor_kwargs or {}),
+                **options,
             )
+        padding = Padding.read({**(processor_kwargs or {}), **options})
         if add_generation_prompt and continue_final_message:
-            raise ValueError("add_generation_prompt starts a new answer, continue_final_message goes on with the last")
-        chats = [getattr(chat, "messages", chat) for chat in conversation]
+            raise UserError("add_generation_prompt begins a new answer, continue_final_message continues the last: give one")
+        chats: list[Any] = [getattr(chat, "messages", chat) for chat in conversation]
         chats = chats if chats and not isinstance(chats[0], Mapping) else [conversation]
-        samples = []
-        for index, chat in enumerate(chats):
-            talk = Conversation.from_chat(chat, name=f"chat {index}")
-            if continue_final_message:
-                if not talk.messages or talk.messages[-1].role != "assistant":
-                    raise ValueError(f"chat {index}: continue_final_message needs an answer at the end to go on with")
-                unfinished = self.encode(talk)
-                samples.append(replace(unfinished, ids=unfinished.ids[:-1], loss_mask=unfinished.loss_mask[:-1]))
-            else:
-                samples.append(self.encode(talk, reply=add_generation_prompt))
-        batch = self.batch(samples)
+        talks = [Conversation.from_chat(chat, name=f"chat {index}") for index, chat in enumerate(chats)]
+        samples = [
+            self._unfinished(talk) if continue_final_message else self.encode(talk, reply=add_generation_prompt)
+            for talk in talks
+        ]
+        batch = self.batch(samples, length=padding.length(samples))
         return batch if return_dict else batch["input_ids"]
 
+    def _unfinished(self, talk: Conversation) -> Example:
+        """A conversation that ends within its last answer: without the end token, which an empty answer has none of."""
+        if not talk.messages or talk.messages[-1].role != "assistant":
+            raise UserError(f"{talk.name}: continue_final_message needs an answer at the end to continue")
+        whole = self.encode(talk)
+        return replace(whole, ids=whole.ids[:-1], loss_mask=whole.loss_mask[:-1]) if whole.loss_mask[-1] else whole
+
     @staticmethod
-    def _groups(images: Any, prompts: int) -> list[list[Any]] | None:
-        nested = isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images)
-        if not nested:
+    def _shown(images: object, prompts: Sequence[str]) -> list[list[Any]]:
+        """The pictures of each prompt, as many as it has marks."""
+        slots, groups = [prompt.count(IMAGE_MARK) for prompt in prompts], MplugOwlProcessor._groups(images, len(prompts))
+        if groups is None:
+            flat = flat_images(images)
+            if sum(slots) != len(flat):
+                raise UserError(f"{sum(slots)} {IMAGE_MARK} in the text but {len(flat)} images")
+            return [[flat.pop(0) for _ in range(count)] for count in slots]
+        for index, (count, group) in enumerate(zip(slots, groups, strict=True)):
+            if count != len(group):
+                raise UserError(f"prompt {index}: {count} {IMAGE_MARK} in the text but {len(group)} images")
+        return groups
+
+    @staticmethod
+    def _groups(images: object, prompts: int) -> list[list[Any]] | None:
+        if not isinstance(images, (list, tuple)) or not any(isinstance(group, (list, tuple)) for group in images):
             return None
         if len(images) != prompts:
-            raise ValueError(f"{prompts} prompts but {len(images)} lists of images")
+            raise UserError(f"{prompts} prompts but {len(images)} lists of images")
         return [flat_images(group) for group in images]
-
-    # Ids to words
-
-    def decode(self, token_ids: Any, **kwargs: Any) -> Any:
-        """Ids, or rows of ids, to text, without picture positions."""
-        rows = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], (list, tuple, torch.Tensor)):
-            return self.batch_decode(rows, **kwargs)
-        rows = [rows] if isinstance(rows, int) else rows
-        return self.tokenizer.decode([int(token) for token in rows if int(token) != self.image_token_id], **kwargs)
-
-    def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
-        """Rows of ids to texts, without picture positions."""
-        return [self.decode(row, **kwargs) for row in sequences]
-
-    def post_process_image_text_to_text(
-        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
-    ) -> list[str]:
-        """What transformers' pipeline calls on generate's output."""
-        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     # Saving and loading
 
-    def _get_num_multimodal_tokens(self, image_sizes: Sequence[Any] | None = None, **kwargs: Any) -> MultiModalData:
+    def to_dict(self) -> dict[str, Any]:
+        """What processor_config.json holds."""
+        return {**super().to_dict(), "image_token_id": self.image_token_id}
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence[object] | None = None, **kwargs: object) -> MultiModalData:
         """How many positions pictures of these sizes take: the serving engines ask."""
         count = len(image_sizes or [])
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
 
     @classmethod
-    def get_processor_dict(cls, path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: object, **kwargs: object) -> Self:
+        """The processor of a model's folder or hub id, of our layout or the original's.
+
+        Args:
+            pretrained_model_name_or_path: Where the model lies; `mplug_owl.load` knows more names.
+            args: As transformers' own.
+            kwargs: As transformers' own.
+
+        Raises:
+            UserError: A file is missing or a git-lfs pointer, or the tokenizer is not that of the model in config.json.
+        """
+        where, config = Path(pretrained_model_name_or_path), None
+        checkpoints.refuse_pointers(where)
+        if not where.is_dir() or (where / "config.json").is_file():
+            config = checkpoints.read_config(pretrained_model_name_or_path, **checkpoints.hub_options(kwargs))
+            refuse_missing(where, config)
+        open_parts: Callable[..., Self] = super().from_pretrained
+        processor = open_parts(pretrained_model_name_or_path, *args, **kwargs)
+        if config is not None:
+            check_tokenizer(processor.tokenizer, config, str(where))
+            if processor.image_token_id != config.image_token_id:
+                raise UserError(
+                    f"{where}: image_token_id is {processor.image_token_id} in processor_config.json and "
+                    f"{config.image_token_id} in config.json; write the model's into both"
+                )
+            processor.follow(config)
+        return processor
+
+    @classmethod
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the folder's processor_config.json says; in an original folder, which has none, what config.json implies."""
-        values, rest = super().get_processor_dict(path, **kwargs)
+        values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if "num_image_tokens" not in values:
-            config = checkpoints.read_config(path)
+            config = checkpoints.read_config(pretrained_model_name_or_path, **checkpoints.hub_options(kwargs))
             values = {"num_image_tokens": num_image_tokens(config), "image_token_id": config.image_token_id}
         return values, rest
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> list[Any]:
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], processor_dict: object = None, **kwargs: object
+    ) -> list[Any]:
+        path = pretrained_model_name_or_path
         original = Path(path, "tokenizer.model").is_file() and not Path(path, "processor_config.json").is_file()
         tokenizer_class = MplugOwlTokenizer if original else AutoTokenizer
         return [MplugOwlImageProcessor.from_pretrained(path), tokenizer_class.from_pretrained(path)]

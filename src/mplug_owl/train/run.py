@@ -94,7 +94,7 @@ def initial_model(recipe: Recipe, sources: Sequence[Source]) -> Owl:
 
 def _made(recipe: Recipe, sources: Sequence[Source]) -> Owl:
     if recipe.init_from is not None:
-        return load(recipe.init_from, dtype="float32")
+        return load(recipe.init_from, device="cpu", dtype="float32")
     talks = (talk for source in sources for talk in _readable(source, READ_FOR_WORDS))
     texts = (piece.text for talk in talks for piece in talk.pieces() if piece.text is not None)
     return build(recipe.modules, texts, recipe.seed)

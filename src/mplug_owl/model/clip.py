@@ -1,0 +1,67 @@
+"""Trained weights for f_V: any transformers vision encoder as it is, and CLIP's under the names of the original's tower."""
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from mplug_owl.errors import UserError
+from mplug_owl.model.config import MplugOwlConfig
+
+
+def load_vision(path: str, config: MplugOwlConfig) -> PreTrainedModel:
+    """Trained weights for f_V from a folder or a hub id.
+
+    CLIP's go into the original's own tower where the config asks for that one. Raises UserError where another encoder's would.
+    """
+    found = AutoConfig.from_pretrained(path)
+    wanted = config.vision_config
+    if wanted.model_type != "mplug_owl_vision_model" or found.model_type == wanted.model_type:
+        return AutoModel.from_pretrained(path, config=getattr(found, "vision_config", found))
+    if found.model_type not in ("clip", "clip_vision_model"):
+        raise UserError(
+            f"{path}: a {found.model_type}; the original's vision encoder starts from CLIP. "
+            f"For another encoder put its own config into vision_config"
+        )
+    clip = AutoModel.from_pretrained(path, config=getattr(found, "vision_config", found))
+    tower = AutoModel.from_config(wanted)
+    tower.load_state_dict(clip_to_owl(clip.state_dict(), wanted.num_attention_heads))
+    return tower
+
+
+def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
+    """CLIP's vision weights under the names of the original's tower, queries, keys and values fused head by head."""
+    owl: dict[str, Tensor] = {}
+    for name, tensor in clip.items():
+        name = name.removeprefix("vision_model.")
+        if "position_ids" in name:
+            continue
+        if ".self_attn." in name and ".out_proj." not in name:
+            if ".q_proj." in name:
+                parts = [clip[_sibling(clip, name, letter)] for letter in "qkv"]
+                split = [part.unflatten(0, (heads, -1)) for part in parts]
+                owl[_rename(name).replace("q_proj", "query_key_value")] = torch.cat(split, dim=1).flatten(0, 1)
+            continue
+        owl[_rename(name)] = tensor.reshape(1, 1, -1) if name.endswith("class_embedding") else tensor
+        if name.endswith("position_embedding.weight"):
+            owl[_rename(name)] = tensor.unsqueeze(0)
+    return owl
+
+
+def _sibling(clip: dict[str, Tensor], name: str, letter: str) -> str:
+    found = name.replace("q_proj", f"{letter}_proj")
+    return found if found in clip else f"vision_model.{found}"
+
+
+def _rename(name: str) -> str:
+    for theirs, ours in (
+        ("embeddings.class_embedding", "embeddings.cls_token"),
+        ("embeddings.position_embedding.weight", "embeddings.position_embedding"),
+        ("embeddings.patch_embedding.", "embeddings.patch_embed."),
+        ("pre_layrnorm.", "embeddings.pre_layernorm."),
+        ("encoder.layers.", "layers."),
+        ("self_attn.out_proj.", "self_attn.dense."),
+        ("layer_norm1.", "input_layernorm."),
+        ("layer_norm2.", "post_attention_layernorm."),
+    ):
+        name = name.replace(theirs, ours)
+    return name

@@ -1,0 +1,101 @@
+"""An owl from where it lies: its model on the best device there is, its processor, and nothing said on the way."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from mplug_owl.errors import UserError
+from mplug_owl.model.adapter import merge
+from mplug_owl.model.locate import base_of, is_adapter, locate
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.processor import MplugOwlProcessor
+
+
+@dataclass(frozen=True)
+class Owl:
+    """A model and the processor that goes with it."""
+
+    model: MplugOwlForConditionalGeneration
+    processor: MplugOwlProcessor
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device | None = None, dtype: str | torch.dtype = "auto") -> Owl:
+    """An owl ready to answer, of our layout or the original's.
+
+    Args:
+        path: A model's folder, a run's, a LoRA adapter's, a hub id, or `owl-tiny`, which comes with the package.
+        device: Where the model goes, such as `cuda`, `cuda:1`, `mps` or `cpu`; None takes the best there is.
+        dtype: The weights' precision, such as `bfloat16`; `auto` keeps the file's.
+
+    Returns:
+        The model in eval mode and its processor.
+
+    Raises:
+        UserError: There is no such model, its files do not fit together, or the device is not here.
+
+    Example:
+        >>> from mplug_owl import Chat, load
+        >>> Chat(load("owl-tiny")).ask("What is in the picture?", images=["scene.png"])
+    """
+    target, where = _device(device), locate(path)
+    with quiet():
+        owl = _load(where, dtype)
+    module: torch.nn.Module = owl.model  # whose `to` type checkers can read; transformers' own is wrapped
+    module.to(target)
+    return owl
+
+
+def load_processor(path: str | os.PathLike[str]) -> MplugOwlProcessor:
+    """The processor alone of what `load` would open."""
+    where = locate(path)
+    with quiet():
+        return MplugOwlProcessor.from_pretrained(base_of(where) if is_adapter(where) else where)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A block in which transformers shows neither bars nor hints. What its user has chosen holds again after it.
+
+    One hint comes later, with the first words: that LFM2's convolution is computed in plain PyTorch. It is left out for good.
+    """
+    logging.getLogger("transformers.integrations.hub_kernels").addFilter(_is_no_hint)
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    return "causal_conv1d" not in record.getMessage()
+
+
+def _load(where: str, dtype: str | torch.dtype) -> Owl:
+    if is_adapter(where):
+        base = _load(base_of(where), dtype)
+        return Owl(merge(base.model, Path(where)), base.processor)
+    model = MplugOwlForConditionalGeneration.from_pretrained(where, dtype=dtype)
+    processor = MplugOwlProcessor.from_pretrained(where)
+    processor.follow(model.config)
+    return Owl(model.eval(), processor)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    """The device of this name; by default the accelerator (CUDA, then Apple's) where there is one, else the CPU."""
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # no such name, no such number, or a torch without it
+        raise UserError(f"device {name}: not here; expected cpu, cuda, cuda:0 or mps") from error
+    return torch.device(name)
