@@ -219,7 +219,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
         """The head that turns hidden states into logits."""
         return self.lm_head
 
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **kwargs: object) -> BaseModelOutputWithPooling:
         """Pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
