@@ -1,9 +1,9 @@
 """What transformers' generate has to know of pictures: they go in once, repeat with their beam, and are no token."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import LongTensor, Tensor
+from torch import FloatTensor, LongTensor, Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import LogitsProcessorList
 
@@ -92,4 +92,4 @@ class _PictureBlind(LogitsProcessorList):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         words = input_ids.masked_fill(input_ids.eq(self.image_token_id), self.begin)
-        return super().__call__(words, scores, **kwargs)  # type: ignore[arg-type]  # torch's masked_fill forgets LongTensor
+        return super().__call__(cast(LongTensor, words), cast(FloatTensor, scores), **kwargs)
