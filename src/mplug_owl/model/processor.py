@@ -180,8 +180,8 @@ class MplugOwlProcessor(ConversationProcessor):
         """A conversation that ends within its last answer: without the end token, which an empty answer has none of."""
         if not talk.messages or talk.messages[-1].role != "assistant":
             raise UserError(f"{talk.name}: continue_final_message needs an answer at the end to continue")
-        whole = self.encode(talk)
-        return replace(whole, ids=whole.ids[:-1], loss_mask=whole.loss_mask[:-1]) if whole.loss_mask[-1] else whole
+        whole, ended = self.encode(talk), talk.pieces()[-1].answer
+        return replace(whole, ids=whole.ids[:-1], loss_mask=whole.loss_mask[:-1]) if ended else whole
 
     @staticmethod
     def _shown(images: object, prompts: Sequence[str]) -> list[list[Any]]:
