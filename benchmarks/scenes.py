@@ -13,7 +13,7 @@ import torch
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.scenes import exam, scenes
-from mplug_owl.scenes.exam import talk
+from mplug_owl.scenes.abilities import talk
 
 
 def drawn_per_second(count: int) -> float:

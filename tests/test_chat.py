@@ -1,14 +1,17 @@
 """Talking with an owl that knows eight scenes by heart."""
 
 import re
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as some
 from transformers import GenerationConfig
 
 from mplug_owl import Conversation, Picture
-from mplug_owl.chat import Chat, Decoding, OwlChatModel
+from mplug_owl.chat import Chat, Decoding, OwlChatModel, _clean, _settled
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import Owl
 from tests.school import SCENES, SEED, taught
@@ -138,6 +141,54 @@ def test_words_can_be_drawn(owl: Owl) -> None:
     assert len(said) > 1
     torch.manual_seed(3)
     assert answers(owl, [asked(SHOWN[0])], decoding)[0] in said
+
+
+@pytest.mark.parametrize("stop", [(" is",), ("e is",), ("nowhere", "square is"), ("square", "The"), (".",), ("nowhere",)])
+def test_an_answer_ends_before_its_first_stop_word(owl: Owl, stop: tuple[str, ...]) -> None:
+    """Whole or as it comes, alone or in a batch whose other rows stop elsewhere; a part of a stop word is never shown."""
+    talks = [asked(scene) for scene in SHOWN[:4]]
+    whole, cut = answers(owl, talks), answers(owl, talks, Decoding(stop=stop))
+    for long, short in zip(whole, cut, strict=True):
+        assert short == long[: min((long.index(word) for word in stop if word in long), default=None)].strip()
+    assert ["".join(OwlChatModel(owl).stream(talk, Decoding(stop=stop))) for talk in talks] == cut
+
+
+def test_no_token_is_generated_after_a_stop_word(owl: Owl) -> None:
+    model = OwlChatModel(owl)
+    assert "".join(model.stream(asked(SHOWN[0]), Decoding(stop=("is",)))) == "The square"
+    assert owl.processor.decode(model._past.ids).endswith("AI:  The square")  # what ended it was never given to the model
+
+
+@given(
+    some.text(alphabet="ab \n\ufffdé", max_size=12),
+    some.lists(some.text(alphabet="ab ", min_size=1, max_size=3), max_size=3),
+    some.integers(0, 12),
+)
+def test_what_is_shown_of_an_unfinished_answer_begins_the_finished_one(answer: str, stop: list[str], length: int) -> None:
+    """A token may bring several characters, and none comes after a stop word."""
+    assume(length >= len(answer) or not any(word in answer[:length] for word in stop))
+    assert _clean(answer, stop).startswith(_settled(answer[:length], stop))
+
+
+@pytest.mark.parametrize("question", ["caf\udce9", "\udcff"])
+def test_bytes_that_are_no_text_are_refused_and_the_history_stays(owl: Owl, question: str) -> None:
+    chat = Chat(owl)
+    with pytest.raises(UserError, match="the question holds bytes that are no UTF-8"):
+        chat.ask(question)
+    assert chat.conversation == Conversation(())
+
+
+def test_any_chat_model_can_be_talked_with() -> None:
+    class Parrot:
+        def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
+            return [talk.messages[-1].text for talk in conversations]
+
+        def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
+            yield from self.answers([conversation], decoding)[0]
+
+    chat = Chat(Parrot())
+    assert [chat.ask("Hello"), chat.ask("Again")] == ["Hello", "Again"]
+    assert chat.conversation.answers == ("Hello", "Again")
 
 
 def test_what_a_checkpoint_says_of_generation_is_not_asked(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:

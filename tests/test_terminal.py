@@ -1,5 +1,7 @@
 """A conversation in the terminal, typed by a script."""
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from mplug_owl import terminal
+from mplug_owl.chat import Chat, Decoding
 from tests.school import SCENES, SEED, taught
 from tests.world import scenes
 
@@ -35,7 +38,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
                 raise EOFError from None
 
         monkeypatch.setattr(Console, "input", read)
-        terminal.talk("an owl", None, images or [], 64, 0.0)
+        terminal.talk("an owl", None, images or [], Decoding(64))
         return [line for line in capsys.readouterr().out.splitlines()[2:] if line]
 
     return session
@@ -45,7 +48,7 @@ def test_a_question_on_the_command_line_gets_one_answer(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(terminal, "load", lambda model: taught())
-    terminal.talk("an owl", QUESTION, [picture], 64, 0.0)
+    terminal.talk("an owl", QUESTION, [picture], Decoding(64))
     assert capsys.readouterr().out == RIGHT + "\n"
 
 
@@ -72,7 +75,7 @@ def test_a_new_conversation_knows_nothing_of_the_old(typed, picture: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("/imgae x.png", "no command /imgae; /image FILE adds a picture"),
         ("/[/bold]", "no command /[/bold]; "),
@@ -80,12 +83,17 @@ def test_a_new_conversation_knows_nothing_of_the_old(typed, picture: Path) -> No
         ("/image", "/image needs a file"),
         ("/image [/bold].png", "[/bold].png: no such file"),
         ("/image {notes}", "notes.txt: "),
+        ("/image caf\udce9.png", "caf?.png: no such file"),
+        ("/caf\udce9", "no command /caf?; "),
+        ("What is caf\udce9?", "the question holds bytes that are no UTF-8; type it again in UTF-8"),
     ],
 )
-def test_a_slip_is_told_and_the_conversation_goes_on(typed, picture: Path, tmp_path: Path, line: str, told: str) -> None:
+def test_a_slip_is_reported_and_the_conversation_continues(
+    typed, picture: Path, tmp_path: Path, line: str, reported: str
+) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     shown = typed(line.format(notes=tmp_path / "notes.txt"), f"/image {picture}", QUESTION)
-    assert told in shown[0]
+    assert reported in shown[0]
     assert shown[-1] == RIGHT
 
 
@@ -93,9 +101,9 @@ def test_an_empty_line_is_no_question(typed) -> None:
     assert typed("", "   ", "/history") == ["nothing was said yet"]
 
 
-def test_a_file_that_went_away_is_told_and_nothing_is_said(typed, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = terminal._add
-    monkeypatch.setattr(terminal, "_add", lambda waiting, image, console: (add(waiting, image, console), image.unlink()))
+def test_a_file_that_went_away_is_reported_and_nothing_is_said(typed, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = terminal._Session.add
+    monkeypatch.setattr(terminal._Session, "add", lambda session, image: (add(session, image), image.unlink()))
     shown = typed(f"/image {picture}", QUESTION, "/history")
     assert "a scene.png: no such file" in shown[1]
     assert shown[2:] == ["nothing was said yet"]
@@ -112,7 +120,7 @@ def test_the_owl_that_is_shipped_gets_a_scene_and_no_photograph(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(terminal, "load", lambda model: taught())
-    terminal.talk("owl-tiny", QUESTION, [], 64, 0.0)
+    terminal.talk("owl-tiny", QUESTION, [], Decoding(64))
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1  # the answer alone, for a program to read
     drawn = Path(shown.err.replace("\n", "").removeprefix("a scene was drawn: "))
@@ -123,3 +131,47 @@ def test_a_picture_is_sketched_in_half_blocks() -> None:
     shown = terminal.sketch(Image.new("RGB", (4, 4), (255, 0, 0)), columns=4)
     assert shown.plain == "▀▀▀▀\n▀▀▀▀\n"
     assert str(shown.spans[0].style) == "#ff0000 on #ff0000"
+
+
+def test_bytes_that_are_no_utf8_are_reported_and_the_conversation_continues(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typed into a real standard input, one that escapes such bytes and one that refuses them."""
+    monkeypatch.setattr(terminal, "load", lambda model: taught())
+    for errors in ("surrogateescape", "strict"):
+        lines = b"caf\xe9\n" + f"/image {picture}\n{QUESTION}\n".encode()
+        monkeypatch.setattr("sys.stdin", Lines(lines, errors))
+        terminal.talk("an owl", None, [], Decoding(64))
+        shown = capsys.readouterr().out
+        assert "the question holds bytes that are no UTF-8" in shown
+        assert RIGHT in shown
+
+
+class Lines(io.TextIOWrapper):
+    """A standard input that decodes a line at a time, as a terminal's does."""
+
+    def __init__(self, lines: bytes, errors: str) -> None:
+        super().__init__(io.BytesIO(lines), "utf-8", errors)
+
+    def readline(self, size: int = -1) -> str:
+        return self.buffer.readline().decode("utf-8", self.errors)
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_continues(typed, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, interrupted = Chat.stream, []
+
+    def once(chat: Chat, *arguments: object) -> Iterator[str]:
+        words = stream(chat, *arguments)
+        yield next(words)
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        yield from words
+
+    monkeypatch.setattr(Chat, "stream", once)
+    shown = typed(f"/image {picture}", QUESTION, "/history", QUESTION)
+    assert shown[-3:] == [
+        "stopped; question and answer are forgotten, pictures wait for your next question",
+        "nothing was said yet",
+        RIGHT,
+    ]

@@ -37,14 +37,14 @@ class Decoding:
     """How words are chosen and where an answer ends.
 
     Args:
-        max_new_tokens: an answer has at most so many tokens.
+        max_new_tokens: An answer has at most so many tokens.
         temperature: 0 picks the likeliest token; above, tokens are drawn.
-        top_p: tokens are drawn from this share of the likeliest mass.
-        stop: an answer ends before the first of these words.
+        top_p: Tokens are drawn from this share of the likeliest mass.
+        stop: An answer ends before the first of these words.
         repetition_penalty: 1 is none; above, tokens of prompt and answer become less likely (arXiv 1909.05858).
 
     Raises:
-        UserError: a value is out of its range.
+        UserError: A value is out of its range.
 
     Example:
         Decoding(max_new_tokens=64, stop=("Human:",))
@@ -83,9 +83,9 @@ class Chat:
     """One conversation with history. Pictures come with the question they belong to and stay in sight.
 
     Args:
-        model: an owl, or any other ChatModel.
-        conversation: where to start, such as a system sentence of your own.
-        decoding: how words are chosen.
+        model: An owl, or any other ChatModel.
+        conversation: Where to start, such as a system sentence of your own.
+        decoding: How words are chosen.
 
     Example:
         chat = Chat(load("owl-tiny"))
@@ -108,12 +108,17 @@ class Chat:
         """The answer as it comes. The history takes question and answer in when it has ended.
 
         Args:
-            question: what the user says; it may be empty where a picture says enough.
-            images: files, bytes or opened pictures that belong to the question.
+            question: What the user says; it may be empty where a picture says enough.
+            images: Files, bytes or opened pictures that belong to the question.
 
         Raises:
-            UserError: a picture cannot be opened, or the conversation is longer than the model's positions.
+            BadSample: A picture cannot be opened.
+            UserError: The question is no text, or the conversation is longer than the model's positions.
         """
+        try:
+            question.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError("the question holds bytes that are no UTF-8; type it again in UTF-8") from error
         pictures = [Picture(open_image(image)) for image in images]  # opened now: a bad file leaves the history as it was
         asked = self.conversation.said("user", *pictures, *([question] if question else []))
         parts = []
@@ -145,8 +150,8 @@ class OwlChatModel:
     only the rest is computed.
 
     Args:
-        owl: model and processor.
-        batch_size: how many conversations `answers` gives to the model at once.
+        owl: Model and processor.
+        batch_size: How many conversations `answers` gives to the model at once.
 
     Example:
         OwlChatModel(load("owl-tiny")).answers([conversation], Decoding())
@@ -160,7 +165,7 @@ class OwlChatModel:
         """The next answer in each conversation. Text alone and pictures mix freely.
 
         Raises:
-            UserError: a conversation is longer than the model's positions.
+            UserError: A conversation is longer than the model's positions.
         """
         answers: list[str] = []
         for first in range(0, len(conversations), self.batch_size):
@@ -175,7 +180,7 @@ class OwlChatModel:
         """The next answer as it comes. Closing the generator ends it within a token.
 
         Raises:
-            UserError: the conversation is longer than the model's positions.
+            UserError: The conversation is longer than the model's positions.
         """
         sample = self._encoded(conversation)
         tokens, closed = _Tokens(), Event()
@@ -357,9 +362,11 @@ def _settled(answer: str, stop: Sequence[str]) -> str:
 
     Not settled are half a character, space at the end, and what may become a stop word.
     """
+    if any(word in answer for word in stop):  # then it is finished
+        return _clean(answer, stop)
     answer = answer.rstrip("\ufffd")
     begun = [length for word in stop for length in range(1, len(word)) if answer.endswith(word[:length])]
-    return _clean(answer[: len(answer) - max(begun, default=0)], stop)
+    return answer[: len(answer) - max(begun, default=0)].strip()
 
 
 def _alike(ones: Sequence[ImageSource], others: Sequence[ImageSource]) -> int:

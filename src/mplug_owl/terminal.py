@@ -5,121 +5,158 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from PIL import Image
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from mplug_owl.chat import Chat, Decoding
-from mplug_owl.model.build import SHIPPED, load
+from mplug_owl.chat import Chat, Decoding, load
+from mplug_owl.errors import BadSample, UserError
+from mplug_owl.model.build import SHIPPED
 from mplug_owl.model.images import open_image
 from mplug_owl.scenes import scene
 
 HELP = (
     "/image FILE adds a picture to your next question, /scene draws one of the small world, /new starts over, "
-    "/history shows what was said, /quit leaves"
+    "/history shows the conversation, /quit leaves; Ctrl-C stops an answer"
 )
 
 
-def talk(model: str, question: str | None, images: Sequence[Path], max_new_tokens: int, temperature: float) -> None:
-    """One answer where a question is given, else a conversation until /quit. Raises ValueError for what cannot be opened."""
-    decoding = Decoding(max_new_tokens, temperature)
+def talk(model: str, question: str | None, images: Sequence[Path], decoding: Decoding) -> None:
+    """One answer where a question is given, else a conversation until /quit.
+
+    Raises:
+        UserError: The model cannot be opened, or the one question cannot be asked.
+        BadSample: A picture of the one question cannot be opened.
+    """
     console = Console(highlight=False, soft_wrap=True)
-    chat = Chat(load(model), decoding=decoding)
+    session = _Session(Chat(load(model), decoding=decoding), console)
     if model in SHIPPED and not images:  # it knows no photographs, so it gets what it knows
-        images = [_drawn(console)]
+        images = [session.draw()]
     if question is not None:
-        _answer(chat, question, images, console)
+        session.waiting = list(images)
+        session.answer(question)
         return
-    _tell(console, model, "bold")
-    _tell(console, HELP, "dim")
-    waiting: list[Path] = []
+    session.tell(model, "bold")
+    session.tell(HELP, "dim")
     for image in images:
-        _add(waiting, image, console)
-    while True:
-        try:
-            line = console.input("[bold green]you[/] › ").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
+        session.add(image)
+    while session.take(_line(console)):
+        pass
+
+
+class _Session:
+    """A conversation in a terminal, and the pictures that wait for its next question."""
+
+    def __init__(self, chat: Chat, console: Console) -> None:
+        self.chat, self.console = chat, console
+        self.waiting: list[Path] = []
+
+    def take(self, line: str) -> bool:
+        """Do what a line says: a command or a question. False where the conversation ends."""
         command, _, rest = line.partition(" ")
         if command in ("/quit", "/exit", "/q"):
-            return
+            return False
         if command == "/new":
-            chat.forget()
-            waiting.clear()
-            _tell(console, "a new conversation", "dim")
+            self.chat.forget()
+            self.waiting.clear()
+            self.tell("a new conversation", "dim")
+        elif command == "/image" and rest.strip():
+            self.add(Path(rest.strip()).expanduser())
         elif command == "/image":
-            if rest.strip():
-                _add(waiting, Path(rest.strip()).expanduser(), console)
-            else:
-                _tell(console, "/image needs a file: /image FILE", "yellow")
+            self.tell("/image needs a file: /image FILE", "yellow")
         elif command == "/scene":
-            _add(waiting, _drawn(console), console)
+            self.add(self.draw())
         elif command == "/history":
-            _history(chat, console)
+            self.history()
         elif command.startswith("/"):
-            _tell(console, f"no command {command}; {HELP}", "yellow")
+            self.tell(f"no command {command}; {HELP}", "yellow")
         elif line:
-            try:
-                _answer(chat, line, waiting, console)
-                waiting.clear()
-            except ValueError as error:
-                _tell(console, str(error), "red")
+            self.ask(line)
+        return True
+
+    def ask(self, question: str) -> None:
+        """Show the answer to a question, or what is wrong with it. The history takes in what was answered to the end."""
+        try:
+            self.answer(question)
+            self.waiting.clear()
+        except KeyboardInterrupt:
+            self.console.print()
+            self.tell("stopped; question and answer are forgotten, pictures wait for your next question", "dim")
+        except (UserError, BadSample) as error:
+            self.tell(str(error), "red")
+
+    def answer(self, question: str) -> None:
+        """Show the answer to a question about the pictures that wait, as it comes."""
+        if self._has_colours:
+            self.console.print("[bold yellow]owl[/] › ", end="")
+        for part in self.chat.stream(question, self.waiting):
+            self.console.print(part, end="", markup=False, emoji=False)
+        self.console.print()
+
+    def add(self, image: Path) -> None:
+        """Let a picture wait for the next question."""
+        try:
+            width, height = open_image(image).size
+        except (UserError, BadSample) as error:
+            self.tell(str(error), "red")
+            return
+        self.waiting.append(image)
+        self.tell(f"{image.name}, {width} x {height}, goes with your next question", "dim")
+
+    def draw(self) -> Path:
+        """A scene of the small world in a file, shown where the screen can show it."""
+        number = Random().randrange(2**31)
+        file = Path(tempfile.mkdtemp(prefix="owl-")) / f"scene-{number}.png"
+        picture = scene(number).draw()
+        picture.save(file)
+        if self._has_colours:
+            self.console.print(sketch(picture))
+        self.tell(f"a scene was drawn: {file}", "dim", Console(stderr=True) if not self.console.is_terminal else None)
+        return file
+
+    def history(self) -> None:
+        """Show the conversation, a line a message."""
+        if not self.chat.conversation.messages:
+            self.tell("nothing was said yet", "dim")
+        for message in self.chat.conversation.messages:
+            pictures = sum(not isinstance(part, str) for part in message.parts)
+            name = "you" if message.role == "user" else "owl"
+            self.tell(f"{name} › {'▣ ' * pictures}{message.text}", "dim")
+
+    def tell(self, words: str, style: str, console: Console | None = None) -> None:
+        """Words as they are: a name or a question may hold [brackets], which rich would read as colours.
+
+        A file's name may hold bytes that are no UTF-8, which no terminal can show.
+        """
+        shown = words.encode("utf-8", "replace").decode("utf-8")
+        (console or self.console).print(shown, style=style, markup=False, emoji=False)
+
+    @property
+    def _has_colours(self) -> bool:
+        return self.console.is_terminal and self.console.color_system in ("256", "truecolor")
 
 
-def _answer(chat: Chat, question: str, images: Sequence[Path], console: Console) -> None:
-    if console.is_terminal and console.color_system in ("256", "truecolor"):
-        console.print("[bold yellow]owl[/] › ", end="")
-    for word in chat.stream(question, images):
-        console.print(word, end="", markup=False, emoji=False)
-    console.print()
-
-
-def _add(waiting: list[Path], image: Path, console: Console) -> None:
+def _line(console: Console) -> str:
+    """What is typed next, /quit where nothing more will be. Bytes that are no UTF-8 are kept as `surrogateescape` does."""
     try:
-        width, height = open_image(image).size
-    except ValueError as error:
-        _tell(console, str(error), "red")
-        return
-    waiting.append(image)
-    _tell(console, f"{image.name}, {width} x {height}, goes with your next question", "dim")
-
-
-def _drawn(console: Console) -> Path:
-    """A scene of the small world in a file, shown where the screen can show it."""
-    number = Random().randrange(2**31)
-    file = Path(tempfile.mkdtemp(prefix="owl-")) / f"scene-{number}.png"
-    picture = scene(number).draw()
-    picture.save(file)
-    if console.is_terminal and console.color_system in ("256", "truecolor"):
-        console.print(sketch(picture))
-    _tell(Console(stderr=True) if not console.is_terminal else console, f"a scene was drawn: {file}", "dim")
-    return file
+        return console.input("[bold green]you[/] › ").strip()
+    except UnicodeDecodeError as error:  # a strict standard input
+        return error.object.decode("utf-8", "surrogateescape").strip()
+    except (EOFError, KeyboardInterrupt):
+        console.print()
+        return "/quit"
 
 
 def sketch(picture: Image.Image, columns: int = 48) -> Text:
     """A picture as coloured half blocks, two pixels a character."""
-    small = picture.convert("RGB").resize((columns, columns))
+    pixels_HW3 = np.asarray(picture.convert("RGB").resize((columns, columns)))
     drawn = Text(no_wrap=True)
     for row in range(0, columns - columns % 2, 2):
         for column in range(columns):
-            upper, lower = (Color.from_rgb(*small.getpixel((column, line))) for line in (row, row + 1))
+            upper, lower = (Color.from_rgb(*pixels_HW3[line, column].tolist()) for line in (row, row + 1))
             drawn.append("▀", Style(color=upper, bgcolor=lower))
         drawn.append("\n")
     return drawn
-
-
-def _history(chat: Chat, console: Console) -> None:
-    if not chat.conversation.messages:
-        _tell(console, "nothing was said yet", "dim")
-    for message in chat.conversation.messages:
-        pictures = sum(not isinstance(part, str) for part in message.parts)
-        name = "you" if message.role == "user" else "owl"
-        _tell(console, f"{name} › {'▣ ' * pictures}{message.text}", "dim")
-
-
-def _tell(console: Console, words: str, style: str) -> None:
-    """Words as they are: a name or a question may hold [brackets], which rich would read as colours."""
-    console.print(words, style=style, markup=False, emoji=False)

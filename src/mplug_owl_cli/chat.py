@@ -14,8 +14,12 @@ def chat(
     image: Annotated[list[Path], typer.Option("--image", metavar="FILE", help="A picture to talk about.")] = [],  # noqa: B006
     max_new_tokens: Annotated[int, typer.Option(help="How long an answer may get.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 picks the likeliest word; above, words are drawn.", min=0)] = 0.0,
+    stop: Annotated[list[str], typer.Option(metavar="WORD", help="An answer ends before this word; again for several.")] = [],  # noqa: B006
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.", min=0.01)] = 1.0,
 ) -> None:
     """Talk with an owl about pictures, in the terminal."""
+    from mplug_owl.chat import Decoding
     from mplug_owl.terminal import talk
 
-    talk(model, question, image, max_new_tokens, temperature)
+    decoding = Decoding(max_new_tokens, temperature, stop=tuple(stop), repetition_penalty=repetition_penalty)
+    talk(model, question, image, decoding)

@@ -46,7 +46,7 @@ def test_a_question_is_the_worlds_item() -> None:
             item.ability,
             item.kind,
             item.turns,
-            item.scene.told,
+            item.scene.description,
         )
         assert question.picture().tobytes() == item.scene.draw().tobytes()
         assert question.target

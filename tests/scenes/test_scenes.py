@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mplug_owl.data.sources import check, read
-from mplug_owl.scenes import ABILITIES, SPLITS, Scene, asked, exam, scene, scenes, write
-from mplug_owl.scenes.exam import KINDS, READING, talk
+from mplug_owl.scenes import ABILITIES, SPLITS, Scene, exam, questions_about, scene, scenes, write
+from mplug_owl.scenes.abilities import KINDS, READING, talk
 from mplug_owl.scenes.lessons import LESSONS, LOOKED_UP
 from mplug_owl.scenes.things import (
     COLOURS,
@@ -26,7 +26,7 @@ from mplug_owl.scenes.things import (
     NUMBER_WORDS,
     PLACES,
     SHAPES,
-    TOLD_NOUNS,
+    TEXT_NOUNS,
     Thing,
     Writing,
 )
@@ -86,13 +86,13 @@ def test_the_other_splits_show_it_always() -> None:
 
 
 def test_text_tells_of_more_than_is_drawn_and_never_of_what_is_held_out() -> None:
-    told = list(scenes(2000, seed=1, split="told"))
-    pairs = Counter((thing.colour, thing.shape) for shown in told for thing in shown.things)
-    assert {pair for pair in pairs if pair[1] in TOLD_NOUNS} == {(colour, noun) for colour in COLOURS for noun in TOLD_NOUNS}
-    assert {shape for _, shape in pairs} == {*SHAPES, *TOLD_NOUNS}
+    described = list(scenes(2000, seed=1, split="text"))
+    pairs = Counter((thing.colour, thing.shape) for shown in described for thing in shown.things)
+    assert {pair for pair in pairs if pair[1] in TEXT_NOUNS} == {(colour, noun) for colour in COLOURS for noun in TEXT_NOUNS}
+    assert {shape for _, shape in pairs} == {*SHAPES, *TEXT_NOUNS}
     assert not pairs.keys() & HELD_PAIRS
-    assert not {writing.text for shown in told for writing in shown.writings} & set(HELD_WORDS)
-    assert not {thing.shape for shown in scenes(300, seed=1) for thing in shown.things} & set(TOLD_NOUNS)
+    assert not {writing.text for shown in described for writing in shown.writings} & set(HELD_WORDS)
+    assert not {thing.shape for shown in scenes(300, seed=1) for thing in shown.things} & set(TEXT_NOUNS)
 
 
 @pytest.mark.parametrize("lesson", ["text", "chats", "captions", "lookups"])
@@ -145,7 +145,10 @@ def test_spelled_out_every_place_has_its_turn() -> None:
 
 
 def test_a_caption_tells_all_of_it_and_the_facts_are_in_reading_order() -> None:
-    assert SHOWN.told == "small red cross top left, large blue circle top middle, large blue square centre, OWL at the bottom"
+    assert (
+        SHOWN.description
+        == "small red cross top left, large blue circle top middle, large blue square centre, OWL at the bottom"
+    )
     for shown in scenes(300, seed=2):
         said = shown.caption.lower()
         for thing in shown.things:
@@ -248,10 +251,10 @@ def test_no_question_means_two_things() -> None:
     """`the circle` is asked for only where there is one, `the red thing` only where one is red."""
     for shown in scenes(400, seed=11):
         counts = Counter(word for thing in shown.things for word in (thing.shape, f"{thing.colour} thing", thing.name))
-        for question, _ in asked(shown, 8):
+        for question, _ in questions_about(shown, 8):
             for words in re.findall(r"\bthe ((?:\w+ )?(?:thing|" + "|".join(SHAPES) + r"))\b", question):
                 known = words if words in counts or words.split()[0] in COLOURS else words.split()[-1]
-                assert counts[known] in (0, 1) or known == "thing", (shown.told, question)
+                assert counts[known] in (0, 1) or known == "thing", (shown.description, question)
 
 
 def test_an_exam_asks_every_kind_alike_in_all_six_abilities() -> None:
@@ -281,8 +284,8 @@ def test_only_text_teaches_the_names_of_fruit() -> None:
 def test_lookups_ask_for_single_things_where_there_are_several() -> None:
     kinds: Counter[str] = Counter()
     for index in range(100):
-        told, *turns = read("scenes:lookups")[index].messages
-        assert len(told.text.split(", ")) >= 2
+        description, *turns = read("scenes:lookups")[index].messages
+        assert len(description.text.split(", ")) >= 2
         assert len(turns) == 2 * LOOKED_UP
         kinds.update(turn.text.split()[0] for turn in turns[::2])
     assert {"What", "Which", "Where", "Is", "Tell"} <= kinds.keys()
@@ -320,7 +323,7 @@ def test_written_down_every_file_can_be_read(tmp_path: Path) -> None:
     for number, shown in enumerate(made):
         talked = sources["chats"][number]
         said = [message.text for message in talked.messages if message.role == "user" and message.text]
-        assert list(zip(said, talked.answers, strict=True)) == asked(shown)
+        assert list(zip(said, talked.answers, strict=True)) == questions_about(shown)
         assert sources["captions"][number].answers == (shown.caption,)
     assert all(not text.pictures for text in sources["text"])
     assert json.loads((tmp_path / "captions.jsonl").read_text().splitlines()[0])["image"] == "00000.png"

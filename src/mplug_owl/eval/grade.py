@@ -52,12 +52,12 @@ def evaluate(
     """An exam: ask a model a task's questions and grade its answers.
 
     Args:
-        model: who answers; `OwlChatModel(load("owl-tiny"))` for one of ours.
-        task: what is asked, and by whom it is graded.
-        count: how many questions an ability, in each condition.
-        seed: another seed asks other questions.
-        conditions: some of the task's conditions; all where None.
-        on_condition: called before each condition.
+        model: Who answers; `OwlChatModel(load("owl-tiny"))` for one of ours.
+        task: What is asked, and by whom it is graded.
+        count: How many questions an ability, in each condition.
+        seed: Another seed asks other questions.
+        conditions: Some of the task's conditions; all where None.
+        on_condition: Called before each condition.
 
     Example:
         grades = evaluate(OwlChatModel(load("owl-tiny")), tasks.find("scenes"), count=20, seed=0)

@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mplug_owl.errors import UserError
 from mplug_owl.scenes.things import COLOURS, Thing, Writing
 
 _TURNS, _FINE = 9, 4
@@ -143,5 +144,5 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     else:
         found = ImageFont.truetype(str(files("mplug_owl") / "assets" / "DejaVuSerif-Bold-capitals.ttf"), size)
     if not isinstance(found, ImageFont.FreeTypeFont):  # Pillow's wheels have it
-        raise ValueError("this Pillow was built without FreeType and cannot write; pip install pillow")
+        raise UserError("this Pillow was built without FreeType and cannot write; pip install pillow")
     return found

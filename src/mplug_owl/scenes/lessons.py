@@ -13,10 +13,11 @@ from random import Random
 from typing import Any
 
 from mplug_owl.conversation import Conversation, Message, Picture, caption
-from mplug_owl.scenes.exam import KINDS, talk
+from mplug_owl.errors import UserError
+from mplug_owl.scenes.abilities import KINDS, talk
 from mplug_owl.scenes.questions import one
-from mplug_owl.scenes.scene import Scene, scene, scenes
 from mplug_owl.scenes.things import COLOURS, CORNERS, FRUIT_OF, KIND_OF, LIKE, NUMBER_WORDS, NUMBERS, a
+from mplug_owl.scenes.world import Scene, scene, scenes
 
 LESSONS = ("captions", "reading", "spelled", "chats", "text", "lookups")
 # What asks for one thing's colour, shape, size or place, or what is in a place: all that is asked later begins with these.
@@ -25,7 +26,6 @@ RECORDS = 1_000_000
 # How many questions are asked about one scene; more teach more for the cost of one picture.
 ASKED = 16
 LOOKED_UP = 12
-EXAM_SEED = 7  # exams draw from other seeds than lessons
 
 
 @dataclass(frozen=True)
@@ -63,57 +63,59 @@ class Lessons:
 def open_lessons(spec: str) -> Lessons:
     """`captions`, `reading`, `spelled`, `chats`, `text` or `lookups`, with `:SEED` for others.
 
-    Raises ValueError for anything else.
+    Raises UserError for anything else.
     """
     lesson, _, seed = spec.partition(":")
     if lesson not in LESSONS or (seed and not seed.isdigit()):
-        raise ValueError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")
+        raise UserError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")
     return Lessons(lesson, int(seed or 0))
 
 
-def asked(shown: Scene, count: int = ASKED) -> list[tuple[str, str]]:
+def questions_about(shown: Scene, count: int = ASKED) -> list[tuple[str, str]]:
     """Questions and answers about a scene, the same each time: `count` of them, and what leans on them."""
     return [turn for turns in talk(shown, count, Random(shown.seed)) for turn in turns]
 
 
 def write(folder: Path, count: int, seed: int, questions: int = ASKED) -> list[Scene]:
-    """Draw scenes into a folder, with captions.jsonl, chats.jsonl and, told without pictures, text.jsonl."""
+    """Draw scenes into a folder, with captions.jsonl, chats.jsonl and, with descriptions in the pictures' place, text.jsonl."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     made = list(scenes(count, seed))
     captions, chats, text = [], [], []
     for number, shown in enumerate(made):
         name = f"{number:05d}.png"
         shown.draw().save(folder / "images" / name)
-        turns = asked(shown, questions)
+        turns = questions_about(shown, questions)
         captions.append({"image": name, "caption": shown.caption})
         chats.append({"messages": _messages({"type": "image", "path": name}, turns)})
-        text.append({"messages": _messages({"type": "text", "text": shown.told}, turns)})
-        text.append({"messages": _retold(shown)})
+        text.append({"messages": _messages({"type": "text", "text": shown.description}, turns)})
+        text.append({"messages": _described(shown)})
     for name, rows in (("captions", captions), ("chats", chats), ("text", text)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return made
 
 
 def _text(random: Random, name: str) -> Conversation:
-    """A lesson without a picture: a scene told in words, as a caption or with questions, or what everybody knows."""
-    told = scene(random.randrange(2**48), "words" if random.random() < 0.15 else "told")
+    """A lesson without a picture: a scene's description, with its caption or questions, or what everybody knows."""
+    described = scene(random.randrange(2**48), "words" if random.random() < 0.15 else "text")
     lesson = random.random()
     if lesson < 0.2:  # a caption's lesson has no system sentence
-        messages = (Message("user", (told.told,)), Message("assistant", (told.caption,)))
+        messages = (Message("user", (described.description,)), Message("assistant", (described.caption,)))
         return Conversation(messages, None, name=name)
     if lesson < 0.9:
-        return _talk(told.told, _turns(told, random), name)
+        return _talk(described.description, _turns(described, random), name)
     return _talk(None, [_known(random) for _ in range(ASKED)], name)
 
 
 def _lookups(random: Random, name: str) -> Conversation:
-    """A scene of two things or more told in words, and short questions about single ones, of a kind again and again."""
-    while len((told := scene(random.randrange(2**48), "told")).things) < 2 or (told.writings and random.random() < 0.8):
+    """The description of two things or more, and short questions about single ones, of a kind again and again."""
+    while len((described := scene(random.randrange(2**48), "text")).things) < 2 or (
+        described.writings and random.random() < 0.8
+    ):
         pass  # what is written is not asked for
     turns: list[tuple[str, str]] = []
     while len(turns) < LOOKED_UP:
-        turns += random.choice(LOOKUPS)(told, random) or ()
-    return _talk(told.told, turns, name)
+        turns += random.choice(LOOKUPS)(described, random) or ()
+    return _talk(described.description, turns, name)
 
 
 def _turns(shown: Scene, random: Random) -> list[tuple[str, str]]:
@@ -156,7 +158,7 @@ def _messages(opening: dict[str, str], turns: Sequence[tuple[str, str]]) -> list
     return messages
 
 
-def _retold(shown: Scene) -> list[dict[str, str]]:
+def _described(shown: Scene) -> list[dict[str, str]]:
     """A caption's lesson without its picture. A caption has no system sentence, so this has none."""
-    said = (("system", ""), ("user", shown.told), ("assistant", shown.caption))
-    return [{"role": role, "content": content} for role, content in said]
+    messages = (("system", ""), ("user", shown.description), ("assistant", shown.caption))
+    return [{"role": role, "content": content} for role, content in messages]

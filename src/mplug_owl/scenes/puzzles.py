@@ -4,8 +4,8 @@ from collections import Counter
 from random import Random
 
 from mplug_owl.scenes.questions import Turns, alone, one, pointed_at
-from mplug_owl.scenes.scene import Scene
 from mplug_owl.scenes.things import COLOURS, SHAPES, Thing, a, plural
+from mplug_owl.scenes.world import Scene
 
 # Reasoning
 
@@ -62,12 +62,12 @@ def more(scene: Scene, random: Random) -> Turns | None:
 
 def if_then(scene: Scene, random: Random) -> Turns | None:
     """One word where something is there, another where it is not."""
-    said = (
+    claimed = (
         random.choice(scene.things).name if random.random() < 0.5 else f"{random.choice(list(COLOURS))} {random.choice(SHAPES)}"
     )
-    there = any(thing.name == said for thing in scene.things)
+    there = any(thing.name == claimed for thing in scene.things)
     yes, no = random.sample(("left", "right", "stop", "go", "day", "night"), 2)
-    return one(random, yes if there else no, f"If there is {a(said)}, say {yes}, otherwise say {no}.")
+    return one(random, yes if there else no, f"If there is {a(claimed)}, say {yes}, otherwise say {no}.")
 
 
 def same(scene: Scene, random: Random) -> Turns | None:

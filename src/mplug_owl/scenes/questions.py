@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from mplug_owl.scenes.scene import Scene
 from mplug_owl.scenes.things import (
     COLOURS,
     CORNERS,
@@ -24,6 +23,7 @@ from mplug_owl.scenes.things import (
     a,
     plural,
 )
+from mplug_owl.scenes.world import Scene
 
 Turns = tuple[tuple[str, str], ...]
 Question = Callable[[Scene, Random], Turns | None]
@@ -43,7 +43,7 @@ def alone(scene: Scene, attribute: str) -> list[Thing]:
 def pointed_at(scene: Scene, random: Random, avoid: str = "") -> tuple[Thing, str] | None:
     """A thing and words that mean it and no other: `the circle`, `the red thing`, `the red circle`.
 
-    `avoid` is what the question asks for, which its words must not tell.
+    `avoid` is what the question asks for, which its words must not give away.
     """
     ways: list[tuple[Thing, str]] = []
     if avoid != "shape":
@@ -59,7 +59,7 @@ def pointed_at(scene: Scene, random: Random, avoid: str = "") -> tuple[Thing, st
 
 
 def colour(scene: Scene, random: Random) -> Turns | None:
-    """The colour of a thing told by its shape."""
+    """The colour of a thing that its shape identifies."""
     if (found := pointed_at(scene, random, "colour")) is None:
         return None
     thing, words = found
@@ -69,7 +69,7 @@ def colour(scene: Scene, random: Random) -> Turns | None:
 
 
 def shape(scene: Scene, random: Random) -> Turns | None:
-    """The shape of a thing told by its colour."""
+    """The shape of a thing that its colour identifies."""
     if (found := pointed_at(scene, random, "shape")) is None:
         return None
     thing, words = found
@@ -122,15 +122,15 @@ def count(scene: Scene, random: Random) -> Turns | None:
 
 def existence(scene: Scene, random: Random) -> Turns | None:
     """Whether something is there."""
-    said, answer = _claim(scene, random)
-    return one(random, answer, f"Is there {a(said)}?", f"Do you see {a(said)}?", f"Is {a(said)} in the picture?")
+    claimed, answer = _claim(scene, random)
+    return one(random, answer, f"Is there {a(claimed)}?", f"Do you see {a(claimed)}?", f"Is {a(claimed)} in the picture?")
 
 
 def absence(scene: Scene, random: Random) -> Turns | None:
     """Whether something is not there."""
-    said, answer = _claim(scene, random)
+    claimed, answer = _claim(scene, random)
     other = "no" if answer == "yes" else "yes"
-    return one(random, other, f"Is there no {said}?", f"Is {a(said)} missing?", f"Is the picture without {a(said)}?")
+    return one(random, other, f"Is there no {claimed}?", f"Is {a(claimed)} missing?", f"Is the picture without {a(claimed)}?")
 
 
 def _claim(scene: Scene, random: Random) -> tuple[str, str]:
@@ -216,8 +216,8 @@ def capitals(scene: Scene, random: Random) -> Turns | None:
 
 def yes_or_no(scene: Scene, random: Random) -> Turns | None:
     """Whether something is there, in the words asked for."""
-    said, answer = _claim(scene, random)
-    return one(random, answer, f"Answer yes or no: is there {a(said)}?", f"Yes or no: do you see {a(said)}?")
+    claimed, answer = _claim(scene, random)
+    return one(random, answer, f"Answer yes or no: is there {a(claimed)}?", f"Yes or no: do you see {a(claimed)}?")
 
 
 def list_things(scene: Scene, random: Random) -> Turns | None:

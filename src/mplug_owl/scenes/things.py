@@ -7,7 +7,7 @@ Size = Literal["small", "large"]
 
 SHAPES = ("circle", "triangle", "square", "star", "cross", "heart")
 # Read about in every colour and never drawn: where any colour goes with any noun, colours are not known by what they go with.
-TOLD_NOUNS = (
+TEXT_NOUNS = (
     *("cat", "dog", "cow", "lion", "duck", "frog", "boat", "ship"),
     *("bus", "car", "drum", "harp", "tree", "fern", "hat", "shoe"),
 )

@@ -29,5 +29,6 @@ class DrawnWorld:
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """`count` items an ability of this split, as questions."""
         return [
-            Question(item.ability, item.kind, item.turns, item.scene.draw, item.scene.told) for item in exam(count, split, seed)
+            Question(item.ability, item.kind, item.turns, item.scene.draw, item.scene.description)
+            for item in exam(count, split, seed)
         ]

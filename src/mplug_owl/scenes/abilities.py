@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from mplug_owl.scenes import puzzles, questions
 from mplug_owl.scenes.questions import Question, Turns
-from mplug_owl.scenes.scene import Scene, scene
 from mplug_owl.scenes.things import HELD_PAIRS
+from mplug_owl.scenes.world import Scene, scene
 
 KINDS: Mapping[str, Mapping[str, Question]] = MappingProxyType(
     {
@@ -76,7 +76,7 @@ _names_held = re.compile("|".join(" ".join(pair) for pair in sorted(HELD_PAIRS))
 
 @dataclass(frozen=True)
 class Item:
-    """One question of an exam: its scene, what it tries, and its turns of question and right answer; the last is graded."""
+    """One question of an exam: its scene, what it tries, and its turns of question and target; the last is graded."""
 
     scene: Scene
     ability: str
@@ -102,7 +102,7 @@ def exam(count: int, split: str, seed: int) -> list[Item]:
 def talk(shown: Scene, count: int, random: Random) -> list[Turns]:
     """`count` different questions about one scene, at most one of a kind, every ability as likely as any other.
 
-    None names a colour and a shape that are held out: in lessons they would always be what is not there.
+    No question mentions a held-out pair: in lessons it would always be what is not there.
     """
     chosen: list[Turns] = []
     left = {ability: dict(kinds) for ability, kinds in KINDS.items()}

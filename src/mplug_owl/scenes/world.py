@@ -1,8 +1,8 @@
-"""A scene: a few things and writings, made from a seed, told in words and drawn.
+"""A scene: a few things and writings, made from a seed, described and drawn.
 
 Three splits keep training and exam apart: `seen` has colours with shapes as training has them, `combinations` has pairs that
 training never shows together, `words` has written words that training never draws. `letters` is a fourth, for learning to
-read: every scene has something written, and half of it is no word. `told` is for text alone, with red cats and large blue boats
+read: every scene has something written, and half of it is no word. `text` is for text alone, with red cats and large blue boats
 beside what can be drawn.
 """
 
@@ -22,7 +22,7 @@ from mplug_owl.scenes.things import (
     NUMBERS,
     SHAPES,
     SIZES,
-    TOLD_NOUNS,
+    TEXT_NOUNS,
     Thing,
     Writing,
     a,
@@ -39,7 +39,7 @@ _CONSONANTS, _VOWELS = "BCDFGHJKLMNPQRSTVWXYZ", "AEIOU"
 
 @dataclass(frozen=True)
 class Scene:
-    """What there is to see, in reading order; `seed` decides how it is drawn and in which words it is told."""
+    """What there is to see, in reading order; `seed` decides how it is drawn and in which words it is described."""
 
     things: tuple[Thing, ...]
     writings: tuple[Writing, ...]
@@ -50,7 +50,7 @@ class Scene:
         return drawing.draw(self.things, self.writings, self.seed, side)
 
     @cached_property
-    def told(self) -> str:
+    def description(self) -> str:
         """The bare facts in reading order, as text-only lessons give them in a picture's place."""
         rows: list[str] = []
         for row in range(3):
@@ -87,14 +87,14 @@ class Scene:
         if wording == 3 and written:
             return f"{_capital(listed(written))}, with {things}."
         if wording == 4:
-            return f"{_capital(self.told)}."
+            return f"{_capital(self.description)}."
         return f"There is {listed([things, *written])}."
 
 
 def scene(seed: int, split: str = "seen") -> Scene:
     """The scene of a seed. Raises ValueError for a split there isn't."""
-    if split not in (*SPLITS, "letters", "told"):
-        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}, letters and told")
+    if split not in (*SPLITS, "letters", "text"):
+        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}, letters and text")
     random = Random(seed)
     written = 1 if split == "words" else random.choices((0, 1, 2), (0, 1, 1) if split == "letters" else (5, 8, 7))[0]
     rows = random.sample(range(3), written)
@@ -120,8 +120,8 @@ def _pairs(random: Random, count: int, split: str) -> list[tuple[str, str]]:
     held = split == "combinations"
 
     def any_pair() -> tuple[str, str]:
-        if split == "told" and random.random() < 0.6:
-            return random.choice(tuple(COLOURS)), random.choice(TOLD_NOUNS)
+        if split == "text" and random.random() < 0.6:
+            return random.choice(tuple(COLOURS)), random.choice(TEXT_NOUNS)
         return random.choice(_HELD_PAIRS if held and random.random() < 0.7 else _SEEN_PAIRS)
 
     pairs = [random.choice(_HELD_PAIRS) if held else any_pair()]
@@ -149,7 +149,7 @@ def _texts(random: Random, count: int, split: str) -> list[str]:
         return [random.choice(HELD_WORDS)]
     if split == "letters":
         return [_letters(random) for _ in range(count)]
-    if count == 2 and random.random() < (0.7 if split == "told" else 0.5):
+    if count == 2 and random.random() < (0.7 if split == "text" else 0.5):
         return [str(random.choice(NUMBERS)) for _ in range(2)]
     return [str(random.choice(NUMBERS)) if random.random() < 0.4 else _word(random, split) for _ in range(count)]
 
@@ -166,7 +166,7 @@ def _letters(random: Random) -> str:
 
 
 def _word(random: Random, split: str) -> str:
-    if split not in ("seen", "told") or random.random() < 0.7:
+    if split not in ("seen", "text") or random.random() < 0.7:
         return random.choice(DRAWN_WORDS)
     while (word := _invented(random)) in HELD_WORDS:
         pass
