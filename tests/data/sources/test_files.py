@@ -1,5 +1,6 @@
 """Files near and far: patterns, stores, a web server, the cache."""
 
+import contextlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mplug_owl.data.sources import check, files, read
+from mplug_owl.errors import UserError
 from tests.data.sources.layouts import jpeg, shard, tar
 
 
@@ -24,10 +26,61 @@ def test_a_range_counts_as_a_shell_does(first: int, count: int, width: int) -> N
     assert list(files._spelled_out(f"a/{{{','.join(names)},}}.tar")) == [f"a/{name}.tar" for name in [*names, ""]]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("{0..99999999}.tar", "more than 1,000,000 files"),
+        ("{0..9" + "9" * 5_000 + "}.tar", "more than 1,000,000 files"),
+        ("~nobody/a.tar", "no such file"),
+        ("a\0.tar", "no such file"),
+        ("o" * 300 + ".tar", "File name too long|no such file"),
+    ],
+)
+def test_a_pattern_of_nothing_is_said_to_be_so(pattern: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        files.find(pattern, ".tar")
+
+
+def test_a_home_is_expanded_and_nobody_elses(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(shards))
+    assert len(files.find("~/*.tar", ".tar")) == 3
+
+
+def test_folders_in_a_folder_are_looked_through(shards: Path) -> None:
+    """A clone of a repository of the hub has its files in `data`, one split beside the other."""
+    (shards / "data").mkdir()
+    for number, split in enumerate(("train", "train", "test")):
+        (shards / f"{number:05d}.tar").rename(shards / "data" / f"{split}-{number}.tar")
+    with pytest.raises(UserError, match=r"has the splits test, train; name one, .*/data/train\*\.tar$") as error:
+        files.find(str(shards), ".tar")
+    named = str(error.value).rpartition(" ")[2]
+    assert [file.name for file in files.find(named, ".tar")] == ["train-0.tar", "train-1.tar"]
+    (shards / "data" / "test-2.tar").unlink()
+    assert len(files.find(str(shards), ".tar")) == 2
+
+
+def test_a_file_that_is_gone_is_no_single_records_fault(shards: Path) -> None:
+    source = read(f"webdataset:{shards}/*.tar")
+    (shards / "00001.tar").unlink()
+    with pytest.raises(UserError, match=r"00001\.tar: the file is gone"):
+        source[3]
+
+
+def test_what_is_half_written_never_takes_a_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with contextlib.suppress(OSError), files.replacing(path) as part:
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+    with files.replacing(path) as part:
+        part.write_bytes(b"whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
+
+
 def test_a_cache_that_cannot_be_written_is_said_to_be_so(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match="set XDG_CACHE_HOME to a folder that can be written to"):
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME to a folder that can be written to"):
         read(f"{shards}/00000.tar")
 
 
@@ -93,17 +146,17 @@ def test_the_network_is_asked_again(store: MemoryFileSystem, monkeypatch: pytest
     monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
     assert source[0].answers == ("picture 0 of shard 0",)
     failures[:] = [OSError("reset")] * 3
-    # No ValueError: the sample is not to blame.
-    with pytest.raises(OSError, match="reset"):
+    # No BadSample: the sample is not to blame.
+    with pytest.raises(UserError, match=r"^memory://laion/00000\.tar: cannot be fetched \(OSError: reset\)$"):
         source[0]
 
 
 def test_what_a_store_does_not_have(store: MemoryFileSystem) -> None:
-    with pytest.raises(ValueError, match=r"^memory://laion/00000\.tar: no such file$"):
+    with pytest.raises(UserError, match=r"^memory://laion/00000\.tar: no such file$"):
         read("webdataset:memory://laion/00000.tar")
-    with pytest.raises(ValueError, match=r"laion/\*\.tar: no such file; nothing matches"):
+    with pytest.raises(UserError, match=r"laion/\*\.tar: no such file; nothing matches"):
         read("webdataset:memory://laion/")
-    with pytest.raises(ValueError, match=r"nowhere://a\.tar: Protocol not known: nowhere"):
+    with pytest.raises(UserError, match=r"nowhere://a\.tar: Protocol not known: nowhere"):
         read("nowhere://a.tar")
     with pytest.raises(ValueError, match=r"an address of neither \.tar nor \.parquet files; name the format"):
         read("memory://laion/readme.md")

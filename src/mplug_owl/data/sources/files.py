@@ -4,19 +4,33 @@ import hashlib
 import importlib
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from rich.console import Console
+
+from mplug_owl.errors import UserError
+from mplug_owl.model.images import expand_home
 
 # A network forgets a request now and then; the second after that it is there again.
 PAUSES = (1.0, 4.0)
 # Asking a store about thousands of files, one after the other, would take minutes.
 AT_ONCE = 16
+# `{0..9999999999}` is a slip of the hand.
+MOST_FILES = 1_000_000
+# After a path or an address: read the whole files and leave out the broken and missing ones.
+SKIP_BROKEN = "#skip-broken"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,51 +52,84 @@ class File:
         return hashlib.sha256(f"{self.address} {self.size} {self.version}".encode()).hexdigest()[:32]
 
     def open(self) -> BinaryIO:
-        """The whole of it, for reading from start to end."""
+        """The whole of it, for reading from start to end. Raises UserError where a store does not give it."""
         if not is_remote(self.address):
             return Path(self.address).open("rb")
         system, path = _system(self.address)
-        return system.open(path, "rb")
+        opened: BinaryIO = asked(self.address, lambda: system.open(path, "rb"))
+        return opened
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`. No handle stays open, so any process may call it, forked ones too."""
-        if not is_remote(self.address):
+        """The bytes from `start` to `end`. No handle stays open, so any process may call it, forked ones too.
+
+        Raises:
+            UserError: The file is gone, or its store does not answer: no single record is to blame.
+        """
+        if is_remote(self.address):
+            return asked(self.address, lambda: self._fetch(start, end))
+        try:
             with Path(self.address).open("rb") as file:
                 file.seek(start)
                 return file.read(end - start)
-        for pause in PAUSES:
-            try:
-                return self._fetch(start, end)
-            except FileNotFoundError:
-                raise
-            except OSError:
-                time.sleep(pause)
-        return self._fetch(start, end)
+        except FileNotFoundError:
+            raise UserError(f"{self.address}: the file is gone since it was opened") from None
 
     def _fetch(self, start: int, end: int) -> bytes:
         system, path = _system(self.address)
-        return system.cat_file(path, start=start, end=end)
+        fetched: bytes = system.cat_file(path, start=start, end=end)
+        return fetched
 
 
-def find(pattern: str, ending: str) -> list[File]:
+def find(pattern: str, ending: str, faults: list[str] | None = None) -> list[File]:
     """The files of a path or an address; `{00000..00012}`, `{a,b}` and `*` stand for several, a folder for all of its `ending`.
 
-    Raises ValueError that names what is missing.
+    Args:
+        pattern: A path, an address, or a pattern of either.
+        ending: The ending of the files that a folder stands for.
+        faults: Where missing and empty files are to be written down, one sentence each, and left out.
+
+    Raises:
+        UserError: Files are missing or empty, and there is no list of faults.
     """
-    whole = str(Path(pattern).expanduser()) if not is_remote(pattern) else pattern
-    names = [whole] if not is_remote(whole) and Path(whole).exists() else list(_spelled_out(whole))
+    whole = str(expand_home(pattern)) if not is_remote(pattern) else pattern
+    names = [whole] if not is_remote(whole) and _exists(Path(whole)) else list(_spelled_out(whole))
     addresses = [address for name in names for address in _matching(name, ending)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(_described, addresses))
-    if missing := [address for address, file in zip(addresses, found, strict=True) if file is None]:
-        others = f", nor {len(missing) - 1:,} more of {len(addresses):,}" if len(missing) > 1 else ""
-        raise ValueError(f"{missing[0]}: no such file{others}")
-    return [file for file in found if file is not None]
+    files, wrong = [one for one in found if isinstance(one, File)], [one for one in found if isinstance(one, str)]
+    if wrong and faults is None:
+        missing = sum(one.endswith("no such file") for one in wrong)
+        others = f", nor {missing - 1:,} more of {len(addresses):,}" if missing > 1 else ""
+        raise UserError(f"{wrong[0]}{others}")
+    if not files:
+        raise UserError(wrong[0])
+    if faults is not None:
+        faults += wrong
+    return files
+
+
+def skip_broken(pattern: str) -> tuple[str, list[str] | None]:
+    """A pattern without `#skip-broken`, and a list for the faults of files where it was there."""
+    return (pattern.removesuffix(SKIP_BROKEN), []) if pattern.endswith(SKIP_BROKEN) else (pattern, None)
 
 
 def is_remote(address: str) -> bool:
     """Whether this is an address for fsspec (`s3://...`, `simplecache::https://...`) and no path."""
     return "://" in address or "::" in address
+
+
+def asked(address: str, question: Callable[[], T]) -> T:
+    """A store's answer, asked again after a pause where it fails. Raises UserError in the end."""
+    for pause in (*PAUSES, None):
+        try:
+            return question()
+        except (FileNotFoundError, NotImplementedError, UserError):
+            raise
+        except Exception as error:  # each kind of store has errors of its own
+            if pause is None:
+                raise UserError(f"{address}: cannot be fetched ({type(error).__name__}: {error})") from error
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def is_pattern(address: str) -> bool:
@@ -101,17 +148,35 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written to") from None
+        raise UserError(f"{folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written to") from None
     return folder
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside this one to write to. Written whole it takes its place, otherwise it is gone."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@cache
+def say_once(note: str) -> None:
+    """Tell the user of what was left out; the same words once, by the first process of each machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        Console(stderr=True, soft_wrap=True).print(note, style="dim", markup=False, highlight=False)
+
+
 def needed(module: str, what: str) -> ModuleType:
-    """An optional dependency. Raises ValueError that says how to get it."""
+    """An optional dependency. Raises UserError that says how to get it."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise ValueError(f"{what} needs {package}, which is not installed; pip install 'mplug-owl[data]'") from None
+        raise UserError(f"{what} needs {package}, which is not installed; pip install 'mplug-owl[data]'") from None
 
 
 _BRACES = r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}"
@@ -128,6 +193,8 @@ def _spelled_out(name: str) -> Iterator[str]:
         options = inside.split(",")
     else:
         first, last = inside.split("..")
+        if len(first + last) > 18 or abs(int(last) - int(first)) >= MOST_FILES:
+            raise UserError(f"{name}: more than {MOST_FILES:,} files")
         step = 1 if int(first) <= int(last) else -1
         width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
         options = [f"{number:0{width}}" for number in range(int(first), int(last) + step, step)]
@@ -137,41 +204,77 @@ def _spelled_out(name: str) -> Iterator[str]:
 
 def _matching(name: str, ending: str) -> list[str]:
     if is_remote(name):
-        if not has_magic(name) and not name.endswith("/"):
-            return [name]
-        pattern = name if has_magic(name) else f"{name}*{ending}"
-        before, chain, store = pattern.rpartition("::")  # simplecache::s3://..., the store is the last of them
-        system, path = _system(store)
-        addresses = [before + chain + system.unstrip_protocol(found) for found in sorted(system.glob(path))]
-    else:
-        pattern = str(Path(name) / f"*{ending}") if Path(name).is_dir() else name
-        if not has_magic(pattern) or Path(pattern).exists():
-            return [pattern]
-        addresses = sorted(glob(pattern, recursive=True))  # noqa: PTH207  a pattern may be absolute
-        if not addresses and pattern != name:
-            raise ValueError(f"{name}: a folder; expected a file, or files that end in {ending} in it")
+        return _remote_matching(name, ending)
+    folder = Path(name)
+    if _exists(folder) and folder.is_dir():
+        return _in_folder(folder, ending)
+    if not has_magic(name) or _exists(folder):
+        return [name]
+    return _some(sorted(glob(name, recursive=True)), name)  # noqa: PTH207  a pattern may be absolute
+
+
+def _remote_matching(name: str, ending: str) -> list[str]:
+    if not has_magic(name) and not name.endswith("/"):
+        return [name]
+    pattern = name if has_magic(name) else f"{name}*{ending}"
+    before, chain, store = pattern.rpartition("::")  # simplecache::s3://..., the store is the last of them
+    system, path = _system(store)
+    found = asked(name, lambda: sorted(system.glob(path)))
+    return _some([before + chain + system.unstrip_protocol(one) for one in found], pattern)
+
+
+def _some(addresses: list[str], pattern: str) -> list[str]:
     if not addresses:
-        raise ValueError(f"{pattern}: no such file; nothing matches the pattern")
+        raise UserError(f"{pattern}: no such file; nothing matches the pattern")
     return addresses
 
 
-def _described(address: str) -> File | None:
-    """A file's size and version; None where there is none."""
+def _in_folder(folder: Path, ending: str) -> list[str]:
+    """The files of a folder, or else of the folders in it, as in a repository. Raises UserError for several splits."""
+    found = sorted(folder.glob(f"*{ending}")) or sorted(folder.rglob(f"*{ending}"))
+    if not found:
+        raise UserError(f"{folder}: a folder; expected a file, or files that end in {ending} in it")
+    splits = {match[1]: path for path in found if (match := _SPLIT.search(path.relative_to(folder).as_posix()))}
+    if len(splits) > 1:
+        split, path = max(splits.items(), key=lambda one: one[0] == "train")
+        within = next((above for above in path.parents if above.name == split and above != folder), None)
+        name = within or path.with_name(f"{path.name.partition(split)[0]}{split}*{ending}")
+        raise UserError(f"{folder}: has the splits {', '.join(sorted(splits))}; name one, {name}")
+    return [str(path) for path in found]
+
+
+# Training data and what it is judged by, side by side.
+_SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev)(?=[/_.-])")
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file or a folder; False for names that none can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, no permission for the folder, a zero in it
+        return False
+
+
+def _described(address: str) -> File | str:
+    """A file's size and version; a sentence where there is none."""
     if not is_remote(address):
         path = Path(address)
-        if not path.is_file():
-            return None
-        about = path.stat()
+        try:
+            if not path.is_file():
+                return f"{address}: no such file"
+            about = path.stat()
+        except OSError as error:
+            return f"{address}: {error.strerror}"
         if about.st_size == 0:
-            raise ValueError(f"{address}: the file is empty (0 bytes)")
+            return f"{address}: the file is empty (0 bytes)"
         return File(str(path.resolve()), about.st_size, str(about.st_mtime_ns))
-    system, path = _system(address)
+    system, path_there = _system(address)
     try:
-        about = system.info(path)
-        version = system.ukey(path)
+        told = asked(address, lambda: system.info(path_there))
+        version = asked(address, lambda: system.ukey(path_there))
+        return _seekable(address, system, path_there, told.get("size"), str(version))
     except FileNotFoundError:
-        return None
-    return _seekable(address, system, path, about.get("size"), str(version))
+        return f"{address}: no such file"
 
 
 def _seekable(address: str, system: Any, path: str, size: int | None, version: str) -> File:
@@ -185,9 +288,8 @@ def _seekable(address: str, system: Any, path: str, size: int | None, version: s
     copy = cache_folder() / File(address, size or 0, version).key / short_name(address)
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
-        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
-        system.get_file(path, str(part))
-        part.replace(copy)
+        with replacing(copy) as part:
+            asked(address, lambda: system.get_file(path, str(part)))
     return File(str(copy), copy.stat().st_size, version)
 
 
@@ -196,6 +298,7 @@ def _system(address: str) -> tuple[Any, str]:
 
     try:
         # fsspec keeps one file system for each process, so asking again costs little and is right after a fork.
-        return fsspec.core.url_to_fs(address)
+        system, path = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:  # it says which package an address needs, and which protocols there are
-        raise ValueError(f"{address}: {error}") from None
+        raise UserError(f"{address}: {error}") from None
+    return system, path

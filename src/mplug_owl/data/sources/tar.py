@@ -1,0 +1,93 @@
+"""Tar files: where each file in one lies, and whether the whole of it is there."""
+
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from mplug_owl.data.sources.files import File, is_remote
+from mplug_owl.errors import UserError
+
+BLOCK = tarfile.BLOCKSIZE
+# Every tar file ends in two empty blocks.
+END = bytes(2 * BLOCK)
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7z": "xz", b"(\xb5/": "zstd", b"PK\3": "zip"}
+
+
+class Entry(NamedTuple):
+    """One file in a tar file, and where its bytes are. A link has none: it starts at 0, where only a header can be."""
+
+    name: str
+    start: int
+    end: int
+
+
+class TarDamageError(Exception):
+    """The tar file ends too early, or what stands there is no header."""
+
+
+def tars(file: File) -> Iterator[list[Entry]]:
+    """The files of a tar file, and of those that were appended to it, one list each; folders are left out.
+
+    Raises:
+        UserError: It is no tar file, it is damaged, or its end is missing. tarfile itself only stops there.
+    """
+    with file.open() as stream:
+        start = stream.read(3)
+        if (packing := next((name for magic, name in PACKED.items() if start.startswith(magic)), None)) is not None:
+            raise UserError(f"{file.address}: packed by {packing}, so its files cannot be read in any order; unpack it to .tar")
+        position = 0
+        try:
+            while position < file.size:
+                found, end = _one_tar(stream, position, file.size)
+                position = _after(stream, end)
+                yield found
+        except TarDamageError as error:
+            raise UserError(f"{file.address}: {error}") from None
+        except OSError as error:
+            where = "cannot be fetched" if is_remote(file.address) else "cannot be read"
+            raise UserError(f"{file.address}: {where} ({error})") from None
+
+
+def _one_tar(stream: BinaryIO, position: int, size: int) -> tuple[list[Entry], int]:
+    """The files of the tar that begins here, and the first byte after the last of them."""
+    stream.seek(position)
+    found, end = list[Entry](), position
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in tar:
+                whole = member.isreg() and not member.issparse()
+                after = member.offset_data + (member.size if whole else 0)
+                if after > size:
+                    raise TarDamageError(_damage(size))
+                if not end < member.offset_data <= after:  # a size below zero leads back to where we were
+                    raise TarDamageError(_damage(end))
+                end = -(-after // BLOCK) * BLOCK
+                if not member.isdir():
+                    found.append(Entry(member.name, member.offset_data, after) if whole else Entry(member.name, 0, 0))
+    except (OSError, TarDamageError):
+        raise
+    except Exception as error:  # sizes that lie make tarfile raise TarError, ValueError, OverflowError, MemoryError and more
+        raise TarDamageError(_damage(min(end, size)) if end else f"not a tar file ({error})") from None
+    return found, end
+
+
+def _after(stream: BinaryIO, end: int) -> int:
+    """The next byte that is not 0 after a tar's end, where another tar may begin: `cat a.tar b.tar`."""
+    stream.seek(end)
+    marks = stream.read(len(END))
+    if marks != END:
+        if marks.strip(b"\0"):
+            raise TarDamageError(_damage(end))
+        raise TarDamageError(
+            f"ends at byte {end:,} without the two empty blocks that end a tar file; it was cut short, fetch it anew"
+        )
+    position = end + len(END)
+    while chunk := stream.read(2**20):
+        if rest := chunk.lstrip(b"\0"):
+            return (position + len(chunk) - len(rest)) // BLOCK * BLOCK
+        position += len(chunk)
+    return position
+
+
+def _damage(byte: int) -> str:
+    return f"damaged or cut short at byte {byte:,}; fetch it anew"
