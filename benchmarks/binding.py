@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from mplug_owl.model.build import look_for_alike
+from mplug_owl.model.fresh import look_for_alike
 
 WORDS = {
     "size": ("small", "large"),

@@ -25,7 +25,7 @@ from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.model.attention import PACKED, use_packed_attention
-from mplug_owl.model.build import learn_tokenizer
+from mplug_owl.model.fresh import learn_tokenizer
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.recipes import paper, tiny

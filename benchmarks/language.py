@@ -16,7 +16,8 @@ from mplug_owl.eval.grade import Grade, evaluate
 from mplug_owl.eval.report import show
 from mplug_owl.eval.task import Condition
 from mplug_owl.eval.tasks.scenes import DrawnWorld
-from mplug_owl.model.build import Owl, build
+from mplug_owl.model.build import build
+from mplug_owl.model.load import Owl
 from mplug_owl.recipes import tiny
 
 TOLD = "told in words"

@@ -27,7 +27,7 @@ from rich.console import Console
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.data.sources import Source, read
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 from mplug_owl.recipes import tiny
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.run import run

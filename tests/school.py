@@ -12,7 +12,8 @@ import torch
 from mplug_owl import MplugOwlConfig
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.sources import Source, read
-from mplug_owl.model.build import Modules, Owl
+from mplug_owl.model.build import Modules
+from mplug_owl.model.load import Owl
 from mplug_owl.train.loop import train
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
 from mplug_owl.train.run import initial_model

@@ -12,7 +12,9 @@ from mplug_owl.chat import Chat, OwlChatModel
 from mplug_owl.eval.grade import evaluate
 from mplug_owl.eval.statistics import share
 from mplug_owl.eval.tasks.scenes import DrawnWorld
-from mplug_owl.model.build import SHIPPED, Owl, count, load
+from mplug_owl.model.build import count
+from mplug_owl.model.load import Owl, load
+from mplug_owl.model.locate import BUNDLED
 from mplug_owl.recipes import tiny
 from mplug_owl.scenes import scenes
 from mplug_owl.train.plan import plan
@@ -26,7 +28,7 @@ def owl() -> Owl:
 
 
 def test_all_of_it_is_small_and_in_bf16() -> None:
-    weights = [ASSETS / name / "model.safetensors" for name in SHIPPED]
+    weights = [ASSETS / name / "model.safetensors" for name in BUNDLED]
     assert sum(file.stat().st_size for file in weights) <= 40e6
     for file in weights:
         with file.open("rb") as opened:
@@ -34,14 +36,14 @@ def test_all_of_it_is_small_and_in_bf16() -> None:
         assert {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"} == {"BF16"}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_each_has_a_card_that_says_what_it_is(name: str) -> None:
     card = (ASSETS / name / "README.md").read_text("utf-8")
     assert "drawn world" in card
     assert "photographs" in card
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_none_names_a_folder_of_the_machine_that_made_it(name: str) -> None:
     assert '"/' not in (ASSETS / name / "config.json").read_text("utf-8")
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from mplug_owl import Conversation, Picture
 from mplug_owl.chat import Chat, Decoding, OwlChatModel, _clean, _settled
 from mplug_owl.errors import UserError
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 from tests.school import SCENES, SEED, taught
 from tests.world import Scene, scenes
 

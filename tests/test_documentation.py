@@ -23,7 +23,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from typer.main import get_command
 
 import mplug_owl_cli
-from mplug_owl.model.build import shipped
+from mplug_owl.model.locate import bundled
 from mplug_owl.recipes import find, names
 from mplug_owl.train.recipe import Recipe, override
 from tests import world
@@ -103,7 +103,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("examples", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     world.write(Path("runs/demo/data"), 4, seed=1)
-    shutil.copytree(shipped("owl-tiny"), "runs/demo/instruct/model")
+    shutil.copytree(bundled("owl-tiny"), "runs/demo/instruct/model")
     pictures = Path("pictures")
     pictures.mkdir()
     for number, name in enumerate(("first.png", "second.png")):

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from mplug_owl.chat import Chat, Decoding, load
 from mplug_owl.errors import BadSample, UserError
-from mplug_owl.model.build import SHIPPED
 from mplug_owl.model.images import open_image
+from mplug_owl.model.locate import BUNDLED
 from mplug_owl.scenes import scene
 
 HELP = (
@@ -33,7 +33,7 @@ def talk(model: str, question: str | None, images: Sequence[Path], decoding: Dec
     """
     console = Console(highlight=False, soft_wrap=True)
     session = _Session(Chat(load(model), decoding=decoding), console)
-    if model in SHIPPED and not images:  # it knows no photographs, so it gets what it knows
+    if model in BUNDLED and not images:  # it knows no photographs, so it gets what it knows
         images = [session.draw()]
     if question is not None:
         session.waiting = list(images)

@@ -16,6 +16,6 @@ def inspect(
 
     from mplug_owl.data.inspect import show
     from mplug_owl.data.sources import read
-    from mplug_owl.model.build import load_processor
+    from mplug_owl.model.load import load_processor
 
     show(read(data), load_processor(model) if model else None, Console(), limit, max_tokens)

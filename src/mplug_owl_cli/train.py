@@ -56,7 +56,7 @@ def plan(
     """What recipes will cost: who learns, parameters, tokens, FLOPs, memory, time. Nothing is trained."""
     from rich.console import Console
 
-    from mplug_owl.model.build import load_processor
+    from mplug_owl.model.load import load_processor
     from mplug_owl.recipes import stages
     from mplug_owl.train.plan import Device
     from mplug_owl.train.plan import plan as make_plan

@@ -4,7 +4,7 @@ import pytest
 
 from mplug_owl.chat import OwlChatModel
 from mplug_owl.eval.answer import ask
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 from tests.eval.quiz import CONDITIONS, Listener, question
 from tests.tiny import tiny_config, tiny_owl, tiny_processor
 

@@ -5,7 +5,7 @@ import pytest
 from mplug_owl.chat import OwlChatModel
 from mplug_owl.eval.grade import evaluate
 from mplug_owl.eval.graders import exact
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 from tests.eval.quiz import CONDITIONS, Listener, Quiz
 from tests.tiny import tiny_config, tiny_owl, tiny_processor
 

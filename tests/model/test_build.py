@@ -9,7 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPImageProcessorPil
 
 from mplug_owl.conversation import SYSTEM_PROMPT, Conversation
-from mplug_owl.model.build import Modules, build, count, learn_tokenizer, load, load_processor, load_vision
+from mplug_owl.model.build import Modules, build, count
+from mplug_owl.model.clip import load_vision
+from mplug_owl.model.fresh import learn_tokenizer
+from mplug_owl.model.load import load, load_processor
 from tests.model.test_convert import adapt
 from tests.tiny import LANGUAGES, VISIONS, picture, shaken, tiny_config, tiny_owl, tiny_processor, tiny_tokenizer
 

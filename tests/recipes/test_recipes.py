@@ -10,7 +10,8 @@ from torch import nn
 
 from mplug_owl import MplugOwlConfig
 from mplug_owl.data.encode import Encoding
-from mplug_owl.model.build import Modules, count, load
+from mplug_owl.model.build import Modules, count
+from mplug_owl.model.load import load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny
 from mplug_owl.train import metrics

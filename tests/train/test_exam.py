@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from mplug_owl.errors import Interrupted
 from mplug_owl.eval.during import small_exam
-from mplug_owl.model.build import Modules, Owl
+from mplug_owl.model.build import Modules
+from mplug_owl.model.load import Owl
 from mplug_owl.train import metrics
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import Progress

@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText
 from mplug_owl.chat import Chat
 from mplug_owl.data.encode import Encoding
 from mplug_owl.errors import Interrupted
-from mplug_owl.model.build import Modules, Owl, load
+from mplug_owl.model.build import Modules
+from mplug_owl.model.load import Owl, load
 from mplug_owl.train import loop, metrics
 from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import AdamW, LoRA, Recipe

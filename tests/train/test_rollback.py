@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.errors import Interrupted
-from mplug_owl.model.build import Modules, Owl
+from mplug_owl.model.build import Modules
+from mplug_owl.model.load import Owl
 from mplug_owl.train import disk, loop, metrics
 from mplug_owl.train.aside import LossGuard
 from mplug_owl.train.loop import Progress

@@ -10,7 +10,8 @@ from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source
-from mplug_owl.model.build import Modules, Owl
+from mplug_owl.model.build import Modules
+from mplug_owl.model.load import Owl
 from mplug_owl.train import metrics
 from mplug_owl.train.recipe import AdamW, Recipe
 from mplug_owl.train.run import initial_model

@@ -6,7 +6,7 @@ from mplug_owl.chat import OwlChatModel
 from mplug_owl.eval.grade import evaluate
 from mplug_owl.eval.statistics import figures
 from mplug_owl.eval.task import Task
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 
 COUNT, SEED = 20, 1
 

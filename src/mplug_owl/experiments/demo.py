@@ -22,7 +22,8 @@ from mplug_owl.eval.statistics import Figures, figures
 from mplug_owl.eval.task import Question
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.experiments import story
-from mplug_owl.model.build import Owl, build
+from mplug_owl.model.build import build
+from mplug_owl.model.load import Owl
 from mplug_owl.recipes import tiny
 from mplug_owl.scenes import Scene, write
 from mplug_owl.train.exam import Exam

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.sources import Source
 from mplug_owl.errors import Interrupted
 from mplug_owl.model.attention import use_packed_attention
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 from mplug_owl.train import card, checkpoint, metrics
 from mplug_owl.train.aside import LossGuard, Quarantine
 from mplug_owl.train.batch import resolve_batch_size

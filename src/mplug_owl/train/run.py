@@ -14,7 +14,8 @@ from mplug_owl.conversation import Conversation
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.sources import Source, check, read
-from mplug_owl.model.build import Owl, build, load
+from mplug_owl.model.build import build
+from mplug_owl.model.load import Owl, load
 from mplug_owl.train import metrics
 from mplug_owl.train.batch import text_alone
 from mplug_owl.train.exam import Exam
