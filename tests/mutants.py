@@ -33,7 +33,11 @@ COPIED = ("src", "tests", "benchmarks", "examples", "docs", "README.md", "CHANGE
 # What is tried: the model, and what decides which words are learned and how a step adds up.
 MODULES = ("model/*", "data/encode", "data/packing", "data/mixture")
 # The closest test file where it has another name than its module's.
-CLOSEST = dict.fromkeys(("train/loop", "train/processes"), "tests/train/test_step.py")
+CLOSEST = {
+    "model/adapter": "tests/model/test_convert.py",
+    "train/loop": "tests/train/test_step.py",
+    "train/processes": "tests/train/test_step.py",
+}
 
 # Faults that readers of this code thought of: module, a piece of its text that occurs once, what stands there instead.
 BY_HAND = (
