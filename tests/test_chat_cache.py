@@ -26,8 +26,8 @@ CACHES = ("llama", "lfm2", "bloom", "gemma3", "gpt2", "opt")
 class Spelling(OwlChatModel):
     """An owl that answers in small letters alone, each its own token: its words have the tokens that it generated."""
 
-    def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
-        config = super()._generation_config(decoding, length)
+    def _generation_config(self, decoding: Decoding) -> GenerationConfig:
+        config = super()._generation_config(decoding)
         letters = set(self.processor.tokenizer.convert_tokens_to_ids(list(string.ascii_lowercase)))
         config.suppress_tokens = [token for token in range(len(self.processor.tokenizer)) if token not in letters]
         return config

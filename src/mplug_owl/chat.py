@@ -26,7 +26,6 @@ from mplug_owl.conversation import Conversation, ImageSource, Picture
 from mplug_owl.errors import UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.load import Owl, load
-from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import Example
 
 __all__ = ["Chat", "ChatModel", "Decoding", "OwlChatModel", "load"]
@@ -169,7 +168,7 @@ class OwlChatModel:
         """
         answers: list[str] = []
         for first in range(0, len(conversations), self.batch_size):
-            samples = [self._encoded(conversation) for conversation in conversations[first : first + self.batch_size]]
+            samples = [self.processor.encode(talk, reply=True) for talk in conversations[first : first + self.batch_size]]
             inputs = self.processor.batch(samples).to(self.model.device)
             length = inputs["input_ids"].shape[1]
             ids_BT = self._generate(inputs, decoding).sequences
@@ -182,7 +181,7 @@ class OwlChatModel:
         Raises:
             UserError: The conversation is longer than the model's positions.
         """
-        sample = self._encoded(conversation)
+        sample = self.processor.encode(conversation, reply=True)
         tokens, closed = _Tokens(), Event()
         ids: list[int] = []
         shown = ""
@@ -252,16 +251,6 @@ class OwlChatModel:
             past.cache.crop(-beyond)
         return known, past.cache
 
-    def _encoded(self, conversation: Conversation) -> Example:
-        """A conversation's tokens up to where the answer begins. Raises UserError where the model has no place for them."""
-        sample = self.processor.encode(conversation, reply=True)
-        if (positions := _positions(self.model)) is not None and len(sample) >= positions:
-            raise UserError(
-                f"the conversation is {len(sample):,} tokens long and the model has {positions:,} positions: "
-                "start a new one, or shorten it"
-            )
-        return sample
-
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.processor.decode(ids, skip_special_tokens=True))
 
@@ -275,21 +264,20 @@ class OwlChatModel:
         out: GenerateDecoderOnlyOutput = generate(
             self.model,
             **inputs,
-            generation_config=self._generation_config(decoding, length),
+            generation_config=self._generation_config(decoding),
             stopping_criteria=StoppingCriteriaList([*criteria, *stop_words]),
             streamer=streamer,
         )
         return out
 
-    def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
-        """How to generate after prompts of this length.
+    def _generation_config(self, decoding: Decoding) -> GenerationConfig:
+        """A decoding in transformers' words.
 
         Said in full: what is left out, transformers takes from the checkpoint's own file, which is meant for other programs.
         """
         tokenizer, draws = self.processor.tokenizer, decoding.temperature > 0
-        positions = _positions(self.model)
         return GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens if positions is None else min(decoding.max_new_tokens, positions - length),
+            max_new_tokens=decoding.max_new_tokens,
             min_new_tokens=0,
             num_beams=1,
             num_return_sequences=1,
@@ -343,11 +331,6 @@ class _StopWords(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         answers = [self.decode(row) for row in input_ids[:, self.length :].tolist()]
         return torch.tensor([any(word in answer for word in self.words) for answer in answers], device=input_ids.device)
-
-
-def _positions(model: MplugOwlForConditionalGeneration) -> int | None:
-    """How many positions a model has; None where they have no end, as in BLOOM."""
-    return getattr(model.config.text_config, "max_position_embeddings", None)
 
 
 def _clean(answer: str, stop: Sequence[str]) -> str:

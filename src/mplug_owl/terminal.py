@@ -24,7 +24,7 @@ HELP = (
 )
 
 
-def talk(model: str, question: str | None, images: Sequence[Path], decoding: Decoding) -> None:
+def talk(model: str, question: str | None, images: Sequence[Path], decoding: Decoding, device: str | None = None) -> None:
     """One answer where a question is given, else a conversation until /quit.
 
     Raises:
@@ -32,7 +32,7 @@ def talk(model: str, question: str | None, images: Sequence[Path], decoding: Dec
         BadSample: A picture of the one question cannot be opened.
     """
     console = Console(highlight=False, soft_wrap=True)
-    session = _Session(Chat(load(model), decoding=decoding), console)
+    session = _Session(Chat(load(model, device), decoding=decoding), console)
     if model in BUNDLED and not images:  # it knows no photographs, so it gets what it knows
         images = [session.draw()]
     if question is not None:

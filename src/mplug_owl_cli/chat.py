@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mplug_owl_cli.app import ModelArgument
+from mplug_owl_cli.app import DeviceOption, ModelArgument
 
 
 def chat(
@@ -16,10 +16,11 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 picks the likeliest word; above, words are drawn.", min=0)] = 0.0,
     stop: Annotated[list[str], typer.Option(metavar="WORD", help="An answer ends before this word; again for several.")] = [],  # noqa: B006
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.", min=0.01)] = 1.0,
+    device: DeviceOption = None,
 ) -> None:
     """Talk with an owl about pictures, in the terminal."""
     from mplug_owl.chat import Decoding
     from mplug_owl.terminal import talk
 
     decoding = Decoding(max_new_tokens, temperature, stop=tuple(stop), repetition_penalty=repetition_penalty)
-    talk(model, question, image, decoding)
+    talk(model, question, image, decoding, device)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mplug_owl_cli.app import ModelArgument
+from mplug_owl_cli.app import DeviceOption, ModelArgument
 
 
 def evaluate(
@@ -14,6 +14,7 @@ def evaluate(
     limit: Annotated[int, typer.Option(help="How many questions an ability.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Examine an owl: six abilities, with the picture, without it and from a description; a table and a report."""
     from rich.console import Console
@@ -22,7 +23,7 @@ def evaluate(
     from mplug_owl.eval import grade, report, tasks
 
     asked = tasks.find(task)
-    answering = OwlChatModel(load(model))
+    answering = OwlChatModel(load(model, device))
     folder = Path(model).resolve()
     name = folder.parent.name if folder.name == "model" else folder.name
     beside = (folder.parent if folder.name == "model" else folder).parent if folder.is_dir() else Path("runs")
