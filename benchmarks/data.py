@@ -25,11 +25,12 @@ from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
+from mplug_owl.data.survey import Survey
 from mplug_owl.model.build import build
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
-from mplug_owl.train.loop import train
+from mplug_owl.train.loop import fit
 from mplug_owl.train.run import initial_model
 
 
@@ -67,7 +68,8 @@ def waited(source: Source, steps: int, folder: Path) -> float:
         log_every=steps,
         save_every=None,
     )
-    train(recipe, initial_model(recipe, [source]), [source], folder, note=lambda sentence: None)
+    survey = Survey([source])
+    fit(recipe, initial_model(recipe, survey), survey, folder)
     return metrics.read(folder / "metrics.jsonl")[-1]["data_wait"]
 
 

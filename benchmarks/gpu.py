@@ -31,8 +31,7 @@ from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.recipes import paper, tiny
 from mplug_owl.scenes import scenes
 from mplug_owl.train.flops import Utilisation, count_flops
-from mplug_owl.train.optim import optimizer as make_optimizer
-from mplug_owl.train.processes import clip
+from mplug_owl.train.optim import clip_gradients, make_optimizer
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.trainable import prepare, set_mode, table
 
@@ -144,7 +143,7 @@ def step(
             loss = learner(**inputs, supervised_only=True, num_items_in_batch=learned, use_cache=False).loss
         loss.backward()
         total += loss.detach()
-    clip(learner, recipe.optimizer.clip)
+    clip_gradients(learner, recipe.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total.item()

@@ -30,7 +30,8 @@ from mplug_owl.data.sources import Source, read
 from mplug_owl.model.load import Owl
 from mplug_owl.recipes import tiny
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.run import run
+from mplug_owl.train.reporter import Screen
+from mplug_owl.train.run import train
 
 # How many times every question is put in front of another answer for the language model.
 PAIRINGS = 10
@@ -119,7 +120,7 @@ def measure(data: Path, out: Path, pictures: int = 50, console: Console | None =
     for recipe in stages(out, len(talks)):
         folder = out / recipe.name.rsplit(".", 1)[-1]
         if not (folder / "model" / "config.json").is_file():
-            run(recipe, folder, resume=folder.exists(), console=console)
+            train(recipe, folder, resume=folder.exists(), reporter=Screen(console))
     seconds = time.perf_counter() - began
     owl = load(out / "instruct")
     shift = len(talks) // 3 or 1

@@ -21,10 +21,11 @@ from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset
 from mplug_owl.data.mixture import Mixture
+from mplug_owl.data.survey import Survey
 from mplug_owl.model.build import build
 from mplug_owl.recipes import paper, tiny
 from mplug_owl.scenes import scenes
-from mplug_owl.train.batch import resolve_batch_size
+from mplug_owl.train.batch_size import resolve_batch_size
 from mplug_owl.train.trainable import prepare, set_mode
 
 WORDS = ("a", "red", "blue", "small", "large", "dog", "cat", "house", "tree", "with", "on", "near", "the", "old", "road", "sky")
@@ -70,7 +71,7 @@ def even(steps: int) -> None:
     processor = build(tiny.PACKABLE, (talk.answers[0] for talk in (sources[0][i] for i in range(500))), 0).processor
     processor.num_image_tokens = 65
     began = time.perf_counter()
-    settled, mixture = resolve_batch_size(recipe, sources, None, processor)
+    settled, mixture = resolve_batch_size(recipe, Survey(sources), processor)
     print(f"measured in {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
     numbers = [*range(steps - 1), 10_000]

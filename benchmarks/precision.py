@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 
 from mplug_owl.data.encode import Encoding
+from mplug_owl.data.survey import Survey
 from mplug_owl.recipes import tiny
 from mplug_owl.train import metrics
-from mplug_owl.train.loop import train
+from mplug_owl.train.loop import fit
 from mplug_owl.train.recipe import Recipe, Trainable
 from mplug_owl.train.run import initial_model, open_data
 
@@ -46,9 +47,8 @@ def recipe(steps: int, batch: int, fresh: bool) -> Recipe:
 
 def losses(made: Recipe, order: int, out: Path) -> torch.Tensor:
     """The loss of every step [steps], learned from the first weights of `made` in the order that the seed `order` gives."""
-    sources, weights = open_data(made.data)
-    owl = initial_model(made, sources)
-    train(replace(made, seed=order), owl, sources, out, weights, note=lambda sentence: None)
+    survey = Survey(*open_data(made.data))
+    fit(replace(made, seed=order), initial_model(made, survey), survey, out)
     return torch.tensor([row["loss"] for row in metrics.read(out / "metrics.jsonl")])
 
 

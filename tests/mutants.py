@@ -36,7 +36,7 @@ MODULES = ("model/*", "data/encode", "data/packing", "data/mixture")
 CLOSEST = {
     "model/adapter": "tests/model/test_convert.py",
     "train/loop": "tests/train/test_step.py",
-    "train/processes": "tests/train/test_step.py",
+    "train/session": "tests/train/test_step.py",
 }
 
 # Faults that readers of this code thought of: module, a piece of its text that occurs once, what stands there instead.
@@ -66,10 +66,10 @@ BY_HAND = (
     ("model/owl", "(attention_mask.long().cumsum(-1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1])[None]"),
     # frozen modules keep dropout on
     ("train/trainable", 'module.train(getattr(trainable, name) != "frozen")', "module.train()"),
-    ("train/loop", "set_mode(owl.model, recipe.trainable)", "owl.model.train()"),
+    ("train/session", "set_mode(owl.model, recipe.trainable)", "owl.model.train()"),
     # gradient clipping off
-    ("train/loop", "clip(learner, recipe.optimizer.clip)", "clip(learner, None)"),
-    ("train/processes", 'most or float("inf")', 'float("inf")'),
+    ("train/loop", "clip_gradients(run.learner, recipe.clip)", "clip_gradients(run.learner, None)"),
+    ("train/optim", 'max_norm or float("inf")', 'float("inf")'),
     # the same permutation every epoch
     ("data/mixture", "[seed, 0, source, epoch]", "[seed, 0, source]"),
     # the first packed token supervised

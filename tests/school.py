@@ -1,7 +1,7 @@
 """A small school for tests: an owl of one layer a module, a few drawn scenes, and runs that take about a second."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +12,15 @@ import torch
 from mplug_owl import MplugOwlConfig
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.sources import Source, read
+from mplug_owl.data.survey import Survey
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl
-from mplug_owl.train.loop import train
-from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
-from mplug_owl.train.run import initial_model
+from mplug_owl.train import run
+from mplug_owl.train.exam import Exam
+from mplug_owl.train.loop import fit
+from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule, Trainable
+from mplug_owl.train.reporter import Progress
+from mplug_owl.train.trainable import Part
 from tests.world import write
 
 SCENES, SEED = 8, 5
@@ -58,7 +62,8 @@ def lesson(vision: str = "full", abstractor: str = "full", language: str = "full
         modules=Modules(small, vocabulary=300),
         trainable=Trainable(vision, abstractor, language),
         encoding=Encoding(max_tokens=256),
-        optimizer=AdamW(lr=1e-2, warmup_steps=2, weight_decay=0.01, betas=(0.9, 0.98)),
+        optimizer=Optimizer(lr=1e-2, weight_decay=0.01, betas=(0.9, 0.98)),
+        schedule=Schedule(warmup_steps=2),
         steps=6,
         batch=4,
         micro_batch=2,
@@ -78,9 +83,38 @@ def lessons(folder: Path, *formats: str) -> list[Source]:
     return [read(f"{'chat' if name == 'text' else name}:{folder}/{files[name]}.jsonl") for name in formats or ("chat",)]
 
 
-def quietly(recipe: Recipe, owl: Owl, sources: Sequence[Source], out: Path, **options: Any) -> Path:
-    """Train without a word on the screen."""
-    return train(recipe, owl, sources, out, **{"note": lambda text: None, **options})
+def initial_model(recipe: Recipe, sources: Sequence[Source]) -> Owl:
+    """The owl that a run on these sources starts with."""
+    return run.initial_model(recipe, Survey(sources))
+
+
+@dataclass
+class Heard:
+    """A reporter that hands what it hears to functions."""
+
+    report: Callable[[Progress], None] = lambda progress: None
+    note: Callable[[str], None] = lambda sentence: None
+
+    def start(self, name: str, parts: Sequence[Part]) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        self.report(progress)
+
+    def close(self) -> None: ...
+
+
+def quietly(
+    recipe: Recipe,
+    owl: Owl,
+    sources: Sequence[Source],
+    out: Path,
+    weights: Sequence[float | None] | None = None,
+    resume: bool = False,
+    exam: Exam | None = None,
+    **heard: Callable[..., None],
+) -> Path:
+    """Train without a word on the screen; `report` and `note` hear what is said."""
+    return fit(recipe, owl, Survey(sources, weights), out, resume=resume, reporter=Heard(**heard), exam=exam)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

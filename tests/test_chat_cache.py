@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from mplug_owl import Conversation, Picture
 from mplug_owl.chat import Chat, Decoding, OwlChatModel
 from mplug_owl.errors import UserError
-from mplug_owl.model.build import Owl
+from mplug_owl.model.load import Owl
 from tests.tiny import LANGUAGES, tiny_config, tiny_owl, tiny_processor
 from tests.tiny import picture as tiny_picture
 

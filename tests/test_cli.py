@@ -255,7 +255,7 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
 
     code, _, err = owl("train", "tiny.instruct", *stages["tiny.instruct"], *short)
     assert code == 2
-    assert "runs/done: holds a run already; choose another --out, or go on with it by --resume" in err
+    assert "runs/done: holds a run already; choose another --out, or continue it by --resume" in err
 
     image = str(world / "images" / "00001.png")
     code, answer, err = owl("chat", "runs/done", "--image", image, "--max-new-tokens", "8", "What shape is it?")
@@ -315,7 +315,7 @@ def test_a_resumed_run_needs_nothing_said_twice(owl, world: Path) -> None:
     told = " ".join(err.split())  # broken into lines where it likes
     assert "taken from runs/tiny.language/recipe.json: batch: 2 then, 24 now; " in told
     assert f"data: ['{said[1]}', '{said[3]}'] then, {list(tiny.language().data)} now" in told
-    assert "runs/tiny.language: going on behind step 2" in told
+    assert "runs/tiny.language: resuming after step 2" in told
     after = Path("runs/tiny.language/metrics.jsonl").read_text()
     losses = [[(row["step"], row["loss"]) for row in map(json.loads, text.splitlines())] for text in (before, after)]
     assert losses[0] == losses[1]

@@ -16,30 +16,35 @@ def train(
     init_from: FromOption = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in the run's folder.")
+        bool, typer.Option("--resume", help="Continue from the newest whole checkpoint in the run's folder.")
     ] = False,
     eval_every: Annotated[
         int | None, typer.Option(help="Ask a few questions about the drawn world every so many steps.", min=1)
     ] = None,
 ) -> None:
     """Train one stage by a recipe. With --resume, what is not given again is as it was when the run began."""
-    from rich.console import Console
+    from mplug_owl.recipes import find
+    from mplug_owl.train.recipe import override
+    from mplug_owl.train.reporter import Screen
+    from mplug_owl.train.resume import as_started
+    from mplug_owl.train.run import train as run
 
-    from mplug_owl.train.run import run
-
-    speaks, exam = os.environ.get("RANK", "0") == "0", None
-    console = Console(stderr=True, quiet=not speaks)
-    folder = out or Path("runs") / _recipe(recipe, [], [setting for setting in settings if setting.startswith("name=")]).name
-    saved = _saved(folder, recipe, data, settings, init_from, console) if resume else None
-    made = _recipe(recipe, data, settings, init_from, saved)
+    screen, exam = Screen(), None
+    made = find(recipe)  # once, for a user's own file may do anything
+    folder = out or Path("runs") / override(made, [setting for setting in settings if setting.startswith("name=")]).name
+    if resume:
+        given = {setting.partition("=")[0] for setting in settings}
+        given |= {name for name, value in (("data", data), ("init_from", init_from)) if value}
+        made = as_started(made, folder, given, screen.note)
+    made = _changed(made, data, settings, init_from)
     if eval_every is not None:
         from mplug_owl.eval import tasks
         from mplug_owl.eval.during import small_exam
         from mplug_owl.train.exam import Exam
 
-        exam = Exam(eval_every, small_exam(tasks.find("scenes"), made.encoding.pictures, console.print))
-    finished = run(made, folder, resume, console, exam)
-    if speaks:
+        exam = Exam(eval_every, small_exam(tasks.find("scenes"), made.encoding.pictures, screen.console.print))
+    finished = run(made, folder, resume=resume, reporter=screen, exam=exam)
+    if os.environ.get("RANK", "0") == "0":
         print(finished)
 
 
@@ -56,20 +61,22 @@ def plan(
     """What recipes will cost: who learns, parameters, tokens, FLOPs, memory, time. Nothing is trained."""
     from rich.console import Console
 
+    from mplug_owl.data.survey import Survey
     from mplug_owl.model.load import load_processor
-    from mplug_owl.recipes import stages
+    from mplug_owl.recipes import find, stages
     from mplug_owl.train.plan import Device
     from mplug_owl.train.plan import plan as make_plan
     from mplug_owl.train.plan_report import compare, show
-    from mplug_owl.train.run import open_data, who_learns
+    from mplug_owl.train.reporter import trainable_table
+    from mplug_owl.train.run import open_data
 
     console, device = Console(), Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
     plans = []
-    for made in [_recipe(stage, data, settings, init_from) for name in recipes for stage in stages(name)]:
-        sources, weights = open_data(made.data) if made.data else ([], None)
-        processor = load_processor(made.init_from) if sources and made.init_from else None
-        plans.append(make_plan(made, sources, processor, weights))
-        show(plans[-1], device, console, who_learns(plans[-1].parts, made.name))
+    for made in [_changed(find(stage), data, settings, init_from) for name in recipes for stage in stages(name)]:
+        survey = Survey(*open_data(made.data)) if made.data else None
+        processor = load_processor(made.init_from) if survey and made.init_from else None
+        plans.append(make_plan(made, survey, processor))
+        show(plans[-1], device, console, trainable_table(plans[-1].parts, made.name))
         console.print()
     if len(plans) > 1:
         console.print(compare(plans, device))
@@ -90,37 +97,14 @@ def recipes() -> None:
     Console(highlight=False, markup=False).print(table)
 
 
-def _recipe(name, data, settings, init_from=None, saved=None):  # type: ignore[no-untyped-def]
-    """A recipe by its name, its values those `saved` in a run's recipe.json if there are, the command line's put in."""
+def _changed(recipe, data, settings, init_from):  # type: ignore[no-untyped-def]
+    """A recipe with what the command line says put in."""
     from dataclasses import replace
 
-    from mplug_owl.recipes import find
-    from mplug_owl.train.recipe import as_saved, override
+    from mplug_owl.train.recipe import override
 
-    recipe = find(name) if saved is None else as_saved(find(name), saved)
     if data:
         recipe = replace(recipe, data=tuple(data))
     if init_from:
         recipe = replace(recipe, init_from=init_from)
     return override(recipe, settings)
-
-
-def _saved(folder, name, data, settings, init_from, console):  # type: ignore[no-untyped-def]
-    """What a run's recipe.json holds, None where there is none. What of it the command line does not say is shown."""
-    import json
-
-    from mplug_owl.train.recipe import as_json, differences
-
-    file = folder / "recipe.json"
-    if not file.exists():
-        return None
-    try:
-        saved = dict(json.loads(file.read_text(encoding="utf-8")))
-        began = as_json(_recipe(name, [], [], saved=saved))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not the recipe of a run ({str(error).splitlines()[0]})") from error
-    given = {setting.partition("=")[0] for setting in settings} | {"data" if data else "", "init_from" if init_from else ""}
-    taken = [line for line in differences(began, as_json(_recipe(name, [], []))) if line.partition(":")[0] not in given]
-    if taken:
-        console.print(f"taken from {file}: {'; '.join(taken)}", markup=False, highlight=False)
-    return saved

@@ -15,10 +15,9 @@ from mplug_owl.model.load import load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import find, names, paper, paradigms, stages, tiny
 from mplug_owl.train import metrics
-from mplug_owl.train.recipe import LoRA, Recipe, as_json
-from mplug_owl.train.run import initial_model
+from mplug_owl.train.recipe import LoRA, Recipe, Schedule, as_json
 from mplug_owl.train.trainable import lora_modules
-from tests.school import lesson, lessons, quietly, small
+from tests.school import initial_model, lesson, lessons, quietly, small
 
 MINE = """
 from dataclasses import replace
@@ -100,8 +99,8 @@ def test_the_papers_first_stage() -> None:
     """Section 3.1 of the body, 512 tokens from its appendix."""
     recipe = paper.pretrain()
     settings = recipe.optimizer
-    assert (settings.lr, settings.warmup_steps, settings.weight_decay, settings.betas) == (1e-4, 2000, 0.1, (0.9, 0.98))
-    assert (settings.eps, settings.clip) == (1e-6, 1.0)
+    assert (settings.lr, settings.weight_decay, settings.betas, settings.eps) == (1e-4, 0.1, (0.9, 0.98), 1e-6)
+    assert (recipe.schedule, recipe.clip) == (Schedule(warmup_steps=2000, min_lr=0.0), 1.0)
     assert (recipe.steps, recipe.batch, recipe.encoding.max_tokens) == (50_000, None, 512)
     # "a batch size of 2.1 million tokens ... approximately 104 billion tokens"
     assert recipe.batch_tokens == pytest.approx(2.1e6, rel=0.002)
@@ -111,8 +110,8 @@ def test_the_papers_first_stage() -> None:
 
 
 def test_its_appendix_has_other_numbers() -> None:
-    settings = paper.pretrain_appendix().optimizer
-    assert (settings.lr, settings.warmup_steps, settings.weight_decay) == (2e-4, 375, 0.01)
+    recipe = paper.pretrain_appendix()
+    assert (recipe.optimizer.lr, recipe.schedule.warmup_steps, recipe.optimizer.weight_decay) == (2e-4, 375, 0.01)
     assert paper.pretrain_appendix().steps == paper.pretrain().steps
 
 
@@ -120,7 +119,7 @@ def test_the_papers_second_stage() -> None:
     recipe = paper.instruct()
     settings = recipe.optimizer
     assert (recipe.steps, recipe.batch, settings.lr, settings.weight_decay) == (2000, 256, 2e-5, 1e-4)
-    assert (settings.betas, settings.warmup_steps) == ((0.9, 0.999), 50)
+    assert (settings.betas, recipe.schedule.warmup_steps) == ((0.9, 0.999), 50)
     assert recipe.lora == LoRA(rank=8, alpha=32, dropout=0.05)
     assert trainable(recipe) == "frozen-frozen-lora"
     assert trainable(paper.instruct_with_abstractor()) == "frozen-full-lora"
@@ -227,7 +226,7 @@ def test_epochs_and_tokens_are_what_the_papers_say() -> None:
     assert llava.steps * llava.batch == pytest.approx(595_000, rel=1e-3)
     assert tuned.steps * tuned.batch == pytest.approx(3 * 158_000, rel=1e-3)
     for recipe in (llava, tuned):
-        assert recipe.optimizer.warmup_steps == pytest.approx(0.03 * recipe.steps, abs=1)
+        assert recipe.schedule.warmup_steps == pytest.approx(0.03 * recipe.steps, abs=1)
     assert kosmos.batch_tokens == pytest.approx(1.2e6, rel=0.02)
 
 

@@ -12,8 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.build import Modules
 from mplug_owl.train import card, metrics
-from mplug_owl.train.run import initial_model, open_data
-from tests.school import lesson, lessons, quietly, small
+from mplug_owl.train.run import open_data
+from tests.school import initial_model, lesson, lessons, quietly, small
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_it_says_what_happened(run: Path) -> None:
     page = (run / "model" / "README.md").read_text()
     learned = rows(page, "Who learned")
     assert learned["f_V vision"] == ["frozen", "11,792", "0"]
-    assert learned["f_K abstractor"][0] == "all of it"
+    assert learned["f_K abstractor"][0] == "full"
     assert learned["f_L language"] == ["LoRA", "26,464", "256"]
     assert rows(page, "Data") == {"chat:chats.jsonl": ["8"]}
     told = rows(page, "Recipe")

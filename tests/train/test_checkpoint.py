@@ -43,7 +43,7 @@ def test_a_damaged_one_is_not_counted_among_the_kept(tmp_path: Path) -> None:
     (tmp_path / "step-00000002" / "optimizer.pt").unlink()
     found, (note,) = checkpoint.newest(tmp_path)
     assert found.step == 1
-    assert note == "step-00000002: optimizer.pt is missing; set aside as step-00000002.damaged"
+    assert note == "step-00000002: optimizer.pt is missing; renamed to step-00000002.damaged"
     save(tmp_path, 2, *student(), {}, keep=2)
     assert written(tmp_path) == ["step-00000001", "step-00000002", "step-00000002.damaged"]
 

@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from mplug_owl.train import metrics
 from mplug_owl.train.exam import Exam
-from mplug_owl.train.run import initial_model
-from tests.school import lesson, lessons, quietly
+from tests.school import initial_model, lesson, lessons, quietly
 
 
 # What torch 2.13 warns of while it compiles is its own code, and that it looks for gradients where none are asked for.

@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 
 from mplug_owl.model.build import Modules
 from mplug_owl.train import checkpoint, metrics
-from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import LoRA
-from mplug_owl.train.run import initial_model
-from tests.school import lesson, lessons, quietly, small_with_dropout
+from mplug_owl.train.reporter import Progress
+from tests.school import initial_model, lesson, lessons, quietly, small_with_dropout
 
 TRIES = 20
 # In these the whole run goes on behind the damage and its end is compared; in all, what it would go on from.
@@ -99,10 +98,10 @@ def test_the_one_before_takes_its_place(turn: int, broken: Path, data: Path, who
     damaged = done.partition(":")[0].replace("manifest.sha256", "manifest.json")
     assert told[0].startswith("step-00000004: "), done
     assert damaged in told[0] or "cannot be read" in told[0], (done, told)
-    assert told[0].endswith("; set aside as step-00000004.damaged")
+    assert told[0].endswith("; renamed to step-00000004.damaged")
     assert (run / "checkpoints" / "step-00000004.damaged").is_dir()
     if turn in FINISHED:
-        assert told[1] == f"{run}: going on behind step 2"
+        assert told[1] == f"{run}: resuming after step 2"
         assert same(run, whole)
 
 
@@ -125,7 +124,7 @@ def test_a_disk_that_cannot_read_is_as_good_as_damage(broken: Path, tmp_path: Pa
     monkeypatch.setattr(checkpoint, "_digest", unreadable)
     found, (told,) = checkpoint.newest(run / "checkpoints")
     assert found.step == 2
-    assert told == "step-00000004: cannot be read ([Errno 5] Input/output error); set aside as step-00000004.damaged"
+    assert told == "step-00000004: cannot be read ([Errno 5] Input/output error); renamed to step-00000004.damaged"
 
 
 def test_anybody_can_check_a_checkpoint(broken: Path) -> None:

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from mplug_owl.errors import WriteError
 from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.disk import JsonLines, read, writing
-from mplug_owl.train.loop import Progress
-from mplug_owl.train.run import initial_model
-from tests.school import lesson, lessons, quietly
+from mplug_owl.train.reporter import Progress
+from tests.school import initial_model, lesson, lessons, quietly
 
 
 def limit_files(size: int) -> None:

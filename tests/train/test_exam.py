@@ -13,11 +13,10 @@ from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl
 from mplug_owl.train import metrics
 from mplug_owl.train.exam import Exam
-from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import LoRA
-from mplug_owl.train.run import initial_model
+from mplug_owl.train.reporter import Progress
 from tests.eval.quiz import Quiz
-from tests.school import lesson, lessons, quietly, small_with_dropout
+from tests.school import initial_model, lesson, lessons, quietly, small_with_dropout
 
 FORGETFUL = lesson(
     language="lora",

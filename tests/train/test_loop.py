@@ -19,13 +19,16 @@ from mplug_owl.errors import Interrupted
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl, load
 from mplug_owl.train import loop, metrics
-from mplug_owl.train.loop import Progress
-from mplug_owl.train.recipe import AdamW, LoRA, Recipe
-from mplug_owl.train.run import initial_model
-from tests.school import SCENES, SEED, lesson, lessons, quietly, small_with_dropout, taught, weights
+from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule
+from mplug_owl.train.reporter import Progress
+from tests.school import SCENES, SEED, initial_model, lesson, lessons, quietly, small_with_dropout, taught, weights
 from tests.world import scenes
 
-STEADY = AdamW(lr=1e-2, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), clip=None)
+STEADY = {
+    "optimizer": Optimizer(lr=1e-2, weight_decay=0.0, betas=(0.9, 0.98)),
+    "schedule": Schedule(warmup_steps=0),
+    "clip": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_a_run_leaves_its_recipe_its_metrics_its_curve_and_its_model(data: Path,
     assert rows[1]["lr"] == pytest.approx(recipe.optimizer.lr)
     assert 0 <= rows[0]["padding"] < 1
     assert rows[0]["tokens_per_step"] > recipe.batch
-    assert rows[0]["learned_tokens"] > 0
+    assert rows[0]["supervised_tokens"] > 0
 
 
 def test_three_stages_one_after_the_other(data: Path, tmp_path: Path) -> None:
@@ -99,7 +102,8 @@ def test_accumulating_is_one_big_batch_though_answers_differ_in_length(data: Pat
     (source,) = lessons(data, "text")
     made = {}
     for micro_batch in (1, 2, 8):
-        recipe = lesson(steps=1, batch=8, micro_batch=micro_batch, optimizer=replace(STEADY, lr=1e-3))
+        steady = {**STEADY, "optimizer": Optimizer(lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))}
+        recipe = lesson(steps=1, batch=8, micro_batch=micro_batch, **steady)
         made[micro_batch] = trained(recipe, data, tmp_path / str(micro_batch), "text")
         (row,) = metrics.read(tmp_path / str(micro_batch) / "metrics.jsonl")
         made[micro_batch] |= {"loss": torch.tensor(row["loss"]), "norm": torch.tensor(row["grad_norm"])}
@@ -110,7 +114,7 @@ def test_accumulating_is_one_big_batch_though_answers_differ_in_length(data: Pat
 
 
 def test_a_step_with_nothing_to_learn_moves_nothing(data: Path, tmp_path: Path) -> None:
-    recipe = lesson(steps=2, encoding=Encoding(max_tokens=4), optimizer=STEADY)
+    recipe = lesson(steps=2, encoding=Encoding(max_tokens=4), **STEADY)
     sources = lessons(data)
     owl = initial_model(recipe, sources)
     before = weights(owl.model)
@@ -156,14 +160,14 @@ def test_a_frozen_layer_is_computed_again_where_gradients_pass(data: Path, tmp_p
 
 def test_one_bad_step_moves_nothing_and_the_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, sources = lesson(steps=4), lessons(data)
-    true_loss, seen = loop._loss, []
+    true_loss, seen = loop.batch_loss, []
 
-    def sometimes_nan(model, batch, learned, precision):
+    def sometimes_nan(model, batch, supervised, precision):
         seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-        loss = true_loss(model, batch, learned, precision)
+        loss = true_loss(model, batch, supervised, precision)
         return loss * float("nan") if len(seen) == 2 else loss
 
-    monkeypatch.setattr(loop, "_loss", sometimes_nan)
+    monkeypatch.setattr(loop, "batch_loss", sometimes_nan)
     quietly(recipe, initial_model(recipe, sources), sources, tmp_path)
     before, after, later = seen[0], seen[2], seen[4]  # two passes a step
     assert torch.equal(before, after)
@@ -181,7 +185,7 @@ def test_asked_to_stop_it_leaves_behind_a_checkpoint_and_goes_on_from_it(
         if progress.step == 2:
             os.kill(os.getpid(), signal_sent)
 
-    with pytest.raises(Interrupted, match="stopped behind step 3 of 6"):
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6"):
         trained(recipe, data, tmp_path / "run", report=ask)
     assert signal.getsignal(signal_sent) is signal.SIG_DFL
     assert same(trained(recipe, data, tmp_path / "run", resume=True), whole)
@@ -238,7 +242,7 @@ def resumed(run: Path, data: Path, recipe: Recipe = FORGETFUL) -> tuple[dict[str
 
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(stopped: Path, data: Path, unbroken) -> None:
     weights, told = resumed(stopped, data)
-    assert told == [f"{stopped}: going on behind step 6"]
+    assert told == [f"{stopped}: resuming after step 6"]
     assert same(weights, unbroken[0])
     assert losses(stopped) == losses(unbroken[1])
 
@@ -285,7 +289,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(harm: str, stopped
     weights, told = resumed(stopped, data)
     problem = {"remove": "learned.safetensors is missing", "manifest": "manifest.json is damaged"}
     problem = problem.get(harm, "learned.safetensors is damaged")
-    assert told == [f"step-00000006: {problem}; set aside as step-00000006.damaged", f"{stopped}: going on behind step 3"]
+    assert told == [f"step-00000006: {problem}; renamed to step-00000006.damaged", f"{stopped}: resuming after step 3"]
     assert same(weights, unbroken[0])
     assert losses(stopped) == losses(unbroken[1])
 
@@ -309,7 +313,7 @@ def test_crops_prompts_and_packed_rows_come_again_as_they_were(data: Path, tmp_p
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["batch"] > 1
     told: list[str] = []
     again = trained(replace(VARIED, workers=0), data, tmp_path / "run", *kinds, resume=True, note=told.append)
-    assert told == [f"{tmp_path / 'run'}: going on behind step 3"]
+    assert told == [f"{tmp_path / 'run'}: resuming after step 3"]
     assert same(again, whole)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
@@ -322,7 +326,7 @@ def test_another_recipe_is_refused_with_what_differs(stopped: Path, data: Path) 
 
 
 def test_a_used_folder_is_refused(stopped: Path, data: Path) -> None:
-    with pytest.raises(ValueError, match="holds a run already; choose another --out, or go on with it by --resume"):
+    with pytest.raises(ValueError, match="holds a run already; choose another --out, or continue it by --resume"):
         trained(FORGETFUL, data, stopped)
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from mplug_owl.errors import Interrupted
 from mplug_owl.recipes import paper
 from mplug_owl.train import metrics, processes
-from mplug_owl.train.loop import Progress
 from mplug_owl.train.recipe import as_json
-from mplug_owl.train.run import initial_model, run
-from tests.school import lesson, lessons, quietly
+from mplug_owl.train.reporter import Progress
+from mplug_owl.train.run import train
+from tests.school import initial_model, lesson, lessons, quietly
 
 
 def filled(path: Path, steps: range, start: int = 0) -> None:
@@ -121,7 +121,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_else(
     monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     recipe, told = lesson(trackers=(tracker,)), rf"trackers={tracker}: its package is not installed; pip install {tracker}"
     with pytest.raises(ValueError, match=told):
-        run(recipe, tmp_path / "run")
+        train(recipe, tmp_path / "run")
     with pytest.raises(ValueError, match=told):
         quietly(recipe, None, [], tmp_path / "run")
     assert not (tmp_path / "run").exists()

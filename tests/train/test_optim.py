@@ -1,54 +1,26 @@
-"""The learning rate as a function of the step, each module's own, and what decays."""
+"""The optimiser: each module's own rate, what decays, Muon beside AdamW, and clipping."""
 
-import math
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mplug_owl.recipes import paper
-from mplug_owl.train.optim import Together, learning_rate, optimizer
-from mplug_owl.train.recipe import AdamW, Rates
+from mplug_owl.train.optim import CombinedOptimizer, clip_gradients, make_optimizer
+from mplug_owl.train.recipe import Optimizer, Rates
+from mplug_owl.train.schedule import set_learning_rate
 from mplug_owl.train.trainable import prepare
 from tests.school import lesson
 from tests.tiny import tiny_config, tiny_owl
 
-SETTINGS = AdamW(lr=1.0, warmup_steps=10, weight_decay=0.1, betas=(0.9, 0.98), min_lr=0.2)
-
-
-@pytest.mark.parametrize(
-    ("step", "rate"),
-    [
-        (0, 0.1),  # the first step learns already
-        (4, 0.5),
-        (9, 1.0),
-        (10, 1.0),
-        (35, 0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2),
-        (60, 0.6),  # half way down
-        (110, 0.2),
-    ],
-)
-def test_up_in_a_line_and_down_a_half_cosine(step: int, rate: float) -> None:
-    assert learning_rate(SETTINGS, step, 110) == pytest.approx(rate, rel=1e-12)
-
-
-def test_a_run_may_be_all_warm_up_or_none() -> None:
-    assert learning_rate(SETTINGS, 4, 5) == 0.5
-    assert learning_rate(AdamW(1.0, 0, 0.1, (0.9, 0.98)), 0, 1) == 1.0
-
-
-def test_the_papers_first_stage() -> None:
-    settings = paper.pretrain().optimizer
-    assert [learning_rate(settings, step, 50_000) for step in (0, 1999, 26_000)] == pytest.approx([5e-8, 1e-4, 5e-5])
-    assert learning_rate(settings, 49_999, 50_000) < 1e-12
+SETTINGS = Optimizer(lr=1.0, weight_decay=0.1, betas=(0.9, 0.98))
 
 
 def test_only_matrices_decay() -> None:
     owl = tiny_owl(tiny_config())
     owl.requires_grad_(False)
     owl.model.abstractor.requires_grad_(True)
-    matrices, rest = optimizer(owl, SETTINGS).param_groups
+    matrices, rest = make_optimizer(owl, SETTINGS).param_groups
     assert (matrices["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
     names = {id(parameter): name for name, parameter in owl.model.abstractor.named_parameters()}
     decaying, still = ({names.pop(id(parameter)) for parameter in group["params"]} for group in (matrices, rest))
@@ -62,7 +34,7 @@ def test_a_step_takes_the_settings() -> None:
     owl = tiny_owl(tiny_config(connector="linear"))
     owl.requires_grad_(False)
     module = owl.model.abstractor.project.requires_grad_(True)
-    made = optimizer(owl, SETTINGS)
+    made = make_optimizer(owl, SETTINGS)
     with torch.no_grad():
         module.weight.fill_(1.0)
         module.bias.fill_(1.0)
@@ -76,7 +48,7 @@ def test_a_step_takes_the_settings() -> None:
 def test_a_module_may_learn_at_a_rate_of_its_own() -> None:
     owl = tiny_owl(tiny_config())
     prepare(owl, lesson("full", "full", "lora"))
-    groups = optimizer(owl, replace(SETTINGS, rates=Rates(vision=0.1, language=3.0))).param_groups
+    groups = make_optimizer(owl, replace(SETTINGS, rates=Rates(vision=0.1, language=3.0))).param_groups
     scales = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
     learning = {name: parameter for name, parameter in owl.named_parameters() if parameter.requires_grad}
     assert len(scales) == len(learning)
@@ -90,14 +62,14 @@ def test_a_module_may_learn_at_a_rate_of_its_own() -> None:
 
 def test_without_rates_there_are_two_groups_as_ever() -> None:
     owl = tiny_owl(tiny_config())
-    assert [(group["scale"], group["lr"]) for group in optimizer(owl, SETTINGS).param_groups] == [(1.0, 1.0), (1.0, 1.0)]
+    assert [(group["scale"], group["lr"]) for group in make_optimizer(owl, SETTINGS).param_groups] == [(1.0, 1.0), (1.0, 1.0)]
 
 
 def test_muon_takes_the_layers_matrices_and_adamw_the_rest() -> None:
     owl = tiny_owl(tiny_config())
     prepare(owl, lesson("full", "full", "lora"))
-    made = optimizer(owl, replace(SETTINGS, muon=True))
-    assert isinstance(made, Together)
+    made = make_optimizer(owl, replace(SETTINGS, muon=True))
+    assert isinstance(made, CombinedOptimizer)
     rest, matrices = ({id(one) for group in part.param_groups for one in group["params"]} for part in made.parts)
     names = {id(parameter): name for name, parameter in owl.named_parameters() if parameter.requires_grad}
     assert rest | matrices == names.keys()
@@ -111,21 +83,30 @@ def test_muon_takes_the_layers_matrices_and_adamw_the_rest() -> None:
 
 
 def test_what_muon_and_adamw_remember_comes_back() -> None:
-    """The rate is set on the groups of both together, before and behind a checkpoint."""
+    """The rate is set on the groups of both, before and after a checkpoint."""
 
     def stepped(made: torch.optim.Optimizer, owl: torch.nn.Module, seed: int) -> list[torch.Tensor]:
         draws = torch.Generator().manual_seed(seed)
         for parameter in owl.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=draws)
-        for group in made.param_groups:
-            group["lr"] = 0.01 * seed
+        set_learning_rate(made, 0.01 * seed)
         made.step()
         return [parameter.detach().clone() for parameter in owl.parameters()]
 
     owls = [tiny_owl(tiny_config()) for _ in range(2)]
-    first, second = (optimizer(owl, replace(SETTINGS, muon=True)) for owl in owls)
+    first, second = (make_optimizer(owl, replace(SETTINGS, muon=True)) for owl in owls)
     stepped(first, owls[0], 1)
     owls[1].load_state_dict(owls[0].state_dict())
     second.load_state_dict(deepcopy(first.state_dict()))
     for one, other in zip(stepped(first, owls[0], 2), stepped(second, owls[1], 2), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("max_norm", "left"), [(1.0, 1.0), (2.5, 2.5), (10.0, 5.0), (None, 5.0)])
+def test_gradients_are_scaled_down_to_a_norm_and_never_up(max_norm: float | None, left: float) -> None:
+    """A 3-4-5 triangle over two weights."""
+    model = torch.nn.Linear(1, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[3.0]]), torch.tensor([4.0])
+    assert clip_gradients(model, max_norm) == pytest.approx(5.0)
+    assert model.weight.grad.item() == pytest.approx(3.0 * left / 5, rel=1e-5)
+    assert model.bias.grad.item() == pytest.approx(4.0 * left / 5, rel=1e-5)

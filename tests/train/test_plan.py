@@ -9,14 +9,16 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.data.encode import Encoding
+from mplug_owl.data.survey import Survey
 from mplug_owl.recipes import find, names, paper, tiny
 from mplug_owl.train.flops import Flops, Utilisation, device_tflops
 from mplug_owl.train.plan import Device, plan
 from mplug_owl.train.plan_report import compare, show
 from mplug_owl.train.recipe import Recipe, Trainable, override
-from mplug_owl.train.run import initial_model, open_data, who_learns
+from mplug_owl.train.reporter import trainable_table
+from mplug_owl.train.run import open_data
 from mplug_owl.train.trainable import prepare
-from tests.school import lesson, lessons
+from tests.school import initial_model, lesson, lessons
 
 P_L = 6.607e9  # LLaMA-7B without its embedding
 F_V, F_K = 0.162e12, 0.017e12  # forward, one picture
@@ -37,7 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def shown(recipe: Recipe, device: Device | None = None, width: int = 80) -> str:
     made = plan(recipe)
     console = Console(record=True, width=width, file=io.StringIO())
-    show(made, device or Device(), console, who_learns(made.parts, recipe.name))
+    show(made, device or Device(), console, trainable_table(made.parts, recipe.name))
     return console.export_text()
 
 
@@ -109,7 +111,7 @@ def test_where_tokens_make_a_step_nothing_but_pictures_is_the_bound(quick) -> No
 def test_on_data_a_step_has_as_many_samples_as_come_to_its_tokens(tmp_path) -> None:
     sources = lessons(tmp_path)
     recipe = lesson(batch=None, batch_tokens=5000, encoding=Encoding(max_tokens=256, pack=512))
-    made = plan(recipe, sources, initial_model(recipe, sources).processor)
+    made = plan(recipe, Survey(sources), initial_model(recipe, sources).processor)
     assert made.tokens_per_step == pytest.approx(5000)
     assert made.samples_per_step == pytest.approx(5000 / made.tokens_per_sample)
     assert made.pictures_at_once == pytest.approx(512 / made.tokens_per_sample)
@@ -147,7 +149,7 @@ def test_on_data_it_measures_instead_of_guessing(tmp_path) -> None:
     sources = lessons(tmp_path)
     recipe = lesson(data=(f"chat:{tmp_path}/chats.jsonl",))
     owl = initial_model(recipe, sources)
-    made = plan(recipe, open_data(recipe.data)[0], owl.processor)
+    made = plan(recipe, Survey(*open_data(recipe.data)), owl.processor)
     assert made.measured
     assert made.pictures_per_sample == 1
     assert 40 < made.tokens_per_sample < recipe.encoding.max_tokens

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mplug_owl.train import metrics
-from mplug_owl.train.run import initial_model, open_data
-from tests.school import lessons, quietly
+from mplug_owl.train.run import open_data
+from tests.school import initial_model, lessons, quietly
 from tests.train.worker import run as recipe
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def assert_the_same(one: tuple, many: tuple, off: float = 1e-5) -> None:
     for alone, joined_processes in zip(one[0], many[0], strict=True):
         assert joined_processes["loss"] == pytest.approx(alone["loss"], abs=off)
         assert joined_processes["grad_norm"] == pytest.approx(alone["grad_norm"], rel=off)
-        assert joined_processes["learned_tokens"] == alone["learned_tokens"]
+        assert joined_processes["supervised_tokens"] == alone["supervised_tokens"]
     assert many[1].keys() == one[1].keys()
     worst = max(float((one[1][name] - weight).abs().max()) for name, weight in many[1].items())
     assert worst <= 10 * off, worst
@@ -115,7 +115,7 @@ def test_what_ends_one_ends_all(data: Path, two: tuple) -> None:
     out, _ = two
     done = launched(2, data, out, restarts=0)
     assert done.returncode == 1  # torchrun's own
-    assert done.stderr.count(f"owl: {out}: holds a run already; choose another --out, or go on with it by --resume\n") == 1
+    assert done.stderr.count(f"owl: {out}: holds a run already; choose another --out, or continue it by --resume\n") == 1
     assert {int(code) for code in re.findall(r"exitcode +: (-?\d+)", done.stderr)} <= {2, -15}
 
 
@@ -135,14 +135,14 @@ def test_one_goes_on_where_two_with_shares_stopped(data: Path, alone: tuple, sha
 def test_a_killed_process_is_started_again_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
     done = launched(2, data, tmp_path, "--resume", HARM="KILL:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
-    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+    assert "resuming after step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 
 @pytest.mark.slow
 def test_so_is_one_that_holds_shares(data: Path, sharded: tuple, tmp_path: Path) -> None:
     done = launched(2, data, tmp_path, "--resume", HARM="KILL:3", **SHARDED)
     assert_the_same(left(sharded[0]), finished(done, tmp_path), off=0)
-    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+    assert "resuming after step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_hung_process_is_started_again_and_nothing_is_lost(data: Path, two: tu
     """Its silence is noticed after process_timeout; torchrun gives it 30 seconds more to leave, then ends it."""
     done = launched(2, data, tmp_path, "--resume", "--set=process_timeout=10", HARM="STOP:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
-    assert "going on behind step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+    assert "resuming after step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 
 @pytest.mark.slow

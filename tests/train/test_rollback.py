@@ -13,12 +13,11 @@ from mplug_owl.data.mixture import Mixture
 from mplug_owl.errors import Interrupted
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl
-from mplug_owl.train import disk, loop, metrics
-from mplug_owl.train.aside import LossGuard
-from mplug_owl.train.loop import Progress
-from mplug_owl.train.recipe import AdamW, LoRA
-from mplug_owl.train.run import initial_model
-from tests.school import SCENES, lesson, lessons, quietly, small_with_dropout
+from mplug_owl.train import disk, loop, metrics, session
+from mplug_owl.train.loss_guard import LossGuard
+from mplug_owl.train.recipe import LoRA, Schedule
+from mplug_owl.train.reporter import Progress
+from tests.school import SCENES, initial_model, lesson, lessons, quietly, small_with_dropout
 
 RECIPE = lesson(
     "full", "full", "lora", steps=12, save_every=3, patience=1, lora=LoRA(rank=2, alpha=4, dropout=0.3),
@@ -40,15 +39,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Collection[int]], None]:
     """From now on these steps, counted from 1, give a loss that is no number."""
-    learn = loop._learn
+    learn = loop.forward_backward
 
     def steps(bad: Collection[int]) -> None:
-        def learn_or_not(model, batches, learned, precision, seed, device):
-            loss = learn(model, batches, learned, precision, seed, device)
-            _, number, _ = seed
+        def learn_or_not(run, number, batches, supervised):
+            loss = learn(run, number, batches, supervised)
             return loss * float("nan") if number + 1 in bad else loss
 
-        monkeypatch.setattr(loop, "_learn", learn_or_not)
+        monkeypatch.setattr(loop, "forward_backward", learn_or_not)
 
     return steps
 
@@ -81,7 +79,7 @@ def test_it_takes_older_weights_and_goes_on_with_the_samples_that_come_next(data
     poisoned((5, 6, 7))
     told: list[str] = []
     back = learn(data, tmp_path / "back", note=told.append)
-    assert told == ["step 6: too many steps left out in a row; going on with the weights of step 3"]
+    assert told == ["step 6: too many steps left out in a row; continuing with the weights of step 3"]
     # The same as if nothing had been learned from step 3 to step 8.
     poisoned((4, 5, 6, 7))
     assert same(back, learn(data, tmp_path / "out", replace(RECIPE, patience=10)))
@@ -120,13 +118,13 @@ def test_stopped_in_between_it_does_not_go_back_to_where_it_was_stopped(
         if progress.step == 3:
             asked[0].asked = True
 
-    class Listening(loop.Stop):
+    class Listening(session.Stop):
         def __init__(self, *given) -> None:
             super().__init__(*given)
             asked.insert(0, self)
 
-    monkeypatch.setattr(loop, "Stop", Listening)
-    with pytest.raises(Interrupted, match="behind step 4"):
+    monkeypatch.setattr(session, "Stop", Listening)
+    with pytest.raises(Interrupted, match="after step 4"):
         learn(data, tmp_path / "run", report=ask)
     assert same(learn(data, tmp_path / "run", resume=True), whole)
 
@@ -142,7 +140,7 @@ def test_where_going_back_did_not_help_it_goes_back_farther(data: Path, tmp_path
                 norm(owl).fill_(float("nan"))
 
     quietly(recipe, owl, sources, tmp_path / "run", report=break_weights, note=told.append)
-    ending = "too many steps left out in a row; going on with the weights of step"
+    ending = "too many steps left out in a row; continuing with the weights of step"
     assert told == [f"step 8: {ending} 6", f"step 10: {ending} 3"]
     assert torch.isfinite(norm(owl)).all()
     assert [row["step"] for row in skipped(tmp_path / "run") if "back_to" not in row] == [7, 8, 9, 10]
@@ -166,7 +164,7 @@ def test_it_does_not_go_back_for_ever(data: Path, tmp_path: Path, poisoned) -> N
 
 
 def test_without_a_checkpoint_from_before_it_ends(data: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, optimizer=AdamW(lr=1e30, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98)), patience=2)
+    recipe = replace(RECIPE, optimizer=replace(RECIPE.optimizer, lr=1e30), schedule=Schedule(warmup_steps=0), patience=2)
     with pytest.raises(ValueError, match=r"^step 4: the 3th in a row .*, and no checkpoint from before step 2 to go back to"):
         learn(data, tmp_path, recipe)
     assert [row["step"] for row in skipped(tmp_path)] == [2, 3, 4]

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from mplug_owl.data.encode import Encoding
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.run import initial_model, open_data, run
-from tests.school import lesson, lessons, weights
+from mplug_owl.train.reporter import Screen
+from mplug_owl.train.run import open_data, train
+from tests.school import initial_model, lesson, lessons, weights
 from tests.world import write
 
 
@@ -29,7 +30,7 @@ def recipe(data: Path, **fields) -> Recipe:
 
 
 def test_it_tells_who_learns_and_how_it_goes(tmp_path: Path, console: Console) -> None:
-    finished = run(recipe(tmp_path / "data"), tmp_path / "run", console=console)
+    finished = train(recipe(tmp_path / "data"), tmp_path / "run", reporter=Screen(console))
     assert finished == tmp_path / "run" / "model"
     told = said(console)
     assert "lesson: who learns" in told
@@ -37,7 +38,7 @@ def test_it_tells_who_learns_and_how_it_goes(tmp_path: Path, console: Console) -
 
 
 def test_what_is_cut_is_told_before_it_starts(tmp_path: Path, console: Console) -> None:
-    run(recipe(tmp_path / "data [v2]", encoding=Encoding(max_tokens=30)), tmp_path / "run", console=console)
+    train(recipe(tmp_path / "data [v2]", encoding=Encoding(max_tokens=30)), tmp_path / "run", reporter=Screen(console))
     told = said(console)
     assert "data [v2]/chats.jsonl: of the first 4, 4 are cut at 30 tokens and 4 have nothing left to learn" in told
     assert told.index("nothing left to learn") < told.index("step 1/2")
@@ -51,14 +52,14 @@ def test_every_record_is_checked_before_the_first_step(tmp_path: Path, console: 
         ValueError,
         match=r"^2 of 4 records cannot be read, more than max_bad_share=0\.05 allows:\n  chats\.jsonl, line 2.*\n.*line 4",
     ):
-        run(made, tmp_path / "run", console=console)
+        train(made, tmp_path / "run", reporter=Screen(console))
     assert not (tmp_path / "run").exists()
 
 
 def test_ten_broken_records_are_enough_to_read(tmp_path: Path, console: Console) -> None:
     (tmp_path / "broken.jsonl").write_text("{}\n" * 25)
     with pytest.raises(ValueError, match=r"^25 of 25 records cannot be read, more than max_bad_share=0.05 allows:") as caught:
-        run(lesson(data=(f"chat:{tmp_path}/broken.jsonl",)), tmp_path / "run", console=console)
+        train(lesson(data=(f"chat:{tmp_path}/broken.jsonl",)), tmp_path / "run", reporter=Screen(console))
     assert len(str(caught.value).splitlines()) == 11
 
 
@@ -67,19 +68,19 @@ def test_a_kind_of_data_that_is_missing_is_told_before_a_model_is_made(tmp_path:
     with pytest.raises(
         ValueError, match=r"text_share=0\.5 needs .*chats\.jsonl have pictures: add one of text alone, or --set"
     ):
-        run(made, tmp_path / "run", console=console)
+        train(made, tmp_path / "run", reporter=Screen(console))
 
 
 def test_how_many_samples_come_to_the_tokens_is_told(tmp_path: Path, console: Console) -> None:
-    run(recipe(tmp_path / "data", batch=None, batch_tokens=700), tmp_path / "run", console=console)
+    train(recipe(tmp_path / "data", batch=None, batch_tokens=700), tmp_path / "run", reporter=Screen(console))
     assert re.search(r"\d+ samples a step come to 700 tokens: \d+\.\d a sample, measured on 4", said(console))
 
 
 def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, console: Console) -> None:
     made = recipe(tmp_path / "data", save_every=1)
-    run(made, tmp_path / "run", console=console)
-    run(made, tmp_path / "run", resume=True, console=console)
-    assert "run: going on behind step 1" in said(console)
+    train(made, tmp_path / "run", reporter=Screen(console))
+    train(made, tmp_path / "run", resume=True, reporter=Screen(console))
+    assert "run: resuming after step 1" in said(console)
 
 
 def test_weights_of_sources(tmp_path: Path) -> None:

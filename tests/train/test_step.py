@@ -1,6 +1,5 @@
 """One training step is its equation: forward, loss, gradient, clipping and AdamW, written out in plain torch."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,15 @@ from mplug_owl.data.sources import Source
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl
 from mplug_owl.train import metrics
-from mplug_owl.train.recipe import AdamW, Recipe
-from mplug_owl.train.run import initial_model
-from tests.school import lesson, lessons, quietly, small_with_dropout, weights
+from mplug_owl.train.recipe import Optimizer, Recipe, Schedule
+from tests.school import initial_model, lesson, lessons, quietly, small_with_dropout, weights
 
 # An eps as large as gradients: with a small one AdamW's first step is as long whatever the gradient's length is.
-SETTINGS = AdamW(lr=0.1, warmup_steps=2, weight_decay=0.01, betas=(0.9, 0.98), eps=1.0, clip=0.25)
+SETTINGS = {
+    "optimizer": Optimizer(lr=0.1, weight_decay=0.01, betas=(0.9, 0.98), eps=1.0),
+    "schedule": Schedule(warmup_steps=2),
+    "clip": 0.25,
+}
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def batches(recipe: Recipe, owl: Owl, sources: list[Source], step: int = 0) -> t
 @pytest.mark.parametrize("clip", [0.25, 1e6, None])
 @pytest.mark.parametrize("micro_batch", [4, 1])
 def test_a_step_is_its_equation(clip: float | None, micro_batch: int, sources: list[Source], tmp_path: Path) -> None:
-    recipe = lesson(steps=1, batch=4, micro_batch=micro_batch, optimizer=replace(SETTINGS, clip=clip))
+    recipe = lesson(steps=1, batch=4, micro_batch=micro_batch, **{**SETTINGS, "clip": clip})
     owl = initial_model(recipe, sources)
 
     summed, supervised = torch.zeros(()), 0
@@ -86,7 +88,7 @@ def test_dropout_is_where_something_learns(sources: list[Source], tmp_path: Path
 
 def test_what_is_frozen_has_no_gradient_to_clip(sources: list[Source], tmp_path: Path) -> None:
     """The length that is clipped is that of what learns."""
-    recipe = lesson("frozen", "full", "frozen", steps=1, batch=4, micro_batch=4, optimizer=SETTINGS)
+    recipe = lesson("frozen", "full", "frozen", steps=1, batch=4, micro_batch=4, **SETTINGS)
     owl = initial_model(recipe, sources)
     (batch,) = batches(recipe, owl, sources)
     before = weights(owl.model)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.train import checkpoint, metrics, stop
-from mplug_owl.train.run import initial_model
-from tests.school import lesson, lessons, quietly
+from tests.school import initial_model, lesson, lessons, quietly
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,9 +27,8 @@ with Stop() as stop:
 ENDLESS = """
 import sys
 from pathlib import Path
-from mplug_owl.train.run import initial_model
 from mplug_owl.errors import Interrupted
-from tests.school import lesson, lessons, quietly
+from tests.school import initial_model, lesson, lessons, quietly
 sources, recipe = lessons(Path(sys.argv[1]) / "data"), lesson(steps=10_000, workers=2)
 try:
     quietly(recipe, initial_model(recipe, sources), sources, Path(sys.argv[1]) / "run")
@@ -80,4 +78,4 @@ def test_a_whole_job_may_be_asked_its_data_workers_too(tmp_path: Path) -> None:
         said, problems = job.communicate(timeout=60)
     assert (job.returncode, problems) == (75, "")
     found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
-    assert said.startswith(f"stopped behind step {found.step} of 10000")
+    assert said.startswith(f"stopped after step {found.step} of 10000")

@@ -9,10 +9,9 @@ from torch import nn
 
 from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import AdamW, LoRA, Rates, Recipe, Trainable
-from mplug_owl.train.run import initial_model
+from mplug_owl.train.recipe import LoRA, Optimizer, Rates, Recipe, Schedule, Trainable
 from mplug_owl.train.trainable import lora_modules, parts_of, prepare, set_mode, table
-from tests.school import lesson, lessons, quietly, weights
+from tests.school import initial_model, lesson, lessons, quietly, weights
 from tests.tiny import CONNECTORS, LANGUAGES, VISIONS, picture, tiny_config, tiny_owl, tiny_processor
 
 
@@ -142,8 +141,8 @@ def test_the_last_layer_of_every_kind(vision: str, connector: str) -> None:
 
 def test_a_rate_of_its_own_moves_a_module_further(tmp_path: Path) -> None:
     """AdamW's first step is as long as its rate, so the rates are read off the weights."""
-    settings = AdamW(lr=1e-3, warmup_steps=0, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-12, rates=Rates(vision=1e-4))
-    recipe, sources = lesson(steps=1, optimizer=settings), lessons(tmp_path / "data")
+    settings = Optimizer(lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-12, rates=Rates(vision=1e-4))
+    recipe, sources = lesson(steps=1, optimizer=settings, schedule=Schedule(warmup_steps=0)), lessons(tmp_path / "data")
     owl = initial_model(recipe, sources)
     before = weights(owl.model)
     quietly(recipe, owl, sources, tmp_path / "run")

@@ -29,7 +29,8 @@ from mplug_owl.scenes import Scene, write
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.plan import plan
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.run import run
+from mplug_owl.train.reporter import Screen
+from mplug_owl.train.run import train
 
 SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
@@ -80,8 +81,8 @@ def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
         console.print(f"\n[bold]{name} · {title.lower()}[/]\n{words}")
         recipe = replace(recipe, init_from=str(previous) if previous else None)
         folder = out / recipe.name.rsplit(".", 1)[-1]
-        watched = Exam(max(1, recipe.steps // 4), _captions(drawn[:SHOWN], console)) if name == "stage 1" else None
-        run(recipe, folder, console=console, exam=watched)
+        watched = Exam(recipe.save_every or 1, _captions(drawn[:SHOWN], console)) if name == "stage 1" else None
+        train(recipe, folder, reporter=Screen(console), exam=watched)
         told.after(name, load(folder))
         stages.append(story.Stage(name, title, words, plan(recipe).parts, _losses(folder), told.exams[name]))
         previous = folder

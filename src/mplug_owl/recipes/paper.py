@@ -8,7 +8,7 @@ from dataclasses import replace
 from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
-from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
+from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule, Trainable
 
 
 def owl_7b() -> MplugOwlConfig:
@@ -35,7 +35,8 @@ def pretrain() -> Recipe:
         modules=OWL_7B,
         trainable=Trainable(vision="full", abstractor="full", language="frozen"),
         encoding=encoding,
-        optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.1, betas=(0.9, 0.98)),  # section 3.1
+        optimizer=Optimizer(lr=1e-4, weight_decay=0.1, betas=(0.9, 0.98)),  # section 3.1
+        schedule=Schedule(warmup_steps=2000),  # section 3.1
         steps=50_000,
         batch=None,
         batch_tokens=4096 * 512,  # 2.1 M (section 3.1)
@@ -50,8 +51,14 @@ def pretrain_appendix() -> Recipe:
 
     The appendix counts pairs where the body counts tokens.
     """
-    settings = AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98))
-    return replace(pretrain(), name="paper.pretrain_appendix", optimizer=settings, batch=4096, batch_tokens=None)
+    return replace(
+        pretrain(),
+        name="paper.pretrain_appendix",
+        optimizer=Optimizer(lr=2e-4, weight_decay=0.01, betas=(0.9, 0.98)),
+        schedule=Schedule(warmup_steps=375),
+        batch=4096,
+        batch_tokens=None,
+    )
 
 
 def instruct() -> Recipe:
@@ -65,7 +72,8 @@ def instruct() -> Recipe:
         trainable=Trainable(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=8, alpha=32, dropout=0.05),  # released code; the text names no rank
         encoding=Encoding(max_tokens=1024, pack=2048),
-        optimizer=AdamW(lr=2e-5, warmup_steps=50, weight_decay=1e-4, betas=(0.9, 0.999)),
+        optimizer=Optimizer(lr=2e-5, weight_decay=1e-4, betas=(0.9, 0.999)),
+        schedule=Schedule(warmup_steps=50),
         steps=2000,
         batch=256,
         micro_batch=8,

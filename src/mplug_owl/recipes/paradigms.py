@@ -10,7 +10,7 @@ from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import AdamW, Recipe, Trainable
+from mplug_owl.train.recipe import Optimizer, Recipe, Schedule, Trainable
 
 
 def qformer_owl() -> MplugOwlConfig:
@@ -77,7 +77,8 @@ def blip2() -> Recipe:
         name="paradigms.blip2",
         modules=QFORMER,
         trainable=Trainable(vision="frozen", abstractor="full", language="frozen"),
-        optimizer=AdamW(lr=1e-4, warmup_steps=2000, weight_decay=0.05, betas=(0.9, 0.98), min_lr=5e-5),  # section 3.4
+        optimizer=Optimizer(lr=1e-4, weight_decay=0.05, betas=(0.9, 0.98)),  # section 3.4
+        schedule=Schedule(warmup_steps=2000, min_lr=5e-5),  # section 3.4
         steps=80_000,  # section 3.4
         batch=1920,  # section 3.4, for OPT
         batch_tokens=None,
@@ -97,7 +98,8 @@ def llava_pretrain() -> Recipe:
         # It shows whole pictures, and asks for captions in one of several sentences (section 4.2).
         encoding=replace(paper.pretrain().encoding, crop=None, caption_prompts=True),
         # Rates, batches, epochs, no decay and 3 % of warm-up are its own. It says Adam, so Adam's usual averages.
-        optimizer=AdamW(lr=2e-3, warmup_steps=139, weight_decay=0.0, betas=(0.9, 0.999)),
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.0, betas=(0.9, 0.999)),
+        schedule=Schedule(warmup_steps=139),
         steps=4648,  # one epoch of 595 K
         batch=128,
         batch_tokens=None,
@@ -113,7 +115,8 @@ def llava_instruct() -> Recipe:
         modules=LINEAR,
         trainable=Trainable(vision="frozen", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=2048),  # released code
-        optimizer=AdamW(lr=2e-5, warmup_steps=444, weight_decay=0.0, betas=(0.9, 0.999)),
+        optimizer=Optimizer(lr=2e-5, weight_decay=0.0, betas=(0.9, 0.999)),
+        schedule=Schedule(warmup_steps=444),
         steps=14_812,  # three epochs of 158 K
         batch=32,
         micro_batch=4,
@@ -134,7 +137,8 @@ def minigpt4_pretrain() -> Recipe:
         modules=QFORMER,
         init_from="runs/paradigms.blip2",  # a frozen Q-Former has to have learned before
         trainable=Trainable(vision="frozen", abstractor="last", language="frozen"),
-        optimizer=AdamW(lr=1e-4, warmup_steps=5000, weight_decay=0.05, betas=(0.9, 0.999), min_lr=8e-5),  # released code
+        optimizer=Optimizer(lr=1e-4, weight_decay=0.05, betas=(0.9, 0.999)),  # released code
+        schedule=Schedule(warmup_steps=5000, min_lr=8e-5),  # released code
         steps=20_000,  # section 3.1
         batch=256,  # section 3.1
         batch_tokens=None,
@@ -152,7 +156,8 @@ def minigpt4_instruct() -> Recipe:
         init_from="runs/paradigms.minigpt4_pretrain",
         encoding=paper.instruct().encoding,
         # Released code, which goes on for 1,000 steps where the paper says 400.
-        optimizer=AdamW(lr=3e-5, warmup_steps=200, weight_decay=0.05, betas=(0.9, 0.999), min_lr=1e-5),
+        optimizer=Optimizer(lr=3e-5, weight_decay=0.05, betas=(0.9, 0.999)),
+        schedule=Schedule(warmup_steps=200, min_lr=1e-5),
         steps=400,  # section 3.3
         batch=12,  # section 3.3
         micro_batch=12,
@@ -172,7 +177,8 @@ def kosmos1_pretrain() -> Recipe:
         trainable=Trainable(vision="last", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=2048, learn="everything", pack=2048),
         # Its training setup, where the rate goes down in a line; ours goes down a cosine.
-        optimizer=AdamW(lr=2e-4, warmup_steps=375, weight_decay=0.01, betas=(0.9, 0.98)),
+        optimizer=Optimizer(lr=2e-4, weight_decay=0.01, betas=(0.9, 0.98)),
+        schedule=Schedule(warmup_steps=375),
         steps=300_000,  # its training setup: 360 B tokens
         batch_tokens=592 * 2048,  # its 1.2 M
         micro_batch=8,

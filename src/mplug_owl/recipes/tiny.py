@@ -10,7 +10,7 @@ from mplug_owl.data.encode import Encoding
 from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.scenes.things import PLACES, ROWS
-from mplug_owl.train.recipe import AdamW, LoRA, Recipe, Trainable
+from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule, Trainable
 
 VISION, LANGUAGE, VOCABULARY = 160, 192, 1280
 
@@ -107,7 +107,8 @@ def lookups() -> Recipe:
         modules=FRESH,
         trainable=Trainable(vision="frozen", abstractor="frozen", language="full"),
         encoding=Encoding(max_tokens=384, pictures=False, weigh="answers"),
-        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), min_lr=1e-3, muon=True),
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        schedule=Schedule(warmup_steps=50, min_lr=1e-3),
         steps=600,
         batch=32,
         micro_batch=8,
@@ -127,7 +128,7 @@ def language() -> Recipe:
     return replace(
         first,
         name="tiny.language",
-        optimizer=replace(first.optimizer, min_lr=0.0),
+        schedule=replace(first.schedule, min_lr=0.0),
         steps=2600,
         batch=24,
         micro_batch=12,
@@ -145,7 +146,8 @@ def vision() -> Recipe:
         modules=CAPTIONER,
         trainable=Trainable(vision="full", abstractor="full", language="full"),
         encoding=Encoding(max_tokens=128),
-        optimizer=AdamW(lr=2e-3, warmup_steps=50, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        schedule=Schedule(warmup_steps=50),
         steps=7000,
         batch=32,
         micro_batch=32,
@@ -163,7 +165,8 @@ def pretrain() -> Recipe:
         modules=OWL_TINY,
         trainable=Trainable(vision="full", abstractor="full", language="frozen"),
         encoding=Encoding(max_tokens=128),
-        optimizer=AdamW(lr=1.5e-3, warmup_steps=30, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        optimizer=Optimizer(lr=1.5e-3, weight_decay=0.01, betas=(0.9, 0.98), muon=True),
+        schedule=Schedule(warmup_steps=30),
         steps=4000,
         batch=32,
         micro_batch=16,
@@ -182,7 +185,8 @@ def instruct() -> Recipe:
         trainable=Trainable(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=32, alpha=64, dropout=0.0, on="linear"),
         encoding=Encoding(max_tokens=384, weigh="answers"),
-        optimizer=AdamW(lr=2e-3, warmup_steps=20, weight_decay=0.0, betas=(0.9, 0.98)),
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.0, betas=(0.9, 0.98)),
+        schedule=Schedule(warmup_steps=20),
         steps=1000,
         batch=32,
         micro_batch=8,

@@ -14,10 +14,9 @@ from mplug_owl.data.sources import Source
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.train import metrics
 from mplug_owl.train.recipe import Recipe, as_json
-from mplug_owl.train.trainable import Part
+from mplug_owl.train.trainable import TUNINGS, Part
 
 PACKAGES = ("mplug-owl", "torch", "transformers", "peft", "accelerate")
-LEARNS = {"frozen": "frozen", "lora": "LoRA", "last": "its last layer", "full": "all of it"}
 
 
 def write(out: Path, recipe: Recipe, parts: Sequence[Part], sources: Sequence[Source]) -> Path:
@@ -38,14 +37,14 @@ def write(out: Path, recipe: Recipe, parts: Sequence[Part], sources: Sequence[So
             "`MODEL` is this folder, or the repository that `hf upload USER/NAME .` makes of it.",
             "## Who learned",
             _table(
-                ("module", "learns", "parameters", "learned"),
-                [(f"{p.symbol} {p.name}", LEARNS[p.tuning], f"{p.parameters:,}", f"{p.trainable:,}") for p in parts],
+                ("module", "learns", "parameters", "trainable"),
+                [(f"{p.symbol} {p.name}", TUNINGS[p.tuning], f"{p.parameters:,}", f"{p.trainable:,}") for p in parts],
             ),
             "## Data",
             _table(("source", "records"), [(f"`{_without_folders(source.name)}`", f"{len(source):,}") for source in sources]),
             "## Loss",
             _loss(out),
-            "![loss per learned token, step by step](curve.png)",
+            "![loss per supervised token, step by step](curve.png)",
             "## Recipe",
             _table(("field", "value"), [(f"`{name}`", f"`{value}`") for name, value in _fields(recipe)]),
             "## Made with",
@@ -74,11 +73,11 @@ def _loss(out: Path) -> str:
     if not rows:
         return "No loss was written down."
     first, last = rows[0], rows[-1]
-    return f"Per learned token: {first['loss']:.3f} at step {first['step']:,}, {last['loss']:.3f} at step {last['step']:,}."
+    return f"Per supervised token: {first['loss']:.3f} at step {first['step']:,}, {last['loss']:.3f} at step {last['step']:,}."
 
 
 def _bases(recipe: Recipe) -> list[str]:
-    """Hub ids of what it went on from; folders of this machine tell nobody anything."""
+    """Hub ids of what it started from; folders of this machine mean nothing elsewhere."""
     named = [recipe.init_from] if recipe.init_from else [recipe.modules.vision, recipe.modules.language]
     return [
         name for name in named if name and name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).exists()
@@ -87,8 +86,8 @@ def _bases(recipe: Recipe) -> list[str]:
 
 def _fields(recipe: Recipe) -> list[tuple[str, object]]:
     """The recipe in full; the sizes of its config are in config.json, and of paths the name is kept alone."""
-    values = as_json(recipe)
-    del values["modules"]["config"]
+    modules = {name: value for name, value in vars(recipe.modules).items() if name != "config"}
+    values = {**as_json(recipe), "modules": modules}
     values["data"] = [_without_folders(spec) for spec in recipe.data]
     if recipe.init_from and not _bases(recipe):
         values["init_from"] = Path(recipe.init_from).name

@@ -1,7 +1,7 @@
-"""Checkpoints: all that a run needs to go on, written so that a half-written one is never taken for whole.
+"""Checkpoints: all that a run needs to continue, written so that a half-written one is never taken for whole.
 
 A folder `step-00000100` holds what learns, the optimiser's state and a manifest. The manifest, with the SHA-256 of every
-file, is written last, its own digest beside it, and the folder gets its name after that, so a name is a promise.
+file, is written last, its own digest beside it, and the folder gets its name after that. So a folder of that name is whole.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mplug_owl.errors import UserError, WriteError
+from mplug_owl.replacing import replacing
 from mplug_owl.train.disk import writing
 from mplug_owl.train.recipe import renamed
 from mplug_owl.train.sharded import full_tensor, to_shard
@@ -38,7 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Copies of all that a checkpoint holds, so that training can go on while it is written.
+    """Copies of all that a checkpoint holds, so that training can continue while it is written.
 
     Frozen weights are not in it: they have not changed. `state` is what else the run must remember.
     """
@@ -46,28 +48,28 @@ class Snapshot:
     step: int
     learned: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
-    recipe: dict[str, Any]
-    state: dict[str, Any]
+    recipe: dict[str, object]
+    state: dict[str, object]
 
 
 def snapshot(
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    recipe: dict[str, Any],
-    state: dict[str, Any],
+    recipe: dict[str, object],
+    state: dict[str, object],
     keep: bool = True,
 ) -> Snapshot:
     """Copy what learns and the optimiser's state to the CPU's memory.
 
-    Sharded weights are put together, which all processes do at once; those that will not write need not `keep` anything.
+    All processes gather sharded weights at once; those that will not write need not `keep` anything.
     """
     learned = {name: _copy(parameter, keep) for name, parameter in model.named_parameters() if parameter.requires_grad}
     return Snapshot(step, learned, _copy(optimizer.state_dict(), keep), recipe, state)
 
 
 class Writer:
-    """Writes snapshots in the background, one at a time. `problems` tells what went wrong since it was last asked.
+    """Writes snapshots in the background, one at a time. `problems` are what went wrong since they were last asked for.
 
     `seconds` is how long the last one took.
     """
@@ -91,12 +93,12 @@ class Writer:
         return written
 
     def wait(self) -> None:
-        """Until what was begun is on the disk."""
+        """Wait until what was begun is on the disk."""
         if self._writing is None:
             return
         try:
             self._writing.result()
-        except OSError as error:
+        except WriteError as error:
             self._problems.append(f"{error}; the one before it stays")
         self._writing = None
 
@@ -104,47 +106,42 @@ class Writer:
         """Sentences about checkpoints that could not be written. The one before each is still whole."""
         if self._writing is not None and self._writing.done():
             self.wait()
-        told, self._problems = self._problems, []
-        return told
+        problems, self._problems = self._problems, []
+        return problems
 
 
 def write(folder: Path, taken: Snapshot, keep: int) -> Path:
-    """Write `folder/step-...` and remove all but the newest `keep`. Raises Unwritten with nothing half-written left behind."""
+    """Write `folder/step-...` and remove all but the newest `keep`. Raises WriteError with nothing half-written left over."""
     target = folder / f"step-{taken.step:08d}"
-    partial = folder / f".{target.name}.partial"
-    try:
-        with writing(f"checkpoint of step {taken.step}"):
-            return _write(target, partial, taken, keep)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write(target: Path, partial: Path, taken: Snapshot, keep: int) -> Path:
-    folder = target.parent
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(taken.learned, partial / WEIGHTS)
-    torch.save(taken.optimizer, partial / OPTIMIZER)
-    digests = {file.name: _digest(file) for file in (partial / WEIGHTS, partial / OPTIMIZER)}
-    manifest = {"step": taken.step, "recipe": taken.recipe, "state": taken.state, "sha256": digests}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    (partial / SEAL).write_text(_seal(partial), encoding="utf-8")
-    for file in partial.iterdir():
-        _sync(file)
-    _sync(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    _sync(folder)
-    for old in _named(folder)[:-keep]:
-        shutil.rmtree(old)
+    with writing(f"checkpoint of step {taken.step}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in folder.glob(".*.partial"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        with replacing(target) as partial:
+            _write_files(partial, taken)
+        _sync(folder)
+        for old in _named(folder)[:-keep]:
+            shutil.rmtree(old)
     return target
 
 
-def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one set aside.
+def _write_files(folder: Path, taken: Snapshot) -> None:
+    folder.mkdir()
+    save_file(taken.learned, folder / WEIGHTS)
+    torch.save(taken.optimizer, folder / OPTIMIZER)
+    digests = {file.name: _digest(file) for file in (folder / WEIGHTS, folder / OPTIMIZER)}
+    manifest = {"step": taken.step, "recipe": taken.recipe, "state": taken.state, "sha256": digests}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (folder / SEAL).write_text(_seal(folder), encoding="utf-8")
+    for file in folder.iterdir():
+        _sync(file)
+    _sync(folder)
 
-    Of those alone whose step `fits`.
+
+def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are as they were written, and a sentence about each damaged one.
+
+    Only checkpoints whose step satisfies `fits` are looked at. A damaged one is renamed to step-….damaged.
     """
     notes: list[str] = []
     for candidate in reversed(_named(folder)):
@@ -152,14 +149,14 @@ def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tup
             continue
         if (problem := _problem(candidate)) is None:
             return Checkpoint(_manifest(candidate)["step"], candidate), notes
-        aside = candidate.with_name(candidate.name + ".damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        candidate.rename(aside)
-        notes.append(f"{candidate.name}: {problem}; set aside as {aside.name}")
+        damaged = candidate.with_name(candidate.name + ".damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        candidate.rename(damaged)
+        notes.append(f"{candidate.name}: {problem}; renamed to {damaged.name}")
     return None, notes
 
 
-def recipe_of(checkpoint: Checkpoint) -> dict[str, Any]:
+def recipe_of(checkpoint: Checkpoint) -> dict[str, object]:
     """The recipe that a checkpoint was written under."""
     return renamed(_manifest(checkpoint.folder)["recipe"])
 
@@ -170,25 +167,25 @@ def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put what was learned and the optimiser's state back. Raises ValueError where the model learns something else."""
+    """Put what was learned and the optimiser's state back. Raises UserError where the model learns something else."""
     saved = load_file(checkpoint.folder / WEIGHTS)
     learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if different := sorted(saved.keys() ^ learned.keys()):
-        raise ValueError(f"{checkpoint.folder}: holds other weights than this recipe learns, first {different[0]}")
+        raise UserError(f"{checkpoint.folder}: holds other weights than this recipe learns, first {different[0]}")
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(to_shard(saved[name], parameter))
     averages = torch.load(checkpoint.folder / OPTIMIZER, weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for place, held in averages.get("state", {}).items():  # Muon beside AdamW has none of its own; it is not for shares
+    for index, held in averages.get("state", {}).items():  # a combined optimiser has none of its own, and is never sharded
         for name, value in held.items():
-            if value.shape == parameters[place].shape:  # a count of steps has none and is nobody's to share
-                held[name] = to_shard(value, parameters[place])
+            if value.shape == parameters[index].shape:  # a count of steps has another shape and is never sharded
+                held[name] = to_shard(value, parameters[index])
     optimizer.load_state_dict(averages)
 
 
 def _named(folder: Path) -> list[Path]:
-    """Every checkpoint that has its name, oldest first; those set aside as damaged have another."""
+    """Every checkpoint that has its name, oldest first; damaged ones have another."""
     return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
 
 
@@ -201,7 +198,7 @@ def _problem(folder: Path) -> str | None:
                 return f"{name} is missing"
             if _digest(folder / name) != digest:
                 return f"{name} is damaged"
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         return f"cannot be read ({error})"
     return None
 
@@ -229,8 +226,8 @@ def _sync(path: Path) -> None:
 
 def _copy(value: Any, keep: bool) -> Any:
     if isinstance(value, torch.Tensor):
-        together = full_tensor(value.detach())
-        return together.to("cpu", copy=True) if keep else None
+        whole = full_tensor(value.detach())
+        return whole.to("cpu", copy=True) if keep else None
     if isinstance(value, dict):
         return {key: _copy(inner, keep) for key, inner in value.items()}
     return [_copy(inner, keep) for inner in value] if isinstance(value, list) else value

@@ -3,50 +3,58 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from mplug_owl.errors import WriteError
+from mplug_owl.replacing import replacing
+
+# A row of JSON, whatever it holds.
+Row = dict[str, Any]
+# torch.save reports a full disk as a RuntimeError of its file writer, which is this file of PyTorch's.
+TORCH_WRITER = "inline_container.cc"
 
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Within it a failed write raises Unwritten. safetensors and torch.save have exceptions of their own for a full disk."""
+    """Within it a failed write raises WriteError; any other error passes as it is."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{what} could not be written ({error})") from error
+    except RuntimeError as error:
+        if TORCH_WRITER not in str(error):
+            raise
         raise WriteError(f"{what} could not be written ({error})") from error
 
 
 class JsonLines:
     """A file of JSON lines that grows. Rows that are there stay if `keep` says so; a line cut short by a crash does not.
 
-    Rows that the disk has no room for are held back, told to `note` once, and written before the next one.
+    Rows that the disk has no room for are held back, reported to `note` once, and written before the next one.
     """
 
     def __init__(
         self,
         path: Path,
-        keep: Callable[[dict[str, Any]], bool] = lambda row: True,
+        keep: Callable[[Row], bool] = lambda row: True,
         note: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.path, self.note = path, note
         self._held: list[str] = []
-        self._told = False
+        self._reported = False
         kept = "".join(json.dumps(row) + "\n" for row in read(path) if keep(row))
         if path.is_file() and path.read_bytes() != kept.encode():
-            new = path.with_name(f".{path.name}.new")
-            with writing(str(path)):
+            with writing(str(path)), replacing(path) as new:  # killed before its end, the old lines are all there
                 new.write_text(kept, encoding="utf-8")
-                new.replace(path)  # killed before this, the old lines are all there
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Mapping[str, object]) -> None:
         """Append a row as one line. JSON has no infinities; they become null."""
-        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-        self._held.append(json.dumps(row) + "\n")
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        self._held.append(json.dumps(finite) + "\n")
         self.flush()
 
     def flush(self) -> None:
@@ -60,15 +68,15 @@ class JsonLines:
         except OSError as error:
             with contextlib.suppress(OSError), self.path.open("r+b") as file:
                 file.truncate(size)  # half a line would spoil the next one too
-            if not self._told:
+            if not self._reported:
                 self.note(f"{self.path.name} not written ({error}); its lines are held back until there is room")
-            self._told = True
+            self._reported = True
         else:
             self._held.clear()
-            self._told = False
+            self._reported = False
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Row]:
     """The rows of a file of JSON lines; none where there is none. A line cut short by a crash is left out."""
     if not path.is_file():
         return []

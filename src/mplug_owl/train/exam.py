@@ -1,4 +1,4 @@
-"""An exam in the middle of a run. What is asked is not the school's business: a callable brings it."""
+"""An exam in the middle of a run. What is asked is no business of training: a callable brings it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from mplug_owl.model.load import Owl
 
 @dataclass(frozen=True)
 class Exam:
-    """Every `every` steps, and behind the last one, `take` says how good the owl is, as figures by name."""
+    """Every `every` steps, and after the last one, `take` says how good the owl is, as figures by name."""
 
     every: int
     take: Callable[[Owl], Mapping[str, float]]
 
     def due(self, done: int, steps: int) -> bool:
-        """Whether there is one behind this step, counted from 1."""
+        """Whether there is one after this step, counted from 1."""
         return done % self.every == 0 or done == steps
 
     def figures(self, owl: Owl, precision: str) -> dict[str, float]:
-        """Take it now, in the precision that is trained in. The run goes on as if there had been none."""
+        """Take it now, in the precision that is trained in. It changes nothing of the run."""
         modes, device = [(module, module.training) for module in owl.model.modules()], owl.model.device
         owl.model.eval()
         try:

@@ -1,25 +1,26 @@
-"""The optimiser: AdamW over what learns, each module at its own rate, Muon beside it; the rate as a function of the step."""
+"""The optimiser: AdamW over what learns, each module at its own rate, Muon beside it; and the clipping of gradients."""
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
-from mplug_owl.train.recipe import AdamW
+from mplug_owl.train.recipe import Optimizer
 from mplug_owl.train.trainable import parts_of
 
 
-def optimizer(owl: MplugOwlForConditionalGeneration, settings: AdamW) -> torch.optim.Optimizer:
+def make_optimizer(model: MplugOwlForConditionalGeneration, settings: Optimizer) -> torch.optim.Optimizer:
     """AdamW over the parameters that learn; weight decay on matrices alone, never on norms, biases and end vectors.
 
-    With `settings.muon` the weights of linear layers, the head's and LoRA's aside, go to Muon. Each group carries its `scale`,
+    With `settings.muon` the weights of linear layers go to Muon, except the head's and LoRA's. Each group carries its `scale`,
     its module's rate over the common one, for whoever sets the rate of a step.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    matrices = _matrices(owl) if settings.muon else set()
-    for name, modules in parts_of(owl).items():
+    matrices = _matrices(model) if settings.muon else set()
+    for name, modules in parts_of(model).items():
         rate = getattr(settings.rates, name)
         scale = 1.0 if rate is None else rate / settings.lr
         for parameter in nn.ModuleList(modules).parameters():
@@ -39,18 +40,18 @@ def optimizer(owl: MplugOwlForConditionalGeneration, settings: AdamW) -> torch.o
         parts.append(torch.optim.AdamW(rest, betas=settings.betas, eps=settings.eps))
     if ours := chosen(True):
         parts.append(torch.optim.Muon(ours, lr=settings.lr, adjust_lr_fn="match_rms_adamw"))
-    return parts[0] if len(parts) == 1 else Together(parts)
+    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
 
 
-class Together(torch.optim.Optimizer):
-    """Several optimisers that take their steps together, each over its own parameters."""
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimisers used as one, each over its own parameters."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share_groups()
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override, unused-ignore]  # torch overloads it
         """One step of each."""
         for part in self.parts:
             part.step(closure)
@@ -70,15 +71,13 @@ class Together(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def learning_rate(settings: AdamW, step: int, steps: int) -> float:
-    """The rate of a step counted from 0: up in a line over the warm-up, then down a half cosine to `min_lr`."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
-    return settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * done)) / 2
+def clip_gradients(model: nn.Module, max_norm: float | None) -> float:
+    """Scale the gradient of all weights down to at most this norm; returns the norm it had. None scales nothing."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm or float("inf"))
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _matrices(owl: MplugOwlForConditionalGeneration) -> set[int]:
+def _matrices(model: MplugOwlForConditionalGeneration) -> set[int]:
     """The weights of linear layers: those that turn one layer's values into another's, not words into vectors or back."""
-    linear = ((name, module) for name, module in owl.named_modules() if isinstance(module, nn.Linear))
-    return {id(module.weight) for name, module in linear if module is not owl.lm_head and ".lora_" not in name}
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {id(module.weight) for name, module in linear if module is not model.lm_head and ".lora_" not in name}

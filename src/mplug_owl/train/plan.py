@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mplug_owl.data.sources import Source
-from mplug_owl.data.survey import Lengths
+from mplug_owl.data.survey import Lengths, Survey
+from mplug_owl.errors import UserError
 from mplug_owl.model.build import count
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.train.activations import activation_bytes
-from mplug_owl.train.batch import Weights, mean_sample, text_alone
+from mplug_owl.train.batch_size import mean_sample, steps_of, text_only
 from mplug_owl.train.flops import Flops, count_flops
 from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import Part, prepare, table
@@ -45,6 +45,11 @@ class Plan:
     memory: dict[str, float]
 
     @property
+    def steps(self) -> int:
+        """Steps of the run; those of its epochs are computed by now."""
+        return self.recipe.steps or 0
+
+    @property
     def samples_per_step(self) -> float:
         """Samples of a step, as many as come to its tokens where the recipe counts these."""
         return self.recipe.batch or (self.recipe.batch_tokens or 0) / self.tokens_per_sample
@@ -62,7 +67,7 @@ class Plan:
     @property
     def flops(self) -> float:
         """Floating-point operations of the whole run."""
-        return self.flops_per_sample * self.samples_per_step * self.recipe.steps
+        return self.flops_per_sample * self.samples_per_step * self.steps
 
     @property
     def gib(self) -> float:
@@ -74,28 +79,34 @@ class Plan:
         return self.flops / (device.tflops * 1e12 * device.mfu * device.count) / 3600
 
 
-def plan(
-    recipe: Recipe,
-    sources: Sequence[Source] = (),
-    processor: MplugOwlProcessor | None = None,
-    weights: Weights | None = None,
-) -> Plan:
-    """Plan a recipe on the meta device. With sources and a processor, tokens and pictures a sample are measured on the data.
+def plan(recipe: Recipe, survey: Survey | None = None, processor: MplugOwlProcessor | None = None) -> Plan:
+    """Plan a recipe on the meta device. With data and a processor, tokens and pictures a sample are measured on the data.
 
     Without, every sample is taken as `max_tokens` long with one picture: an upper bound. Where tokens make the step, or fill a
     packed row, shorter samples are more samples with more pictures: then nothing but pictures is the bound.
     """
     mean = None
-    if sources and processor is not None:
-        mean = mean_sample(recipe, sources, weights, processor, text_alone(recipe, sources))
+    if survey is not None and processor is not None:
+        mean = mean_sample(recipe, survey, processor, text_only(recipe, survey))
     model, parts = _prepared(recipe)
     most = recipe.encoding.pictures * recipe.encoding.max_tokens / model.num_image_tokens  # pictures that fit a sample
     known = mean or Lengths(recipe.encoding.max_tokens, float(recipe.encoding.pictures) if recipe.batch else most, 0)
+    recipe = _with_steps(recipe, survey, known)
     packed = mean is None and recipe.encoding.pack is not None
     at_once = samples_at_once(recipe, known.tokens) * (most if packed else known.pictures)
     memory = _memory(model, recipe, parts, known.tokens, at_once)
     each = count_flops(recipe.modules.config(), parts)
     return Plan(recipe, parts, model.num_image_tokens, known.tokens, known.pictures, at_once, mean is not None, each, memory)
+
+
+def _with_steps(recipe: Recipe, survey: Survey | None, mean: Lengths) -> Recipe:
+    """The recipe with the steps that its epochs come to. Raises UserError where the data that say so are not there."""
+    if recipe.epochs is None:
+        return recipe
+    if survey is None:
+        raise UserError("epochs: how many steps they are depends on the data; give --data FORMAT:PATH, or --set steps=NUMBER")
+    batch = recipe.batch or (recipe.batch_tokens or 0) / mean.tokens
+    return replace(recipe, steps=steps_of(recipe, survey.sizes, batch), epochs=None)
 
 
 def gib_with(made: Plan, *settings: str) -> float:

@@ -9,9 +9,8 @@ from rich.table import Table
 from mplug_owl.train.flops import passes
 from mplug_owl.train.plan import Device, Plan, gib_with, samples_at_once
 from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.trainable import SIGNS
 
-# Who learns, at a glance.
-FACES = {"frozen": "❄ ", "lora": "🔥", "last": "🔥", "full": "🔥"}
 # A longer name is broken after its book, so that a table of stages fits eighty columns.
 LONG_NAME = 20
 
@@ -34,11 +33,11 @@ def _costs(made: Plan, device: Device) -> Table:
     """Samples, tokens, pictures, FLOPs and time of a stage, each with what it rests on."""
     recipe = made.recipe
     basis = "measured on the data" if made.measured else "upper bound: all of them full"
-    in_all = f"{recipe.steps:,} steps, {made.samples_per_step * recipe.steps:,.0f} samples"
+    in_all = f"{made.steps:,} steps, {made.samples_per_step * made.steps:,.0f} samples"
     pictures = "pictures a sample"
     if recipe.batch is None and not made.measured:
         basis, pictures = "all of them full", "a sample, upper bound"
-        in_all = f"{recipe.steps:,} steps; more where samples are shorter"
+        in_all = f"{made.steps:,} steps; more where samples are shorter"
     per_token = 2 * passes(made.parts[2], any(part.trainable for part in made.parts[:2]))
     devices = "one device" if device.count == 1 else f"{device.count:,} devices"
     table = Table.grid(padding=(0, 2))
@@ -47,7 +46,7 @@ def _costs(made: Plan, device: Device) -> Table:
     table.add_column(style="dim")
     table.add_row("samples a step", f"{made.samples_per_step:,.0f}", in_all)
     table.add_row("tokens a step", f"{made.tokens_per_step:,.0f}", f"{made.tokens_per_sample:,.0f} a sample, {basis}")
-    table.add_row("tokens in all", _short(made.tokens_per_step * recipe.steps), "")
+    table.add_row("tokens in all", _short(made.tokens_per_step * made.steps), "")
     each = f"language positions; {made.pictures_per_sample:.3g} {pictures}"
     table.add_row("a picture takes", f"{made.positions_per_picture}", each)
     each = f"{per_token:.3g} x f_L's parameters a token, {made.flops_each.picture:.1e} a picture"
@@ -76,15 +75,15 @@ def compare(plans: Sequence[Plan], device: Device) -> Table:
     for made in plans:
         rows.add_row(
             made.recipe.name.replace(".", ".\n", 1) if len(made.recipe.name) > LONG_NAME else made.recipe.name,
-            "  ".join(FACES[part.tuning] for part in made.parts),
+            "  ".join(SIGNS[part.tuning] for part in made.parts),
             _short(sum(part.trainable for part in made.parts)),
-            _short(made.tokens_per_step * made.recipe.steps),
+            _short(made.tokens_per_step * made.steps),
             f"{made.flops:.1e}",
             _duration(made.hours(device)),
             f"{made.gib:,.0f}",
         )
     rows.add_section()
-    tokens, flops = sum(made.tokens_per_step * made.recipe.steps for made in plans), sum(made.flops for made in plans)
+    tokens, flops = sum(made.tokens_per_step * made.steps for made in plans), sum(made.flops for made in plans)
     time, most = sum(made.hours(device) for made in plans), max(made.gib for made in plans)
     rows.add_row("in all", "", "", _short(tokens), f"{flops:.1e}", _duration(time), f"{most:,.0f}", style="bold")
     return rows

@@ -1,6 +1,6 @@
-"""Many processes learn as one: how they join and part, who decides, how gradients meet, how long one waits for another.
+"""Many processes train as one: how they join and leave, who decides, how gradients are summed, how long one waits.
 
-Every process holds the whole owl, or under FSDP its share of every weight: see `sharded`.
+Every process holds the whole model, or under FSDP its share of every weight: see `sharded`.
 """
 
 import os
@@ -14,9 +14,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor
 
-from mplug_owl.errors import Interrupted
+from mplug_owl.errors import Interrupted, UserError, WriteError
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.sharded import is_sharded, shard
 
@@ -28,8 +27,8 @@ Answer = TypeVar("Answer")
 
 @contextmanager
 def joined_processes(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
-    """The engine, its processes joined; they part where the block ends, unless one of them broke."""
-    # Accelerate takes processes on a machine of CPUs alone for one each if it is not told.
+    """An Accelerator; all processes leave together where the block ends, except after a crash."""
+    # Left to itself, Accelerate takes each process on a machine without accelerators for the only one.
     many_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     silence = timedelta(seconds=recipe.process_timeout)
     _meet(silence)
@@ -38,13 +37,13 @@ def joined_processes(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
         cpu=many_cpus or None, kwargs_handlers=[patience], log_with=list(recipe.trackers) or None, project_dir=out
     )
     if recipe.optimizer.muon and is_sharded(accelerator):
-        raise ValueError("optimizer.muon: needs whole matrices, and FSDP leaves each process a share; launch without FSDP")
+        raise UserError("optimizer.muon: needs whole matrices, and FSDP leaves each process a share; launch without FSDP")
     asked = None
     try:
         yield accelerator
     except Interrupted as stopped:  # which all of them did
         asked = stopped
-    _part(accelerator)
+    _leave(accelerator)
     if asked is not None:
         raise asked
 
@@ -52,8 +51,8 @@ def joined_processes(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
 def _meet(silence: timedelta) -> None:
     """Find the other processes that torchrun started. Elsewhere Accelerate does.
 
-    torchrun's store outlives the processes that it starts again, and these must not read in it where the dead were to be
-    found (github.com/pytorch/pytorch, issue 135712): every life gets its own part of it.
+    torchrun's store outlives the processes that it starts again. These must not read in it where the dead were to be found
+    (github.com/pytorch/pytorch, issue 135712), so every life gets its own part of it.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not distributed.is_initialized():
         store, rank, world = next(distributed.rendezvous("env://", timeout=silence))
@@ -61,30 +60,33 @@ def _meet(silence: timedelta) -> None:
         distributed.init_process_group(store=life, rank=rank, world_size=world, timeout=silence)
 
 
-def _part(accelerator: Accelerator) -> None:
-    """Leave together. Whoever left while another still writes or hears could take that one down."""
+def _leave(accelerator: Accelerator) -> None:
+    """Leave together: a process that leaves while another still writes or receives could take that one down."""
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         accelerator.end_training()
 
 
 def from_main(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
-    """What the main process decides, told to all; the ValueError or OSError that it raises, they all raise."""
-    told: list[Answer | ValueError | OSError | None] = [None]
+    """What the main process decides, for all of them; a UserError or WriteError that it raises, they all raise.
+
+    Any other error crashes the main process, and the launcher ends the others.
+    """
+    decided: list[Answer | UserError | WriteError | None] = [None]
     if accelerator.is_main_process:
         try:
-            told = [decide()]
-        except (ValueError, OSError) as error:
-            told = [error]
-    (answer,) = broadcast_object_list(told)
-    if isinstance(answer, ValueError | OSError):
-        _part(accelerator)
+            decided = [decide()]
+        except (UserError, WriteError) as error:
+            decided = [error]
+    (answer,) = broadcast_object_list(decided)
+    if isinstance(answer, UserError | WriteError):
+        _leave(accelerator)
         raise answer
     return answer
 
 
 def distribute_model(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
-    """Put a learner on this process's device, the same in all: whole, or this process's share. Its optimiser is made after."""
+    """Put a learner on this process's device, whole or in shares, the same in all. Its optimiser is made after that."""
     if is_sharded(accelerator):
         return shard(accelerator, learner)
     # Not made ready for training, which would wrap it in DDP: gradients are summed below, once a step.
@@ -99,10 +101,10 @@ def distribute_model(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
 def sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
     """Make every gradient the sum over all processes. One that no process has stays absent.
 
-    Once a step, in an order that nothing changes: a resumed run sums as the whole one did. DDP orders its buckets anew in a
-    run's first steps, and wants every weight in every pass, which text without pictures does not give.
+    This is done once a step and always in the same order, so a resumed run sums as the whole one did. DDP orders its buckets
+    anew in a run's first steps. It also wants every weight in every pass, which text without pictures does not give.
     """
-    if accelerator.num_processes == 1 or is_sharded(accelerator):  # FSDP has summed them on the way back
+    if accelerator.num_processes == 1 or is_sharded(accelerator):  # FSDP has summed them in the backward pass
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     having = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
@@ -117,12 +119,6 @@ def sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
         distributed.all_reduce(flat)
         for gradient, summed in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
             gradient.copy_(summed.view_as(gradient))
-
-
-def clip(model: nn.Module, most: float | None) -> float:
-    """Shorten the gradient of all weights together to at most this length; returns how long it was."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), most or float("inf"))
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -2,29 +2,33 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from mplug_owl.data.encode import Encoding
+from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules
 
 Tuning = Literal["frozen", "lora", "last", "full"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
 # Fields that had another name before 0.2.
 RENAMED = {
     "learners": "trainable",
     "start": "init_from",
     "grace": "grace_seconds",
     "silence_seconds": "process_timeout",
+    "optimizer.warmup_steps": "schedule.warmup_steps",
+    "optimizer.min_lr": "schedule.min_lr",
+    "optimizer.clip": "clip",
 }
-Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """Who learns: each of the three modules is frozen, learns through LoRA, in its last layer alone, or in full.
+    """Who learns: each of the three modules is frozen, or learns through LoRA, in its last layer alone, or in full.
 
     The last layer of a connector is its projection into the language model's width.
     """
@@ -49,7 +53,7 @@ class LoRA:
 
 @dataclass(frozen=True)
 class Rates:
-    """A module's own peak learning rate, None for the common one. Warm-up and cosine are the same for all."""
+    """A module's own peak learning rate, None for the common one. The schedule is the same for all."""
 
     vision: float | None = None
     abstractor: float | None = None
@@ -57,61 +61,80 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """AdamW with linear warm-up to `lr`, then a cosine down to `min_lr` at the last step; gradients clipped to norm `clip`.
+class Optimizer:
+    """AdamW at the peak learning rate `lr`; weight decay is for matrices alone.
 
-    `rates` are for modules that learn faster or slower than `lr`; theirs end at the same share of their peak. With `muon` the
-    matrices inside the layers learn by Muon (arXiv 2502.16982), its updates scaled so that rate and decay mean the same.
+    `rates` are for modules that learn faster or slower than `lr`. With `muon` the matrices inside the layers learn by Muon
+    (arXiv 2502.16982), its updates scaled so that rate and decay mean the same.
     """
 
     lr: float
-    warmup_steps: int
     weight_decay: float
     betas: tuple[float, float]
     eps: float = 1e-6
-    min_lr: float = 0.0
-    clip: float | None = 1.0
     rates: Rates = Rates()
     muon: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to the peak learning rate, then a cosine down to `min_lr` at the last step.
+
+    A module with a rate of its own ends at the same share of its peak.
+    """
+
+    warmup_steps: int
+    min_lr: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One stage of training.
 
-    `batch` samples make a step, over all processes together; where it is None, as many as come to `batch_tokens` language
-    positions on average, pictures' included, measured before the first step. `micro_batch` of them go through the model at
-    once, or what fits a row of `encoding.pack`; the rest is accumulated. `text_share` of every step, to the sample, comes from
-    the sources of text alone and the rest from those with pictures; None mixes them all by weight. `data` are
-    "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `init_from` is the run or model to go on from, None for `modules`.
-    `frozen_bf16` stores what does not learn in half the memory. `attention` is how transformers computes it, None for its own
-    choice; on a CPU eager is a quarter faster where rows are short. `compile` puts the language model through torch.compile
-    first, which pays in runs of many minutes. `trackers` get each line of metrics, as metrics.jsonl does; `tflops` is one
-    device's dense bf16 rate, for the MFU in it, None for what is known of the device.
-    A run stops when more than `max_bad_share` of its samples cannot be read. A step without a number, or with a loss above
-    `spike` times the usual, is left out; after `patience` of them in a row the run goes back to a checkpoint, `rollbacks` times
-    at most. `grace` is how many seconds a scheduler gives between asking the run to stop and killing it; the run tells when it
-    needs more. Of several processes one that is silent for `process_timeout` is taken for dead.
+    How long: `steps`, or `epochs`, whose steps are computed from the sizes of the sources before the first one.
+    How large a step is: `batch` samples over all processes together. Where that is None, as many samples as come to
+    `batch_tokens` language positions on average, measured before the first step; a picture's positions count.
+    `micro_batch` samples go through the model at once, or what fits a row of `encoding.pack`; the rest is accumulated.
+
+    `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `text_share` of every step, to the sample, comes from the
+    sources of text alone; None mixes all sources by weight. `image_root` is the folder that relative picture paths start at.
+    `init_from` is the run or model that the stage starts from, None for `modules`.
+
+    `clip` is the largest norm of a step's gradient. `frozen_bf16` stores what does not learn in half the memory.
+    `attention` is how transformers computes it, None for its own choice; on a CPU eager is a quarter faster where rows are
+    short. `compile` puts the language model through torch.compile first, which pays in runs of many minutes. `threads` is how
+    many compute a step on a CPU, None for what is fastest. `trackers` get each line of metrics.jsonl. `tflops` is one
+    device's dense bf16 rate, which the MFU in it needs; None takes what is known of the device.
+
+    A run stops when more than `max_bad_share` of its samples cannot be read. A step is left out whose loss is no number, or
+    above `spike` times the usual. After `patience` such steps in a row the run goes back to a checkpoint, `rollbacks` times at
+    most. `grace_seconds` is what a scheduler gives between asking a run to stop and killing it; a run that needs more says
+    so. Of several processes, one that is silent for `process_timeout` seconds is taken for dead.
     """
 
     name: str
     modules: Modules
     trainable: Trainable
     encoding: Encoding
-    optimizer: AdamW
-    steps: int
+    optimizer: Optimizer
+    schedule: Schedule
+    steps: int | None
     batch: int | None
     micro_batch: int
+    epochs: float | None = None
     batch_tokens: int | None = None
     text_share: float | None = None
     data: tuple[str, ...] = ()
+    image_root: str | None = None
     init_from: str | None = None
     lora: LoRA = field(default_factory=LoRA)
+    clip: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "bf16"
     frozen_bf16: bool = False
     attention: Literal["sdpa", "eager"] | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
+    threads: int | None = None
     workers: int = 2
     seed: int = 0
     log_every: int = 10
@@ -123,80 +146,97 @@ class Recipe:
     spike: float | None = None
     patience: int = 5
     rollbacks: int = 2
-    grace_seconds: float | None = (
-        30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds, unless they are told otherwise
-    )
+    grace_seconds: float | None = 30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds by default
     process_timeout: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("steps", "micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
+        for name in ("micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("batch", "batch_tokens", "save_every"):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("steps", "batch", "batch_tokens", "save_every", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be 1 or more, or none")
+                raise UserError(f"{name} is {value}; it must be 1 or more, or none")
+        if self.epochs is not None and self.epochs <= 0:
+            raise UserError(f"epochs is {self.epochs}; it must be above 0, or none")
+        if (self.steps is None) == (self.epochs is None):
+            given = "both given" if self.steps is not None else "both none"
+            raise UserError(f"steps and epochs are {given}; exactly one of them must say how long the run is")
         if self.batch is None and self.batch_tokens is None:
-            raise ValueError("batch and batch_tokens are none; one of them must say how large a step is")
-        if (
-            self.batch is not None
-            and self.batch_tokens is None
-            and self.encoding.pack is None
-            and self.batch % self.micro_batch
-        ):
-            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+            raise UserError("batch and batch_tokens are none; one of them must say how large a step is")
+        counted = self.batch_tokens is None and self.encoding.pack is None
+        if self.batch is not None and counted and self.batch % self.micro_batch:
+            raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        self._check_rates()
+        self._check_encoding()
+        if self.text_share is not None and not 0 < self.text_share < 1:
+            raise UserError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
+
+    def _check_rates(self) -> None:
         rates = {"lr": self.optimizer.lr, **{f"rates.{name}": rate for name, rate in vars(self.optimizer.rates).items()}}
         for name, rate in rates.items():
             if rate is not None and rate <= 0:
-                raise ValueError(
-                    f"optimizer.{name} is {rate}; it must be above 0, and what shall not learn is frozen by trainable"
-                )
-        if self.encoding.max_tokens < 2:
-            raise ValueError(f"encoding.max_tokens is {self.encoding.max_tokens}; it must be 2 or more")
-        if (pack := self.encoding.pack) is not None and pack < self.encoding.max_tokens:
-            raise ValueError(f"encoding.pack is {pack}; it must be encoding.max_tokens, {self.encoding.max_tokens}, or more")
-        if self.encoding.crop is not None and not 0 < self.encoding.crop <= 1:
-            raise ValueError(f"encoding.crop is {self.encoding.crop}; it must be above 0 and at most 1, or none")
-        if self.text_share is not None and not 0 < self.text_share < 1:
-            raise ValueError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
+                raise UserError(f"optimizer.{name} is {rate}; it must be above 0, and trainable says what is frozen")
+
+    def _check_encoding(self) -> None:
+        encoding = self.encoding
+        if encoding.max_tokens < 2:
+            raise UserError(f"encoding.max_tokens is {encoding.max_tokens}; it must be 2 or more")
+        if encoding.pack is not None and encoding.pack < encoding.max_tokens:
+            least = f"encoding.max_tokens, {encoding.max_tokens}, or more"
+            raise UserError(f"encoding.pack is {encoding.pack}; it must be {least}")
+        if encoding.crop is not None and not 0 < encoding.crop <= 1:
+            raise UserError(f"encoding.crop is {encoding.crop}; it must be above 0 and at most 1, or none")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """The recipe with `field.path=value` settings put in, each checked against the field's type.
 
-    Raises ValueError that lists the valid fields, or says what type was expected.
+    Of steps and epochs the one that is set replaces the other.
+    Raises UserError that lists the valid fields, or says what type was expected.
     """
     settings, changes = list(settings), dict[str, Any]()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set {setting}: expected FIELD=VALUE, for example optimizer.lr=1e-4")
+            raise UserError(f"--set {setting}: expected FIELD=VALUE, for example optimizer.lr=1e-4")
         try:
             _put(changes, type(recipe), path.strip().split("."), text.strip())
         except ValidationError as error:
-            raise ValueError(f"--set {setting}: {error.errors()[0]['msg']}; got {text.strip()!r}") from None
-        except ValueError as error:
-            raise ValueError(f"--set {setting}: {error}") from None
+            raise UserError(f"--set {setting}: {error.errors()[0]['msg']}; got {text.strip()!r}") from None
+        except UserError as error:
+            raise UserError(f"--set {setting}: {error}") from None
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if changes.get(one) is not None:
+            changes.setdefault(other, None)
     try:  # all at once: batch and micro_batch must fit each other when both have changed, not before
         return _replaced(recipe, changes)
-    except ValueError as error:
-        raise ValueError(f"--set {' --set '.join(settings)}: {error}") from None
+    except UserError as error:
+        raise UserError(f"--set {' --set '.join(settings)}: {error}") from None
 
 
-def as_json(recipe: Recipe) -> dict[str, Any]:
+def as_json(recipe: Recipe) -> dict[str, object]:
     """The recipe as plain values, its config written out in full: what recipe.json holds and a resumed run must match."""
     values = dataclasses.asdict(recipe)
     values["modules"]["config"] = recipe.modules.config().to_dict()
     return json.loads(json.dumps(values, default=str))
 
 
-def as_saved(recipe: Recipe, saved: dict[str, Any]) -> Recipe:
+def from_json(recipe: Recipe, saved: Mapping[str, object]) -> Recipe:
     """The recipe with the values that a run's recipe.json holds. Sizes stay its own: they come from a function."""
-    return _as_saved(recipe, renamed(saved))
+    return _with_values(recipe, renamed(saved))
 
 
-def renamed(saved: dict[str, Any]) -> dict[str, Any]:
+def renamed(saved: Mapping[str, object]) -> dict[str, object]:
     """The values of a recipe.json, those from before 0.2 under their names of today."""
-    return {RENAMED.get(name, name): value for name, value in saved.items()}
+    values: dict[str, Any] = json.loads(json.dumps(saved))
+    for old, new in RENAMED.items():
+        *outer, name = old.split(".")
+        held = values.get(outer[0], {}) if outer else values
+        if name not in held:
+            continue
+        *room, last = new.split(".")
+        (values.setdefault(room[0], {}) if room else values)[last] = held.pop(name)
+    return values
 
 
 def differences(before: object, now: object, path: str = "") -> list[str]:
@@ -207,35 +247,39 @@ def differences(before: object, now: object, path: str = "") -> list[str]:
     return [] if before == now else [f"{path}: {before} then, {now} now"]
 
 
-def _as_saved(value: Any, saved: dict[str, Any]) -> Any:
+def _with_values(value: Any, saved: Mapping[str, Any]) -> Any:
     changes = {}
     for name, hint in get_type_hints(type(value)).items():
         mine = getattr(value, name)
         if name in saved and not callable(mine):
             changes[name] = (
-                _as_saved(mine, saved[name]) if is_dataclass(mine) else TypeAdapter(hint).validate_python(saved[name])
+                _with_values(mine, saved[name]) if is_dataclass(mine) else TypeAdapter(hint).validate_python(saved[name])
             )
     return dataclasses.replace(value, **changes)
 
 
 def _put(changes: dict[str, Any], kind: type, path: list[str], text: str) -> None:
     """Put a setting's value, read as its field's type, where it belongs among the changes."""
+    _refuse_old_name(kind, path)
     name, rest = path[0], path[1:]
     hints = get_type_hints(kind)
-    if kind is Recipe and name in RENAMED:
-        raise ValueError(f"{name} is now called {RENAMED[name]}; write {'.'.join([RENAMED[name], *rest])}")
     if name not in hints:
-        raise ValueError(f"{kind.__name__} has no field {name!r}; it has {', '.join(hints)}")
+        raise UserError(f"{kind.__name__} has no field {name!r}; it has {', '.join(hints)}")
     if rest and not is_dataclass(hints[name]):
-        raise ValueError(f"{name} is a plain value and has no field {rest[0]!r}")
+        raise UserError(f"{name} is a plain value and has no field {rest[0]!r}")
     if rest:
         _put(changes.setdefault(name, {}), hints[name], rest, text)
     elif is_dataclass(hints[name]):
-        raise ValueError(
-            f"{name} has parts; set one of {', '.join(f'{name}.{inner}' for inner in get_type_hints(hints[name]))}"
-        )
+        raise UserError(f"{name} has parts; set one of {', '.join(f'{name}.{inner}' for inner in get_type_hints(hints[name]))}")
     else:
         changes[name] = _parsed(hints[name], text)
+
+
+def _refuse_old_name(kind: type, path: list[str]) -> None:
+    for old, new in RENAMED.items():
+        length = old.count(".") + 1
+        if kind is Recipe and old == ".".join(path[:length]):
+            raise UserError(f"{old} is now called {new}; write {'.'.join([new, *path[length:]])}")
 
 
 def _replaced(value: Any, changes: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
-"""FSDP2: every process holds a share of every weight, gradient and average, and layers are put together as they are needed.
+"""FSDP2: every process holds a share of every weight, gradient and average; layers are gathered as they are needed.
 
 Asked for by `accelerate launch --use_fsdp --fsdp_version 2`. Done by torch itself, so that it is the same on CPUs, where
-Accelerate has none. Putting together is something all processes do at once, so all must go through the same modules.
+Accelerate has none. All processes gather at once, so all must go through the same modules.
 """
 
 import os
@@ -22,7 +22,7 @@ from mplug_owl.model.towers import image_size
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether the launcher asked for FSDP, and there is somebody to share with."""
+    """Whether the launcher asked for FSDP, and there is more than one process."""
     return accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
@@ -45,7 +45,7 @@ def shard(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A tensor whose shares all processes put together; another is whole as it is."""
+    """A sharded tensor gathered from all processes; another is whole as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
@@ -57,41 +57,41 @@ def to_shard(value: Tensor, like: Tensor) -> Tensor:
 
 
 def make_whole(model: nn.Module, keep: bool) -> None:
-    """Put every weight together again, on the CPU: where `keep`, the model is then whole and can be written."""
+    """Gather every weight on the CPU: where `keep`, the model is then whole and can be written."""
     made: dict[int, nn.Parameter] = {}
     for part in model.modules():
         for name, parameter in part.named_parameters(recurse=False):
             if not isinstance(parameter, DTensor):
                 continue
             if id(parameter) not in made:  # tied weights stay tied
-                together = full_tensor(parameter.detach())
-                made[id(parameter)] = nn.Parameter(together.cpu(), parameter.requires_grad) if keep else parameter
+                whole = full_tensor(parameter.detach())
+                made[id(parameter)] = nn.Parameter(whole.cpu(), parameter.requires_grad) if keep else parameter
             setattr(part, name, made[id(parameter)])
 
 
 def equalise_passes(
-    batches: Sequence[Batch], passes: int, pictures: bool, owl: MplugOwlForConditionalGeneration
+    batches: Sequence[Batch], passes: int, pictures: bool, model: MplugOwlForConditionalGeneration
 ) -> list[Batch]:
     """As many forward passes as every process makes, with a picture in each where any process has one.
 
     What is added is a blank picture, or two words, from which nothing is learned.
     """
-    filled = [_with_blank(batch, owl) if pictures and batch.pixel_values is None else batch for batch in batches]
-    return filled + [_blank(owl, pictures)] * (passes - len(batches))
+    filled = [_with_blank(batch, model) if pictures and batch.pixel_values is None else batch for batch in batches]
+    return filled + [_blank(model, pictures)] * (passes - len(batches))
 
 
-def _blank(owl: MplugOwlForConditionalGeneration, picture: bool) -> Batch:
-    """A row with nothing to learn: a blank picture's places, or two words."""
-    length = owl.num_image_tokens if picture else 2
-    ids = torch.full((1, length), owl.config.image_token_id if picture else 0)
-    side = image_size(owl.config.vision_config)
+def _blank(model: MplugOwlForConditionalGeneration, picture: bool) -> Batch:
+    """A row with nothing to learn: a blank picture's positions, or two words."""
+    length = model.num_image_tokens if picture else 2
+    ids = torch.full((1, length), model.config.image_token_id if picture else 0)
+    side = image_size(model.config.vision_config)
     pixels = torch.zeros(1, 3, side, side) if picture else None
     return Batch(ids, torch.full_like(ids, -100), torch.ones_like(ids), None, pixels, (), 0)
 
 
-def _with_blank(batch: Batch, owl: MplugOwlForConditionalGeneration) -> Batch:
-    """A batch of words alone and behind it a blank picture: a row of its own, or a packed conversation of its own."""
-    blank = _blank(owl, True)
+def _with_blank(batch: Batch, model: MplugOwlForConditionalGeneration) -> Batch:
+    """A batch of words alone and after it a blank picture: a row of its own, or a packed conversation of its own."""
+    blank = _blank(model, True)
     if batch.position_ids is not None:
         ids, labels = torch.cat([batch.input_ids, blank.input_ids], 1), torch.cat([batch.labels, blank.labels], 1)
         positions = torch.cat([batch.position_ids, torch.arange(blank.input_ids.shape[1])[None]], 1)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Self
@@ -21,10 +22,8 @@ class Stop:
         self._step_ended: float | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
-        except ValueError:  # not the main thread: signals are somebody else's
-            self._before = {}
+        listens = threading.current_thread() is threading.main_thread()  # elsewhere signals are somebody else's
+        self._before = {number: signal.signal(number, self._heard) for number in SIGNALS} if listens else {}
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -32,7 +31,7 @@ class Stop:
             signal.signal(number, handler)
 
     def step_ended(self, writing: float) -> list[str]:
-        """Told once where the step behind, and a checkpoint written in `writing` seconds, took longer than grace allows."""
+        """A sentence, once, where the last step and a checkpoint of `writing` seconds took longer than `grace_seconds`."""
         before, self._step_ended = self._step_ended, time.monotonic()
         if self.grace_seconds is None or before is None or self._step_ended - before + writing <= self.grace_seconds:
             return []

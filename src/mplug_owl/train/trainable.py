@@ -10,11 +10,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.adapter import known_warnings
 from mplug_owl.model.build import count
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.train.recipe import LoRA, Recipe, Trainable, Tuning
 
+# The ways of learning in words, and at a glance.
+TUNINGS: dict[Tuning, str] = {"frozen": "frozen", "lora": "LoRA", "last": "last layer", "full": "full"}
+SIGNS: dict[Tuning, str] = {"frozen": "❄ ", "lora": "🔥", "last": "🔥", "full": "🔥"}
 # Queries and values, under the names that model families give them; fused projections hold the keys as well.
 LORA_TARGETS = (("q_proj", "v_proj"), ("query", "value"), ("query_key_value",), ("qkv_proj",), ("c_attn",))
 
@@ -30,27 +34,27 @@ class Part:
     trainable: int
 
 
-def parts_of(owl: MplugOwlForConditionalGeneration) -> dict[str, list[nn.Module]]:
-    """The modules behind the three names of the table. The head and the embeddings belong to the language model."""
+def parts_of(model: MplugOwlForConditionalGeneration) -> dict[str, list[nn.Module]]:
+    """The modules that the three names of the table stand for. Head and embeddings belong to the language model."""
     return {
-        "vision": [owl.model.vision_tower],
-        "abstractor": [owl.model.abstractor],
-        "language": [owl.model.language_model, owl.model.embedding_norm, owl.lm_head],
+        "vision": [model.model.vision_tower],
+        "abstractor": [model.model.abstractor],
+        "language": [model.model.language_model, model.model.embedding_norm, model.lm_head],
     }
 
 
-def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlForConditionalGeneration | PeftModel:
-    """Freeze, adapt or free each module as the recipe says; a PeftModel around the owl where LoRA is asked for.
+def prepare(model: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlForConditionalGeneration | PeftModel:
+    """Freeze, adapt or free each module as the recipe says; a PeftModel around the model where LoRA is asked for.
 
-    Raises ValueError when nothing learns, or where a module to adapt has no attention that LoRA knows.
+    Raises UserError when nothing learns, or where a module to adapt has no attention that LoRA knows.
     """
     trainable = recipe.trainable
     if all(tuning == "frozen" for tuning in vars(trainable).values()):
-        raise ValueError("every module is frozen: nothing would learn; set trainable.NAME=lora or full for one of them")
-    model: MplugOwlForConditionalGeneration | PeftModel = owl
-    if names := lora_modules(owl, trainable, recipe.lora.on):
-        model = _adapted(owl, recipe.lora, names)
-    for name, modules in parts_of(owl).items():
+        raise UserError("every module is frozen: nothing would learn; set trainable.NAME=lora or full for one of them")
+    learner: MplugOwlForConditionalGeneration | PeftModel = model
+    if names := lora_modules(model, trainable, recipe.lora.on):
+        learner = _adapted(model, recipe.lora, names)
+    for name, modules in parts_of(model).items():
         tuning = getattr(trainable, name)
         last = {id(parameter) for parameter in last_layer(name, modules[0]).parameters()} if tuning == "last" else set()
         for parameter_name, parameter in _named(modules):
@@ -59,7 +63,7 @@ def prepare(owl: MplugOwlForConditionalGeneration, recipe: Recipe) -> MplugOwlFo
             # Trained weights often come in bf16, which is too coarse to learn in.
             frozen = recipe.frozen_bf16 and not parameter.requires_grad
             parameter.data = parameter.data.to(torch.bfloat16 if frozen else torch.float32)
-    return model
+    return learner
 
 
 def last_layer(name: str, module: nn.Module) -> nn.Module:
@@ -69,54 +73,53 @@ def last_layer(name: str, module: nn.Module) -> nn.Module:
             return found
     if stacks := [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part)]:
         return max(stacks, key=len)[-1]
-    raise ValueError(f"trainable.{name}=last: no projection and no stack of layers in it; use full")
+    raise UserError(f"trainable.{name}=last: no projection and no stack of layers in it; use full")
 
 
 @torch.no_grad()
-def check_packing(owl: MplugOwlForConditionalGeneration) -> None:
-    """Try whether this language model keeps packed conversations apart. Raises ValueError where it does not (BLOOM, OPT, LFM2).
+def check_packing(model: MplugOwlForConditionalGeneration) -> None:
+    """Try whether this language model keeps packed conversations apart. Raises UserError where it does not (BLOOM, OPT, LFM2).
 
     The second of two packed rows must come out as it does alone; a model that ignores restarting positions sees the first.
     """
-    first, second = torch.arange(3, 9, device=owl.device)[None], torch.arange(9, 14, device=owl.device)[None]
-    training = owl.training
-    owl.eval()
-    alone = owl.model(input_ids=second, use_cache=False).last_hidden_state
-    restarting = torch.tensor([[*range(first.shape[1]), *range(second.shape[1])]], device=owl.device)
-    packed = owl.model(input_ids=torch.cat([first, second], 1), position_ids=restarting, use_cache=False).last_hidden_state
-    owl.train(training)
+    first, second = torch.arange(3, 9, device=model.device)[None], torch.arange(9, 14, device=model.device)[None]
+    training = model.training
+    model.eval()
+    alone = model.model(input_ids=second, use_cache=False).last_hidden_state
+    restarting = torch.tensor([[*range(first.shape[1]), *range(second.shape[1])]], device=model.device)
+    packed = model.model(input_ids=torch.cat([first, second], 1), position_ids=restarting, use_cache=False).last_hidden_state
+    model.train(training)
     apart = (packed[:, first.shape[1] :] - alone).abs().max()
     if apart > 0.02 * alone.abs().max():
-        kind = owl.config.text_config.model_type
-        raise ValueError(f"encoding.pack: {kind} lets packed conversations see one another; --set encoding.pack=none")
+        kind = model.config.text_config.model_type
+        raise UserError(f"encoding.pack: {kind} lets packed conversations see one another; --set encoding.pack=none")
 
 
-def set_mode(owl: MplugOwlForConditionalGeneration, trainable: Trainable) -> None:
+def set_mode(model: MplugOwlForConditionalGeneration, trainable: Trainable) -> None:
     """Dropout where something learns; a frozen module works as it will when it is used."""
-    for name, modules in parts_of(owl).items():
+    for name, modules in parts_of(model).items():
         for module in modules:
             module.train(getattr(trainable, name) != "frozen")
 
 
 def checkpoint_activations(part: nn.Module) -> None:
-    """Keep of each layer its input alone, and compute the rest again on the way back.
+    """Store each layer's input alone and recompute the rest in the backward pass.
 
-    transformers' own switch passes over layers in eval mode, and so over the frozen language model that stage 1's gradients
-    go through.
+    transformers' own switch leaves out layers in eval mode, and so the frozen language model that stage 1's gradients pass.
     """
     for layer in part.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def lora_modules(owl: MplugOwlForConditionalGeneration, trainable: Trainable, on: str = "attention") -> list[str]:
-    """The full names of the linears that get an adapter: the attention's, or all `on="linear"` but the head."""
+def lora_modules(model: MplugOwlForConditionalGeneration, trainable: Trainable, on: str = "attention") -> list[str]:
+    """The full names of the linear layers that get an adapter: the attention's, or with `on="linear"` all but the head."""
     chosen: list[str] = []
-    for name, modules in parts_of(owl).items():
+    for name, modules in parts_of(model).items():
         if getattr(trainable, name) != "lora":
             continue
         inside = {id(module) for part in modules for module in part.modules()}
-        named = [path for path, module in owl.named_modules() if id(module) in inside and _adaptable(module)]
+        named = [path for path, module in model.named_modules() if id(module) in inside and _adaptable(module)]
         if on == "linear":
             chosen.extend(path for path in named if path != "lm_head")
             continue
@@ -127,15 +130,15 @@ def lora_modules(owl: MplugOwlForConditionalGeneration, trainable: Trainable, on
                 break
         else:
             known = ", ".join("+".join(targets) for targets in LORA_TARGETS)
-            raise ValueError(f"trainable.{name}=lora: no attention projection named {known} in it; use full")
+            raise UserError(f"trainable.{name}=lora: no attention projection named {known} in it; use full")
     return chosen
 
 
-def table(owl: MplugOwlForConditionalGeneration, trainable: Trainable) -> list[Part]:
+def table(model: MplugOwlForConditionalGeneration, trainable: Trainable) -> list[Part]:
     """The three rows that `owl plan` and a run print. Adapters count as learned, not as the module's own parameters."""
     symbols = {"vision": "f_V", "abstractor": "f_K", "language": "f_L"}
     rows = []
-    for name, modules in parts_of(owl).items():
+    for name, modules in parts_of(model).items():
         unique = nn.ModuleList(modules)
         adapters = sum(p.numel() for n, p in unique.named_parameters() if ".lora_" in n)
         rows.append(
@@ -153,7 +156,7 @@ def _named(modules: list[nn.Module]) -> Iterator[tuple[str, nn.Parameter]]:
         yield from module.named_parameters()
 
 
-def _adapted(owl: MplugOwlForConditionalGeneration, lora: LoRA, names: list[str]) -> PeftModel:
+def _adapted(model: MplugOwlForConditionalGeneration, lora: LoRA, names: list[str]) -> PeftModel:
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
     with known_warnings():
-        return get_peft_model(owl, settings)
+        return get_peft_model(model, settings)

@@ -1,4 +1,4 @@
-"""What a run puts aside: sixty broken samples of a thousand, each with its reason, and the others learned in their order."""
+"""Samples that cannot be read: sixty of a thousand, each with its reason, and the others learned in their order."""
 
 import io
 import json
@@ -10,17 +10,17 @@ from random import Random
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from mplug_owl.data.loader import BadRecord
 from mplug_owl.data.sources import read as read_source
 from mplug_owl.train import disk, loop
-from mplug_owl.train.aside import Quarantine
-from mplug_owl.train.run import initial_model, run
-from tests.school import lesson, quietly
+from mplug_owl.train.quarantine import Quarantine
+from mplug_owl.train.reporter import Silent
+from mplug_owl.train.run import train
+from tests.school import initial_model, lesson, quietly
 
 SAMPLES, BATCH = 1000, 50
-LEARN = loop._learn
+FORWARD_BACKWARD = loop.forward_backward
 
 
 def encoded(layout: str, size: tuple[int, int] = (28, 28)) -> bytes:
@@ -107,11 +107,11 @@ def learned_in_order(file: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **f
     """Train one epoch; the names of the samples that were learned from, in their order."""
     names: list[str] = []
 
-    def listening(model, batches, *rest):
+    def listening(run, number, batches, supervised):
         names.extend(name for batch in batches for name in batch.names)
-        return LEARN(model, batches, *rest)
+        return FORWARD_BACKWARD(run, number, batches, supervised)
 
-    monkeypatch.setattr(loop, "_learn", listening)
+    monkeypatch.setattr(loop, "forward_backward", listening)
     recipe = lesson(steps=SAMPLES // BATCH, batch=BATCH, micro_batch=BATCH, log_every=SAMPLES, **fields)
     sources = [read_source(f"chat:{file}")]
     quietly(recipe, initial_model(recipe, sources), sources, out)
@@ -123,7 +123,7 @@ def line_of(name: str) -> int:
     return int(name.partition("line ")[2].partition(",")[0]) - 1
 
 
-def test_sixty_of_a_thousand_are_set_aside_and_the_others_keep_their_order(
+def test_sixty_of_a_thousand_are_quarantined_and_the_others_keep_their_order(
     broken: list[int], thousand: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = learned_in_order(school(tmp_path / "whole", []), tmp_path / "run of all", monkeypatch)
@@ -146,7 +146,7 @@ def test_sixty_of_a_thousand_are_set_aside_and_the_others_keep_their_order(
 def test_more_than_the_share_ends_the_run_before_it_starts(thousand: Path, tmp_path: Path) -> None:
     recipe = lesson(steps=20, batch=BATCH, micro_batch=BATCH, data=(f"chat:{thousand}",))
     with pytest.raises(ValueError, match=r"^60 of 1000 records cannot be read, more than max_bad_share=0\.05 allows:\n"):
-        run(recipe, tmp_path / "run", console=Console(file=io.StringIO()))
+        train(recipe, tmp_path / "run", reporter=Silent())
     assert not (tmp_path / "run").exists()
 
 
@@ -161,7 +161,7 @@ def test_more_than_the_share_ends_a_run_that_finds_them_on_its_way(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_broken_samples_are_set_aside_once_each_and_too_many_end_the_run(tmp_path: Path) -> None:
+def test_bad_samples_are_written_down_once_each_and_too_many_end_the_run(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl", share=0.05)
     broken = [BadRecord("a.jsonl", index, "not a picture") for index in (3, 7)]
     quarantine.add(broken, 100)

@@ -1,0 +1,55 @@
+"""The end of a run: what its folder holds when it is done."""
+
+import os
+from pathlib import Path
+
+from peft import PeftModel
+
+from mplug_owl.train import card, metrics
+from mplug_owl.train.disk import writing
+from mplug_owl.train.session import Session
+from mplug_owl.train.sharded import make_whole
+
+
+def finish(run: Session) -> Path:
+    """Write the adapter apart, the whole model with it merged, the curve and the card; returns the model's folder."""
+    if run.metrics is not None:
+        run.metrics.close()
+    make_whole(run.learner, keep=run.is_main)
+    if run.is_main:
+        _write(run)
+    return run.out / "model"
+
+
+def _write(run: Session) -> None:
+    recipe, out, learner = run.recipe, run.out, run.learner
+    if isinstance(learner, PeftModel):
+        if set(vars(recipe.trainable).values()) <= {"frozen", "lora"}:  # else it would be half of what was learned
+            _write_adapter(learner, recipe.init_from, out / "adapter")
+        learner.merge_and_unload()  # into the owl's own model
+    model = run.owl.model.eval()
+    if recipe.frozen_bf16:
+        model.bfloat16()
+    with writing(str(out / "model")):
+        model.save_pretrained(out / "model")
+        run.owl.processor.save_pretrained(out / "model")
+        metrics.draw([out], out / "curve.png")
+        card.write(out, recipe, run.parts, run.survey.sources)
+
+
+def _write_adapter(learner: PeftModel, init_from: str | None, folder: Path) -> None:
+    """Write what LoRA learned. It names its base so that the adapter can be moved together with it, or opened anywhere."""
+    if init_from is not None:
+        learner.peft_config["default"].base_model_name_or_path = adapter_base(init_from, folder)
+    with writing(str(folder)):
+        # Embeddings have no adapters. Left to itself, peft would look for the base from the folder one works in.
+        learner.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def adapter_base(init_from: str, folder: Path) -> str:
+    """What an adapter in `folder` calls its base: a path from there, or the name of what is no folder here."""
+    start = Path(init_from)
+    if not start.exists():
+        return init_from  # what comes with the package, or a hub id
+    model = start / "model" if (start / "model" / "config.json").is_file() else start
+    return os.path.relpath(model.resolve(), folder.resolve())

@@ -1,0 +1,126 @@
+"""What a run says while it goes, and how a terminal shows it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from mplug_owl.train.trainable import SIGNS, TUNINGS, Part
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A line of metrics as it is reported: the step counted from 1, the mean loss since the last line, rate and speed."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    tokens_per_second: float
+
+
+class Reporter(Protocol):
+    """Everything that a run says goes through here. Of several processes only the main one speaks."""
+
+    def start(self, name: str, parts: Sequence[Part]) -> None:
+        """The run of this name begins; `parts` say who learns."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """A line of metrics was written."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Something that a user wants to know."""
+        ...
+
+    def close(self) -> None:
+        """The run ended, well or not."""
+        ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def start(self, name: str, parts: Sequence[Part]) -> None:
+        """Nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def note(self, sentence: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Screen:
+    """A reporter for a terminal: a table of who learns, a progress bar, and notes. Elsewhere each progress is a line.
+
+    Without a console of its own it writes to stderr, and in all processes but the first it is quiet.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+        self._name = ""
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+
+    def start(self, name: str, parts: Sequence[Part]) -> None:
+        """Print the table of who learns."""
+        self._name = name
+        self.console.print(trainable_table(parts, f"{name}: who learns"))
+
+    def progress(self, progress: Progress) -> None:
+        """Move the bar, or print a line where there is no terminal."""
+        speed = f"{progress.tokens_per_second:,.0f} tokens/s"
+        if not self.console.is_terminal:
+            line = f"{self._name}: step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {speed}"
+            self.console.print(line, highlight=False)
+            return
+        if self._bar is None:
+            self._bar = _bar(self.console)
+            self._task = self._bar.add_task(self._name, total=progress.steps, loss="", speed="")
+            self._bar.start()
+        self._bar.update(self._task, completed=progress.step, loss=f"{progress.loss:.3f}", speed=speed)
+
+    def note(self, sentence: str) -> None:
+        """Print it."""
+        self.console.print(sentence, markup=False)  # a folder's name may hold [brackets]
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def trainable_table(parts: Sequence[Part], title: str) -> Table:
+    """The table of the three modules: how each learns, and how many parameters."""
+    table = Table(title=title, title_justify="left")
+    for name in ("module", "learns", "parameters", "trainable"):
+        table.add_column(name, justify="left" if name in ("module", "learns") else "right")
+    for part in parts:
+        how = f"{SIGNS[part.tuning]} {TUNINGS[part.tuning]}"
+        table.add_row(f"{part.symbol} {part.name}", how, f"{part.parameters:,}", f"{part.trainable:,}")
+    total, trainable = sum(part.parameters for part in parts), sum(part.trainable for part in parts)
+    table.add_section()
+    table.add_row("in all", "", f"{total:,}", f"{trainable:,}", style="bold")
+    return table
+
+
+def _bar(console: Console) -> Bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    return Bar(*columns, console=console)

@@ -1,0 +1,161 @@
+"""What a run holds while it trains, put together once before the first step and taken apart after the last."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import StepDataset
+from mplug_owl.data.mixture import Mixture
+from mplug_owl.data.survey import Survey
+from mplug_owl.errors import UserError
+from mplug_owl.model.attention import use_packed_attention
+from mplug_owl.model.load import Owl
+from mplug_owl.train import checkpoint, metrics, resume
+from mplug_owl.train.batch_size import resolve_batch_size
+from mplug_owl.train.compiled import compile_language_model
+from mplug_owl.train.disk import JsonLines
+from mplug_owl.train.exam import Exam
+from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
+from mplug_owl.train.loss_guard import LossGuard
+from mplug_owl.train.optim import make_optimizer
+from mplug_owl.train.processes import distribute_model, from_main, joined_processes
+from mplug_owl.train.quarantine import Quarantine
+from mplug_owl.train.recipe import Recipe, as_json
+from mplug_owl.train.reporter import Reporter, Silent
+from mplug_owl.train.sharded import is_sharded
+from mplug_owl.train.stop import Stop
+from mplug_owl.train.trainable import Part, check_packing, checkpoint_activations, prepare, set_mode, table
+from mplug_owl.train.window import Window
+
+
+@dataclass
+class Session:
+    """What a run holds.
+
+    `learner` are the weights that learn, inside PEFT's adapters where there are any; `model` is what a batch is given to.
+    `first_step` is the number of steps that were done before, counted from 0. `metrics` is None in processes that write none.
+    """
+
+    recipe: Recipe
+    owl: Owl
+    survey: Survey
+    out: Path
+    steps: int
+    first_step: int
+    accelerator: Accelerator
+    learner: nn.Module
+    model: nn.Module
+    parts: list[Part]
+    optimizer: torch.optim.Optimizer
+    dataset: StepDataset
+    quarantine: Quarantine
+    guard: LossGuard
+    writer: checkpoint.Writer
+    metrics: metrics.Metrics | None
+    window: Window
+    reporter: Reporter
+    stop: Stop
+    exam: Exam | None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.accelerator.is_main_process
+
+
+@contextlib.contextmanager
+def open_session(
+    recipe: Recipe, owl: Owl, survey: Survey, out: Path, resumed: bool, reporter: Reporter, exam: Exam | None
+) -> Iterator[Session]:
+    """All that a run needs, its processes joined; what it wrote is closed where the block ends, well or not.
+
+    Over 40 lines because it is one list: what is made first, what needs it, and which of it the main process decides.
+    """
+    learner = _prepared(owl, recipe)
+    parts = table(owl.model, recipe.trainable)
+    with joined_processes(recipe, out) as accelerator, Stop(recipe.grace_seconds) as stop, contextlib.ExitStack() as opened:
+        main = accelerator.is_main_process
+        if not main:
+            reporter = Silent()
+        opened.callback(reporter.close)
+        reporter.start(recipe.name, parts)
+
+        def settle() -> tuple[Recipe, Mixture]:
+            saved = resume.saved_values(out) if resumed else None
+            return resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
+
+        settled, mixture = from_main(accelerator, settle)  # decided once, so a failing disk does not part the processes
+        rank, world = accelerator.process_index, accelerator.num_processes
+        examples = Examples(survey.sources, owl.processor, settled.encoding, settled.seed)
+        dataset = StepDataset(examples, mixture, settled.micro_batch, rank, world)
+        model = _on_device(accelerator, learner, owl, settled, exam)
+        optimizer = make_optimizer(owl.model, settled.optimizer)
+
+        found = from_main(accelerator, lambda: resume.begin(out, settled, resumed, reporter.note))
+        first_step, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
+        if found is not None:
+            checkpoint.restore(found, learner, optimizer)
+        trackers = metrics.follow(accelerator, settled.name, as_json(settled)) if settled.trackers else ()
+        log = metrics.Metrics(out / "metrics.jsonl", first_step, trackers, reporter.note) if main else None
+        if log is not None:
+            opened.callback(log.close)
+        skipped = JsonLines(out / "skipped.jsonl", lambda row: row["step"] <= first_step, reporter.note) if main else None
+        tflops = settled.tflops or device_tflops(accelerator.device)
+        utilisation = Utilisation(count_flops(owl.model.config, parts), tflops) if tflops else None
+        yield Session(
+            recipe=settled,
+            owl=owl,
+            survey=survey,
+            out=out,
+            steps=settled.steps or 0,
+            first_step=first_step,
+            accelerator=accelerator,
+            learner=learner,
+            model=model,
+            parts=parts,
+            optimizer=optimizer,
+            dataset=dataset,
+            quarantine=Quarantine(out / "quarantine.jsonl" if main else None, settled.max_bad_share, reporter.note),
+            guard=LossGuard(settled.spike, settled.patience, settled.rollbacks, dataset.names, skipped, state),
+            writer=checkpoint.Writer(out / "checkpoints", settled.keep_checkpoints),
+            metrics=log,
+            window=Window(utilisation),
+            reporter=reporter,
+            stop=stop,
+            exam=exam,
+        )
+
+
+def _prepared(owl: Owl, recipe: Recipe) -> nn.Module:
+    """The weights that learn, with adapters where the recipe asks for them. Raises UserError where it cannot be done here."""
+    if not torch.is_grad_enabled():
+        raise UserError("train: called under torch.no_grad() or inference_mode, where nothing can learn; call it outside")
+    metrics.check(recipe.trackers)
+    if recipe.encoding.pack is not None:
+        check_packing(owl.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)  # for the adapters' first values
+        learner = prepare(owl.model, recipe)
+    if recipe.gradient_checkpointing:
+        checkpoint_activations(owl.model)
+    return learner
+
+
+def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: Recipe, exam: Exam | None) -> nn.Module:
+    """The learner where it trains: on this process's device, whole or in shares, in the modes that the recipe says."""
+    if exam is not None and is_sharded(accelerator):
+        raise UserError("an exam in the middle of a run needs a whole model, and FSDP has none; leave out --eval-every")
+    model = distribute_model(accelerator, learner)
+    language_model = owl.model.model.language_model
+    if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
+        use_packed_attention(language_model)
+    set_mode(owl.model, recipe.trainable)
+    if recipe.compile:
+        compile_language_model(language_model, accelerator.device.type)
+    return model
