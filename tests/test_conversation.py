@@ -127,7 +127,8 @@ def test_chat_without_a_system_message_has_the_originals_and_an_empty_one_has_no
         ([{"role": "wizard", "content": "hi"}], "message 0 has role 'wizard'; expected system, user or assistant"),
         (["hi"], "message 0 is a str"),
         ([{"role": "user"}], "message 0 has content of type NoneType"),
-        ([{"role": "user", "content": [{"type": "video"}]}], "message 0, part 0 is"),
+        ([{"role": "user", "content": [{"type": "thing"}]}], "message 0, part 0 is"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "message 0, part 0 is of type 'video'"),
         ([{"role": "user", "content": "hi"}, {"role": "system", "content": "x"}], "it can only come first"),
         ([{"role": "system", "content": [{"type": "image", "image": "a"}]}], "pictures belong to the user"),
         ([{"role": "assistant", "content": [{"type": "image", "image": "a"}]}], "an owl answers in words"),
@@ -136,3 +137,15 @@ def test_chat_without_a_system_message_has_the_originals_and_an_empty_one_has_no
 def test_wrong_chat_messages_are_named(messages: list, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Conversation.from_chat(messages, "chats.jsonl, line 2")
+
+
+def test_an_answer_that_is_not_learned_ends_all_the_same() -> None:
+    first, second = Message("assistant", ("A dog.",), supervised=False), Message("assistant", ("A cat.",))
+    talk = Conversation((Message("user", ("What?",)), first, Message("user", ("Sure?",)), second), system=None)
+    assert talk.pieces() == [
+        Piece("Human: What?\nAI: "),
+        Piece("A dog.", ended=True),
+        Piece("\nHuman: Sure?\nAI: "),
+        Piece("A cat.", supervised=True),
+    ]
+    assert talk.prompt(reply=False, end="</s>") == "Human: What?\nAI: A dog.</s>\nHuman: Sure?\nAI: A cat.</s>"

@@ -1,6 +1,7 @@
 """Crops and prompts: within their bounds, spread over them, the same for the same sample, and never mirrored."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mplug_owl.conversation import Conversation, Picture, caption
-from mplug_owl.data.augment import PROMPTS, crop_box, with_caption_prompt
+from mplug_owl.conversation import Conversation, Message, Picture, caption
+from mplug_owl.data.augment import PROMPTS, crop_box, with_caption_prompt, with_one_answer
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.model.images import MplugOwlImageProcessor
 
@@ -94,3 +95,16 @@ def test_a_caption_is_asked_for_in_every_way() -> None:
 )
 def test_what_is_no_bare_caption_stays_as_it_is(talk: Conversation) -> None:
     assert with_caption_prompt(talk, 0, SampleId(0, 0, 0)) is talk
+
+
+def test_each_epoch_learns_one_of_several_answers() -> None:
+    reply = Message("assistant", ("one",), alternatives=("two", "three"))
+    talk = replace(caption(CAT, "one"), messages=(Message("user", (Picture(CAT),)), reply))
+    seen = Counter(with_one_answer(talk, 0, SampleId(0, epoch, 7)).answers[0] for epoch in range(300))
+    assert seen.keys() == {"one", "two", "three"}
+    assert min(seen.values()) > 70
+    again = with_one_answer(talk, 0, SampleId(0, 3, 7))
+    assert again == with_one_answer(talk, 0, SampleId(0, 3, 7))
+    assert again.messages[1].alternatives == ()
+    alone = caption(CAT, "one")
+    assert with_one_answer(alone, 0, SampleId(0, 0, 0)) is alone

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,15 @@ def test_our_own_style_learns_the_same_tokens(golden: Golden) -> None:
         assert ours == theirs, f"line {line}"
         compared += 1
     assert compared >= 9
+
+
+def test_an_answer_that_is_not_learned_is_read_with_its_end(processor: MplugOwlProcessor) -> None:
+    first, second = Message("assistant", ("a dog",), supervised=False), Message("assistant", ("a cat",))
+    talk = Conversation((Message("user", ("What?",)), first, Message("user", ("Sure?",)), second))
+    example, learned = (
+        encode(replace(talk, messages=messages), processor, Encoding(1024))
+        for messages in (talk.messages, tuple(replace(message, supervised=True) for message in talk.messages))
+    )
+    assert example.ids == learned.ids
+    assert learned_words(example, processor) == "a cat</s>"
+    assert learned_words(learned, processor) == "a dog</s>a cat</s>"

@@ -1,13 +1,18 @@
 """What the tests of the sources share: a cache of their own, three shards, a store in memory."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.data.sources.layouts import shard, tar
+from tests.tiny import picture
+
+Write = Callable[[str, Any], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +37,20 @@ def store() -> Iterator[MemoryFileSystem]:
     system = fsspec.filesystem("memory")
     yield system
     system.store.clear()
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a file beside two pictures: text as it is, a list as a JSON list or, for .jsonl, as JSON lines."""
+    picture(0).save(tmp_path / "cat.png")
+    (tmp_path / "images").mkdir()
+    picture(1).save(tmp_path / "images" / "dog.png")
+
+    def write(name: str, content: Any) -> Path:
+        if isinstance(content, list):
+            lines = [json.dumps(record) for record in content]
+            content = "\n".join(lines) if name.endswith(".jsonl") else json.dumps(content, indent=1)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / name
+
+    return write

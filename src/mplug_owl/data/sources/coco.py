@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mplug_owl.data.sources.json_file import read_whole
-from mplug_owl.data.sources.records import check_file, describe, field, unpacked
+from mplug_owl.data.sources.records import check_file, decode, describe, field, parse_json, unpacked
 from mplug_owl.errors import BadSample, UserError
 
 # What such a file begins with: it is one object, as a rule on a single line of many megabytes.
 _OPENING = re.compile(rb'\s*\{\s*"(info|images|annotations|licenses|categories|type)"\s*:')
+# As far as the end of the first line is looked for.
+_LOOKED_INTO = 2**20
 
 
 class Annotations:
@@ -37,9 +39,17 @@ class Annotations:
 
 
 def is_coco(path: Path) -> bool:
-    """Whether a file looks like COCO's, or like one of its relatives."""
+    """Whether a file looks like COCO's, or like one of its relatives: one object, and not one on each line."""
     with unpacked(path).open("rb") as file:
-        return _OPENING.match(file.read(4096).removeprefix(b"\xef\xbb\xbf")) is not None
+        start = file.read(_LOOKED_INTO).removeprefix(b"\xef\xbb\xbf")
+    first, _, rest = start.lstrip().partition(b"\n")
+    if _OPENING.match(start) is None:
+        return False
+    try:
+        record = parse_json(decode(first))
+    except BadSample:
+        return True  # the object goes on in other lines, or beyond what was read
+    return not rest.strip() and isinstance(record, Mapping) and "annotations" in record
 
 
 def join(path: Path, image_root: Path | None = None) -> Annotations:

@@ -1,6 +1,7 @@
 """A source: conversations that can be counted and read in any order, and the one place where records are read."""
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from mplug_owl.data.sources.records import Records
 from mplug_owl.errors import BadSample, UserError
 
 # What decoders raise at a damaged record: UnicodeError and Arrow's own are ValueErrors, RecursionError is a RuntimeError.
-_DECODERS_RAISE = (ValueError, OSError, RuntimeError, EOFError, OverflowError, MemoryError, struct.error)
+_DECODERS_RAISE = (ValueError, OSError, RuntimeError, EOFError, OverflowError, MemoryError, struct.error, zlib.error)
 
 
 class Source(Protocol):
