@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from mplug_owl.conversation import caption
 from mplug_owl.data.sources import check, read
 from mplug_owl.data.sources.source import FileSource
+from mplug_owl.errors import UserError
 from tests.data.sources.layouts import ROWS, jpeg
 
 
@@ -46,10 +47,10 @@ def test_splits(tmp_path: Path, saved: Callable[..., Path]) -> None:
     path = saved(tmp_path / "photos", "test", "train")
     assert read(str(path))[0].name == "photos:train, row 1"
     assert read(f"hub:{path}:test")[0].name == "photos:test, row 1"
-    with pytest.raises(ValueError, match="no split val; it has test, train"):
+    with pytest.raises(UserError, match="no split val; it has test, train"):
         read(f"hub:{path}:val")
     path = saved(tmp_path / "parts", "one", "two")
-    with pytest.raises(ValueError, match=r"has the splits one, two; name one, hub:.*:one"):
+    with pytest.raises(UserError, match=r"has the splits one, two; name one, hub:.*:one"):
         read(str(path))
 
 
@@ -64,8 +65,22 @@ def test_a_folder_that_only_datasets_knows(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file or folder, and no name on the hub"):
+    with pytest.raises(UserError, match="no such file or folder, and no name on the hub"):
         read(f"hub:{tmp_path}/nothing")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"[]", b"\xff", b'{"_data_files": [{"filename": "gone.arrow"}]}'])
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_a_damaged_data_set_is_one_sentence_or_whole(
+    tmp_path: Path, saved: Callable[..., Path], name: str, damage: bytes
+) -> None:
+    path = saved(tmp_path / "photos")
+    (path / name).write_bytes(damage)
+    if name == "dataset_info.json" and len(damage) > 1 and damage[:1] == b"{":  # an object: what it says is in the data as well
+        assert len(read(f"hub:{path}")) == 7
+    else:
+        with pytest.raises(UserError, match=r"^hub:"):
+            read(f"hub:{path}")
 
 
 def test_a_streamed_data_set_says_what_to_do(tmp_path: Path) -> None:
@@ -73,7 +88,7 @@ def test_a_streamed_data_set_says_what_to_do(tmp_path: Path) -> None:
     from mplug_owl.data.sources.hub import HubRecords
 
     streamed = datasets.IterableDataset.from_generator(lambda: iter(ROWS))
-    with pytest.raises(ValueError, match=r"photos: a streamed data set .* parquet:hf://datasets/USER/NAME/"):
+    with pytest.raises(UserError, match=r"photos: a streamed data set .* parquet:hf://datasets/USER/NAME/"):
         HubRecords(streamed, "photos")
 
 

@@ -1,16 +1,21 @@
 """Parquet: rows by their groups, with pictures in them or beside them."""
 
+import contextlib
+import decimal
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from mplug_owl import Picture
 from mplug_owl.conversation import caption
 from mplug_owl.data.sources import check, read
+from mplug_owl.errors import BadSample, UserError
 from tests.data.sources.layouts import ROWS, broken, every, jpeg, parquet
 
 
@@ -115,19 +120,19 @@ def test_parquet_that_is_broken(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", ROWS)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=r"a\.parquet: not a whole parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: not a whole parquet file"):
         read(str(path))
     path.write_bytes(whole[:200] + bytes(400) + whole[600:])
     problems = check(read(str(path)))
     assert problems[0].startswith("a.parquet, row 1")
-    with pytest.raises(ValueError, match="no records in the file"):
+    with pytest.raises(UserError, match="no records in the file"):
         read(str(parquet(path, ROWS[:1] * 0 or [{"image": "a", "text": "b"}][:0])))
 
 
 def test_parquet_of_addresses_names_the_tool_that_fetches_them(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="addresses of pictures, not pictures; fetch them with img2dataset"):
+    with pytest.raises(UserError, match="addresses of pictures, not pictures; fetch them with img2dataset"):
         read(str(parquet(tmp_path / "laion.parquet", [{"URL": "https://example.com/a.jpg", "TEXT": "a cat"}])))
-    with pytest.raises(ValueError, match="no known format has the fields 'a'"):
+    with pytest.raises(UserError, match="no known format has the fields 'a'"):
         read(str(parquet(tmp_path / "a.parquet", [{"a": 1}])))
 
 
@@ -136,5 +141,103 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    with pytest.raises(ValueError, match=rf"needs {module}, which is not installed; pip install 'mplug-owl\[data\]'"):
+    with pytest.raises(UserError, match=rf"needs {module}, which is not installed; pip install 'mplug-owl\[data\]'"):
         read(spec)
+
+
+def test_broken_files_are_left_out_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        parquet(tmp_path / f"{number}.parquet", ROWS[:2])
+    (tmp_path / "1.parquet").write_bytes((tmp_path / "0.parquet").read_bytes()[:-20])
+    with pytest.raises(
+        UserError, match=r"1\.parquet: not a whole parquet file .*\n#skip-broken after the path reads the other files$"
+    ):
+        read(f"parquet:{tmp_path}")
+    for spec in (f"parquet:{tmp_path}#skip-broken", f"{tmp_path}/*.parquet#skip-broken", f"captions:{tmp_path}#skip-broken"):
+        assert [talk.name for talk in every(read(spec))] == [
+            f"{number}.parquet, row {row}" for number in (0, 2) for row in (1, 2)
+        ]
+    assert capsys.readouterr().err.count("left out: ") == 1
+    with pytest.raises(UserError, match=r"1\.parquet: not a whole parquet file \([^\n]*$"):
+        read(f"{tmp_path}/1.parquet#skip-broken")
+
+
+@given(st.data())
+def test_a_file_cut_or_flipped_anywhere_gives_bad_samples_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = parquet(tmp_path_factory.getbasetemp() / "a.parquet", [{"image": "owl.png", "caption": "owl"}] * 4, group=2)
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 2))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged[: data.draw(st.just(len(damaged)) | st.integers(1, len(damaged)))])
+    with contextlib.suppress(UserError):
+        source = read(f"captions:{path}")
+        for index in range(min(len(source), 4)):
+            with contextlib.suppress(BadSample):
+                source[index]
+
+
+def test_the_columns_that_are_there_are_named(tmp_path: Path) -> None:
+    row = {"image": ROWS[0]["image"], "vraag": "Wat?", "antwoord": "Een uil."}
+    with pytest.raises(UserError, match=r"row 1: no known format has the fields 'vraag', 'antwoord', 'image'"):
+        read(str(parquet(tmp_path / "a.parquet", [row])))
+
+
+def test_one_name_for_two_columns_is_refused(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.Table.from_arrays(
+        [arrow.array(["owl.png"]), arrow.array(["a"]), arrow.array(["b"])], ["image", "text", "text"]
+    )
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: more than one column is called 'text'; rename or drop the others"):
+        read(f"{tmp_path}/a.parquet")
+
+
+def test_values_that_python_has_no_type_for_are_bad_samples(tmp_path: Path) -> None:
+    arrow, write = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet").write_table
+    odd = {
+        "a date after the year 9999": arrow.array([2**30], arrow.int32()).cast(arrow.date32()),
+        "a duration of ages": arrow.array([2**62], arrow.duration("s")),
+        "a time nowhere": arrow.array([0], arrow.timestamp("us", "Nowhere/Land")),
+        "text that is none": arrow.StringArray.from_buffers(
+            1, arrow.py_buffer(bytes(4) + b"\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")
+        ),
+        "a decimal number": arrow.array([decimal.Decimal("1.20")]),
+        "a map": arrow.array([[("a", 1)]], arrow.map_(arrow.string(), arrow.int32())),
+    }
+    for case, column in odd.items():
+        write(arrow.table({"image": [jpeg()], "caption": column}), tmp_path / "a.parquet")
+        source = read(f"captions:{tmp_path}/a.parquet")
+        with pytest.raises(BadSample, match=r"^a\.parquet, row 1: "):
+            pytest.fail(f"{case}: {source[0]}")
+
+
+def test_a_kept_group_that_is_damaged_is_unpacked_anew(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mplug_owl.data.sources.parquet.HELD_BYTES", 1)
+    path = parquet(tmp_path / "a.parquet", ROWS)
+    for damage in (b"", b"ARROW1\0\0owl", b"owl"):
+        source = read(str(path))
+        for index in (6, 0, 6, 0, 6):
+            assert source[index].answers == (f"picture {index}",)
+        for kept in list(cache.glob("*.arrow")):
+            kept.unlink()  # never written to: it is mapped
+            kept.write_bytes(damage)
+
+
+def test_every_file_of_the_cases_is_right_or_refused(shared: Path) -> None:
+    refused = {
+        "captions_other_names": "'img', 'description'",
+        "cut": "not a whole parquet file",
+        "empty": "no records",
+        "laion": "addresses",
+    }
+    bad = {"img2dataset_meta": [1], "path_struct": [1, 2]}
+    for path in sorted((shared / "cases" / "parquet").glob("*.parquet")):
+        if (reason := refused.get(path.stem)) is not None:
+            with pytest.raises(UserError, match=reason):
+                read(str(path))
+        else:
+            source = read(str(path))
+            problems = check(source)
+            assert len(problems) == len(bad.get(path.stem, [])), problems

@@ -92,7 +92,7 @@ def find(pattern: str, ending: str, faults: list[str] | None = None) -> list[Fil
         UserError: Files are missing or empty, and there is no list of faults.
     """
     whole = str(expand_home(pattern)) if not is_remote(pattern) else pattern
-    names = [whole] if not is_remote(whole) and _exists(Path(whole)) else list(_spelled_out(whole))
+    names = [whole] if not is_remote(whole) and exists(Path(whole)) else list(_spelled_out(whole))
     addresses = [address for name in names for address in _matching(name, ending)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(_described, addresses))
@@ -206,9 +206,9 @@ def _matching(name: str, ending: str) -> list[str]:
     if is_remote(name):
         return _remote_matching(name, ending)
     folder = Path(name)
-    if _exists(folder) and folder.is_dir():
+    if exists(folder) and folder.is_dir():
         return _in_folder(folder, ending)
-    if not has_magic(name) or _exists(folder):
+    if not has_magic(name) or exists(folder):
         return [name]
     return _some(sorted(glob(name, recursive=True)), name)  # noqa: PTH207  a pattern may be absolute
 
@@ -247,7 +247,7 @@ def _in_folder(folder: Path, ending: str) -> list[str]:
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev)(?=[/_.-])")
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is a file or a folder; False for names that none can have."""
     try:
         return path.exists()

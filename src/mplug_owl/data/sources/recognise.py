@@ -1,14 +1,15 @@
 """Which format a file, a folder or an address has, when nobody says: by its name's ending and its first record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mplug_owl.data.sources import coco, folder, formats, hub, owleval
-from mplug_owl.data.sources.files import is_pattern, is_remote, short_name
+from mplug_owl.data.sources.files import is_pattern, is_remote, short_name, skip_broken
 from mplug_owl.data.sources.json_file import read_json
 from mplug_owl.data.sources.records import check_file, ending
 from mplug_owl.data.sources.table import read_table
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.model.images import expand_home
 
 _ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".txt": "text", ".csv": "captions", ".tsv": "captions"}
 _TABLES = (".csv", ".tsv")
@@ -20,8 +21,9 @@ class UnrecognisedError(UserError):
 
 def recognise(spec: str) -> str:
     """The name of the format of `spec`. Raises UserError, or UnrecognisedError where naming a format helps."""
+    spec, _ = skip_broken(spec)
     kind = ending(short_name(spec))
-    path = Path(spec).expanduser()
+    path = expand_home(spec)
     if kind in _TABLES and path.is_file():
         return _recognised_table(path)
     if kind in _ENDINGS and (is_remote(spec) or is_pattern(spec) or not path.is_dir()):
@@ -52,14 +54,17 @@ def _recognised_table(path: Path) -> str:
 
 
 def _recognised_folder(path: Path) -> str:
-    kinds: Mapping[str, Callable[[Path], bool]] = {
-        "owleval": owleval.is_folder,
-        "hub": hub.is_saved,
-        "webdataset": lambda path: any(path.glob("*.tar")),
-        "parquet": lambda path: any(path.glob("*.parquet")),
-        "folder": folder.is_folder,
-    }
-    for name, matches in kinds.items():
+    kinds: Sequence[tuple[str, Callable[[Path], bool]]] = [
+        ("owleval", owleval.is_folder),
+        ("hub", hub.is_saved),
+        ("webdataset", lambda path: any(path.glob("*.tar"))),
+        ("parquet", lambda path: any(path.glob("*.parquet"))),
+        ("folder", folder.is_folder),
+        # A clone of a repository has its files in folders of their own.
+        ("webdataset", lambda path: any(path.rglob("*.tar"))),
+        ("parquet", lambda path: any(path.rglob("*.parquet"))),
+    ]
+    for name, matches in kinds:
         if matches(path):
             return name
     raise UnrecognisedError(

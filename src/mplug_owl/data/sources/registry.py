@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mplug_owl.data.sources import coco, folder, formats, hub, owleval, parquet, shards
-from mplug_owl.data.sources.files import is_remote, short_name
+from mplug_owl.data.sources.files import is_remote, short_name, skip_broken
 from mplug_owl.data.sources.json_file import read_json
 from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.recognise import UnrecognisedError, recognise
@@ -15,6 +15,7 @@ from mplug_owl.data.sources.records import Records, ending, read_blocks
 from mplug_owl.data.sources.source import FileSource, Source, read_record
 from mplug_owl.data.sources.table import read_table
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.model.images import expand_home
 from mplug_owl.scenes.lessons import open_lessons
 
 
@@ -24,7 +25,7 @@ def read(spec: str, image_root: str | Path | None = None) -> Source:
     Pictures that records name are looked for below `image_root` first, then beside the data. Records are read when asked for.
     Raises UserError that names the file, its line and what would be right.
     """
-    root = Path(image_root).expanduser() if image_root is not None else None
+    root = expand_home(image_root) if image_root is not None else None
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: no such folder; --image-root names the folder where pictures are")
     name, _, rest = spec.partition(":")
@@ -62,10 +63,11 @@ def _recognised(spec: str) -> str:
 
 def _records(spec: str) -> Records:
     """The records of a file that has them one by one, in whichever container."""
-    kind = ending(short_name(spec))
+    plain, _ = skip_broken(spec)
+    kind = ending(short_name(plain))
     if is_remote(spec) and kind in (".json", ".jsonl", ".csv", ".tsv", ".txt"):
         raise UserError(f"{spec}: from addresses only .tar and .parquet files are read; fetch it and give its path")
-    path = Path(spec).expanduser()
+    path = expand_home(plain)
     if kind == ".parquet" or is_remote(spec) or path.is_dir():
         return parquet.open_rows(spec)
     return read_table(path) if kind in (".csv", ".tsv") else read_json(path)
@@ -73,7 +75,7 @@ def _records(spec: str) -> Records:
 
 def _text_records(spec: str) -> Records:
     blocks = not is_remote(spec) and ending(spec) not in (".json", ".jsonl", ".parquet")
-    return read_blocks(Path(spec).expanduser()) if blocks else _records(spec)
+    return read_blocks(expand_home(spec)) if blocks else _records(spec)
 
 
 def _named(name: str, records: Callable[[str], Records] = _records) -> Read:
@@ -99,15 +101,15 @@ def _any(name: str, records: Callable[[str], Records]) -> Read:
 
 
 def _coco(spec: str, root: Path | None) -> Source:
-    return FileSource(f"coco:{spec}", coco.join(Path(spec).expanduser(), root), formats.captions, root)
+    return FileSource(f"coco:{spec}", coco.join(expand_home(spec), root), formats.captions, root)
 
 
 def _folder(spec: str, root: Path | None) -> Source:
-    return FileSource(f"folder:{spec}", folder.open_folder(Path(spec).expanduser()), formats.captions, root)
+    return FileSource(f"folder:{spec}", folder.open_folder(expand_home(spec)), formats.captions, root)
 
 
 def _owleval(spec: str, root: Path | None) -> Source:
-    return FileSource(f"owleval:{spec}", owleval.join(Path(spec).expanduser()), owleval.conversation, root)
+    return FileSource(f"owleval:{spec}", owleval.join(expand_home(spec)), owleval.conversation, root)
 
 
 def _webdataset(spec: str, root: Path | None) -> Source:

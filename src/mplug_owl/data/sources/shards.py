@@ -116,9 +116,10 @@ class Shards:
 
 
 def open_shards(pattern: str) -> Shards:
-    """The samples of the shards of a path, a folder, a pattern or an address; `#skip-broken` after it leaves out broken ones.
+    """The samples of the shards of a path, a folder, a pattern or an address.
 
-    What is left out or passed over is said once. Raises UserError that names the broken shards.
+    `#skip-broken` after it leaves out broken shards. What is left out or passed over is said once. Raises UserError that
+    names the broken shards.
     """
     path, faults = skip_broken(pattern)
     shards = Shards(find(path, ".tar", faults), faults)
