@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
+from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlModel
 from mplug_owl.model.checkpoints import original_name, read_tensors
 from tests.tiny import LANGUAGES, tiny_config, tiny_owl
 
@@ -120,6 +121,12 @@ def test_max_length_counts_as_the_original_did(originals: Path) -> None:
 def test_an_owl_without_its_head_loads_from_a_whole_one(ours: Path, originals: Path) -> None:
     for folder in (ours, originals):
         assert torch.equal(AutoModel.from_pretrained(folder).abstractor.vit_eos, load(ours).model.abstractor.vit_eos)
+
+
+def test_engines_that_read_what_may_be_left_out_keep_the_head(ours: Path) -> None:
+    """vLLM loads by the base model, reads this list of it, and would drop the head in silence."""
+    for model in (MplugOwlModel, AutoModel.from_pretrained(ours), load(ours)):
+        assert not any(re.search(pattern, "lm_head.weight") for pattern in model._keys_to_ignore_on_load_unexpected)
 
 
 def test_weights_keep_the_precision_of_their_file(ours: Path) -> None:

@@ -57,6 +57,17 @@ def test_each_picture_goes_where_it_stands(owl: MplugOwlForConditionalGeneration
 
 
 @torch.no_grad()
+def test_no_device_waits_for_a_decoded_token(
+    owl: MplugOwlForConditionalGeneration, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions are counted once, with the prompt: counting them at every token would make an accelerator wait."""
+    counted, mask = [], owl.model.get_placeholder_mask
+    monkeypatch.setattr(owl.model, "get_placeholder_mask", lambda *args: counted.append(1) or mask(*args))
+    owl.generate(**inputs, **GREEDY)
+    assert len(counted) == 1
+
+
+@torch.no_grad()
 def test_another_picture_is_another_answer(owl: MplugOwlForConditionalGeneration, inputs: Any) -> None:
     before = owl(**inputs).logits
     inputs["pixel_values"][2] += 1

@@ -222,6 +222,28 @@ def _processor() -> MplugOwlProcessor:
     return _MADE[0]
 
 
+@pytest.mark.parametrize("words", ["", "  "])
+def test_an_empty_answer_is_continued_from_its_beginning(processor: MplugOwlProcessor, words: str) -> None:
+    """Its end token is not there to be left out."""
+    messages = [user("Who?"), {"role": "assistant", "content": words}]
+    begun = chat(processor, messages, continue_final_message=True)["input_ids"]
+    assert torch.equal(begun, chat(processor, messages)["input_ids"])
+    assert processor.decode(begun[0]).endswith(f"AI: {words}")
+
+
+def test_another_chat_template_is_honoured_or_refused(owl: MplugOwlForConditionalGeneration) -> None:
+    """Given or set on the processor it makes the ids; chat and training, which write the original's format, refuse it."""
+    parts = "{% for part in message.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+    other = f"{{% for message in messages %}}[{{{{ message.role }}}}]{parts}{{% endfor %}}"
+    processor, messages = tiny_processor(owl), [user(picture(), "Hi")]
+    expected = processor(text="[user]<image>Hi", images=[picture()])["input_ids"]
+    assert torch.equal(chat(processor, messages, chat_template=other)["input_ids"], expected)
+    processor.chat_template = other
+    assert torch.equal(chat(processor, messages)["input_ids"], expected)
+    with pytest.raises(UserError, match="chat_template: this processor's is not the original's format"):
+        processor.encode(Conversation.from_chat(messages))
+
+
 # Training
 
 

@@ -130,13 +130,21 @@ def _check(path: str | os.PathLike[str] | None, info: Mapping[str, Any], misshap
 
 
 def read_config(path: str | os.PathLike[str], **hub: object) -> MplugOwlConfig:
-    """The config of an owl's folder or hub id. Raises UserError when it is another model's."""
-    values, _ = MplugOwlConfig.get_config_dict(path, **hub)
+    """The config of an owl's folder or hub id. Raises UserError where there is none, or it is damaged or another model's."""
+    try:
+        values, _ = MplugOwlConfig.get_config_dict(path, **hub)
+    except OSError as error:  # not there, not JSON, no connection: transformers has one class for them
+        raise UserError(f"{path}: its config.json cannot be read; {str(error).splitlines()[0]}") from error
     if (model_type := values.get("model_type")) != MplugOwlConfig.model_type:
         raise UserError(
             f"{path}: config.json says model_type {model_type!r}; expected {MplugOwlConfig.model_type!r}, an mPLUG-Owl"
         )
-    return MplugOwlConfig.from_dict(values)
+    try:
+        return MplugOwlConfig.from_dict(values)
+    except UserError:
+        raise
+    except Exception as error:  # a field of another type makes transformers raise whatever it meets first
+        raise UserError(f"{path}: its config.json cannot be read; {' '.join(str(error).split())}") from error
 
 
 def hub_options(options: Mapping[str, object]) -> dict[str, Any]:

@@ -55,7 +55,11 @@ def base_of(adapter: str | os.PathLike[str]) -> str:
         UserError: The adapter names no base, or one that is not here.
     """
     folder, file = Path(adapter).resolve(), Path(adapter, ADAPTER_CONFIG)
-    name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    checkpoints.refuse_pointers(folder)
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: damaged; expected the JSON object that peft saves") from error
     if not name:
         raise UserError(f"{file}: names no base_model_name_or_path, the model to put the adapter on")
     if name in BUNDLED:

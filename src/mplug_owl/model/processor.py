@@ -250,7 +250,11 @@ class MplugOwlProcessor(ConversationProcessor):
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the folder's processor_config.json says; in an original folder, which has none, what config.json implies."""
-        values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            where = pretrained_model_name_or_path
+            raise UserError(f"{where}: its processor_config.json cannot be read; {str(error).splitlines()[0]}") from error
         if "num_image_tokens" not in values:
             config = checkpoints.read_config(pretrained_model_name_or_path, **checkpoints.hub_options(kwargs))
             values = {"num_image_tokens": num_image_tokens(config), "image_token_id": config.image_token_id}
@@ -263,7 +267,12 @@ class MplugOwlProcessor(ConversationProcessor):
         path = pretrained_model_name_or_path
         original = Path(path, "tokenizer.model").is_file() and not Path(path, "processor_config.json").is_file()
         tokenizer_class = MplugOwlTokenizer if original else AutoTokenizer
-        return [MplugOwlImageProcessor.from_pretrained(path), tokenizer_class.from_pretrained(path)]
+        try:
+            return [MplugOwlImageProcessor.from_pretrained(path), tokenizer_class.from_pretrained(path)]
+        except Exception as error:  # a damaged file makes the libraries' readers raise anything, Exception itself included
+            raise UserError(
+                f"{path}: its tokenizer or preprocessor_config.json cannot be read; {error}".splitlines()[0]
+            ) from error
 
 
 def _prompt_pieces(prompt: str) -> Iterable[Piece]:
