@@ -253,8 +253,9 @@ def test_a_training_checkpoint_of_the_originals_stage_2_is_merged(llama: Path, t
     merged = original_weights(tmp_path / "out")
     for name, weight in expected.items():
         torch.testing.assert_close(merged[name], weight, atol=1e-6, rtol=0)
+
     (originals_adapter / "adapter_config.json").unlink()  # the original's Trainer writes none
-    convert(source, tmp_path / "alone", original=True, adapter=originals_adapter)
+    convert(llama, tmp_path / "alone", original=True, adapter=originals_adapter)
     alone = original_weights(tmp_path / "alone")
     assert all(torch.equal(alone[name], weight) for name, weight in merged.items())
 
