@@ -35,6 +35,8 @@ MODULES = ("model/*", "data/encode", "data/packing", "data/mixture")
 # The closest test file where it has another name than its module's.
 CLOSEST = {
     "model/adapter": "tests/model/test_convert.py",
+    "model/encoder": "tests/model/test_processor.py",
+    "model/pretrained": "tests/model/test_owl.py",
     "train/loop": "tests/train/test_step.py",
     "train/session": "tests/train/test_step.py",
 }
