@@ -3,7 +3,7 @@
 Shapes: B batch, T text positions, I images, P vision tokens, N positions an image takes, E language width, V vocabulary.
 """
 
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,9 +66,9 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
             self.embedding_norm = norm
             language_model.word_embeddings_layernorm = nn.Identity()
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The language model's embedding table."""
-        return self.language_model.get_input_embeddings()
+        return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the language model's embedding table."""
@@ -207,7 +207,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
         """N, how many language positions a picture takes."""
         return self.model.num_image_tokens
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         """The language model's embedding table."""
         return self.model.get_input_embeddings()
 

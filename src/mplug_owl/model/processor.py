@@ -122,7 +122,7 @@ class MplugOwlProcessor(ConversationProcessor):
             batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token_id).long()
         return batch
 
-    def apply_chat_template(  # type: ignore[override, unused-ignore]  # transformers says that it returns str, which is one of three
+    def apply_chat_template(  # type: ignore[override]  # transformers says str, which is one of three
         self,
         conversation: ChatMessages | Sequence[ChatMessages],
         chat_template: str | None = None,

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +23,7 @@ def names() -> dict[str, str]:
         for name, function in vars(book).items():
             if _is_recipe(function) and function.__module__ == book.__name__:
                 short = book.__name__.rsplit(".", 1)[-1]
-                found[f"{short}.{name}"] = inspect.getdoc(function).splitlines()[0]
+                found[f"{short}.{name}"] = str(inspect.getdoc(function)).splitlines()[0]
     return found
 
 
@@ -56,7 +56,7 @@ def find(name: str) -> Recipe:
 
 
 def _is_recipe(function: object) -> bool:
-    return isinstance(function, Callable) and getattr(function, "__annotations__", {}).get("return") is Recipe
+    return callable(function) and getattr(function, "__annotations__", {}).get("return") is Recipe
 
 
 @contextlib.contextmanager

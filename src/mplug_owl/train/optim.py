@@ -51,7 +51,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share_groups()
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override, unused-ignore]  # torch overloads it
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # torch overloads it
         """One step of each."""
         for part in self.parts:
             part.step(closure)
