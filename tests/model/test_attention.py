@@ -78,6 +78,18 @@ def test_a_language_model_of_sdpa_takes_the_kernel_and_another_keeps_its_own() -
         assert language_model.config._attn_implementation == expected
 
 
+@torch.no_grad()
+def test_what_is_padded_is_masked_as_before() -> None:
+    language_model = tiny_owl(tiny_config()).model.language_model
+    ids, mask = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    before = language_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    attention.use_packed_attention(language_model)
+    after = language_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.equal(after[mask.bool()], before[mask.bool()])
+    unmasked = language_model(input_ids=ids).last_hidden_state
+    assert not torch.allclose(unmasked[mask.bool()], before[mask.bool()], atol=1e-3)
+
+
 def kernel(queries, keys, values, bounds, same_bounds, longest, same_longest, *, scale, window_size, num_splits=None):
     """What PyTorch's kernel computes, conversation by conversation; it has no way back on a CPU."""
     assert bounds is same_bounds
