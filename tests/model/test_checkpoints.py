@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlModel
-from mplug_owl.model.checkpoints import original_name, read_tensors
+from mplug_owl.errors import UserError
+from mplug_owl.model.checkpoints import is_wrapped, original_name, read_tensors
 from tests.tiny import LANGUAGES, tiny_config, tiny_owl
 
 
@@ -134,6 +135,32 @@ def test_weights_keep_the_precision_of_their_file(ours: Path) -> None:
     assert load(ours).dtype == torch.bfloat16
 
 
+def test_what_was_loaded_can_be_asked_for(ours: Path) -> None:
+    owl, info = load(ours, output_loading_info=True, weights_only=True)
+    assert same(owl, load(ours))
+    assert not info["missing_keys"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_shapes_alone_can_be_read(ours: Path, originals: Path, file: str) -> None:
+    path = (ours if file.endswith("safetensors") else originals) / file
+    whole, shapes = read_tensors(path), read_tensors(path, "meta")
+    assert {name: tensor.shape for name, tensor in shapes.items()} == {name: tensor.shape for name, tensor in whole.items()}
+    assert {tensor.device.type for tensor in shapes.values()} == {"meta"}
+    assert {tensor.device.type for tensor in whole.values()} == {"cpu"}
+    assert all(tensor.isfinite().all() for tensor in whole.values())
+
+
+def test_a_training_checkpoint_of_stage_2_is_told_from_others(ours: Path, originals: Path) -> None:
+    assert not is_wrapped(ours)
+    assert not is_wrapped(originals)
+    weights = read_tensors(originals / "pytorch_model.bin")
+    torch.save({f"base_model.model.{name}": tensor for name, tensor in weights.items()}, originals / "pytorch_model.bin")
+    assert is_wrapped(originals)
+    with pytest.raises(UserError, match=r"a training checkpoint of the original's stage 2.*owl convert BASE NEW --adapter "):
+        load(originals)
+
+
 # Nothing missing, nothing left over
 
 
@@ -202,6 +229,11 @@ def test_code_in_a_weight_file_is_refused_and_not_run(originals: Path, tmp_path:
     with pytest.raises(ValueError, match=r"holds Python code|would run code"):
         load(originals, **kwargs)
     assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_file_without_code_is_not_read_as_if_it_had_some(ours: Path) -> None:
+    with pytest.raises(ValueError, match="weights_only=False would run code from a weight file"):
+        load(ours, weights_only=False)
 
 
 def test_code_is_refused_whatever_the_connector(originals: Path, tmp_path: Path) -> None:
