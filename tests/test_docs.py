@@ -155,6 +155,13 @@ def test_the_tree_shows_what_is_there(page: Path) -> None:
     assert parts - hidden - set(shown) == set()
 
 
+def test_the_architecture_names_every_file() -> None:
+    rooms = [room for room in (ROOT / "src" / "mplug_owl").rglob("*") if room.is_dir() and (room / "__init__.py").is_file()]
+    files = {path.stem for room in rooms for path in room.glob("*.py")} - {"__init__"}
+    named = {name for code in inline_code("architecture.md") for name in re.split(r"\W+", code)}
+    assert sorted(files - named) == []
+
+
 def test_the_readme_is_short_and_its_pictures_are_light() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
     for picture in PICTURES.iterdir():
