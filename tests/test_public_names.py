@@ -1,30 +1,79 @@
 """The names that users type. Changing one breaks somebody's program: it needs a line in CHANGELOG.md."""
 
+import inspect
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 import mplug_owl
-from mplug_owl.chat import Chat, load
 from tests.tiny import tiny_config, tiny_processor
 
 NAMES = [
+    "BadSample",
+    "Chat",
+    "ChatModel",
     "Conversation",
+    "Decoding",
+    "Encoding",
+    "LoRA",
     "Message",
+    "Modules",
     "MplugOwlConfig",
     "MplugOwlForConditionalGeneration",
     "MplugOwlModel",
     "MplugOwlProcessor",
     "MplugOwlVisionConfig",
     "MplugOwlVisualAbstractorConfig",
+    "Optimizer",
+    "Owl",
     "Picture",
+    "Recipe",
+    "Schedule",
+    "Trainable",
+    "UserError",
     "VisualAbstractor",
+    "evaluate",
+    "load",
+    "read",
+    "train",
 ]
 
 
 def test_these_are_the_public_names() -> None:
     assert mplug_owl.__all__ == NAMES == sorted(NAMES)
+    assert set(NAMES) <= set(dir(mplug_owl))
+
+
+def test_a_name_that_is_none_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = mplug_owl.trian
+
+
+def test_training_is_its_room_called() -> None:
+    """`mplug_owl.train` is the room as soon as one of its files is imported; either way it can be called."""
+    from mplug_owl.train.run import train
+
+    assert callable(mplug_owl.train)
+    assert str(inspect.signature(mplug_owl.train, eval_str=False)).replace("'", "") == str(inspect.signature(train)).replace(
+        "'", ""
+    )
+
+
+def test_what_is_not_used_is_not_imported() -> None:
+    program = (
+        "import sys, mplug_owl\n"
+        "heavy = ('accelerate', 'matplotlib', 'peft', 'pydantic', 'typer')\n"
+        "print([name for name in heavy if name in sys.modules], 'mplug_owl.train.recipe' in sys.modules)\n"
+        "from mplug_owl import Recipe\n"
+        "print(Recipe.__module__)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == ["[] False", "mplug_owl.train.recipe"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,6 +92,22 @@ def test_the_auto_classes_know_the_owl(tmp_path: Path) -> None:
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), mplug_owl.MplugOwlProcessor)
 
 
-def test_a_chat_is_two_names() -> None:
-    assert callable(Chat)
-    assert callable(load)
+@pytest.mark.parametrize("name", [name for name in NAMES if inspect.isfunction(getattr(mplug_owl, name))])
+def test_a_function_says_what_it_takes_raises_and_how_it_is_used(name: str) -> None:
+    said = inspect.getdoc(getattr(mplug_owl, name)) or ""
+    assert all(f"{part}:" in said for part in ("Args", "Raises", "Example"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_signature_says_any(name: str) -> None:
+    """So that an editor completes what is typed. What transformers calls itself is not typed by people."""
+    found = getattr(mplug_owl, name)
+    callables = [found] if not inspect.isclass(found) else [function for _, function in _own_methods(found)]
+    for function in callables:
+        hints = inspect.get_annotations(function) if not isinstance(function, ModuleType) else {}
+        assert not [part for part, hint in hints.items() if "Any" in re.findall(r"\w+", str(hint))], function
+
+
+def _own_methods(found: type) -> list[tuple[str, FunctionType]]:
+    """The methods that people call, those of the class itself."""
+    return [(name, method) for name, method in vars(found).items() if isinstance(method, FunctionType) and name[0] != "_"]
