@@ -5,8 +5,8 @@ else. Every other public name is imported when it is first used.
 
 Example:
     >>> from mplug_owl import Chat, load
-    >>> from mplug_owl.scenes import draw_scene
-    >>> Chat(load("owl-tiny")).ask("How many things are there?", images=[draw_scene(1).draw()])  # doctest: +SKIP
+    >>> from mplug_owl.scenes import scene
+    >>> Chat(load("owl-tiny")).ask("How many things are there?", images=[scene(1).draw()])  # doctest: +SKIP
     'two'
 """
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from mplug_owl.chat import Chat, ChatModel, Decoding
     from mplug_owl.data.encode import Encoding
     from mplug_owl.data.sources import read
-    from mplug_owl.eval.answer import evaluate
-    from mplug_owl.model.build import Modules, Owl, load
+    from mplug_owl.eval.grade import evaluate
+    from mplug_owl.model.build import Modules
+    from mplug_owl.model.load import Owl, load
     from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule, Trainable
     from mplug_owl.train.run import train
 
@@ -38,12 +39,12 @@ _LAZY = {
     "LoRA": "mplug_owl.train.recipe",
     "Modules": "mplug_owl.model.build",
     "Optimizer": "mplug_owl.train.recipe",
-    "Owl": "mplug_owl.model.build",
+    "Owl": "mplug_owl.model.load",
     "Recipe": "mplug_owl.train.recipe",
     "Schedule": "mplug_owl.train.recipe",
     "Trainable": "mplug_owl.train.recipe",
-    "evaluate": "mplug_owl.eval.answer",
-    "load": "mplug_owl.model.build",
+    "evaluate": "mplug_owl.eval.grade",
+    "load": "mplug_owl.model.load",
     "read": "mplug_owl.data.sources",
 }
 

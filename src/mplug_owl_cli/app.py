@@ -1,5 +1,6 @@
 """The application that every verb is a command of, and the options that several verbs share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +25,12 @@ SetOption = Annotated[
 ]
 FromOption = Annotated[str | None, typer.Option("--from", metavar="RUN", help="The run or model to initialise from.")]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="the best there is", metavar="DEVICE")
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.", show_default="the best there is"),
+]
+ImageRootOption = Annotated[
+    Path | None,
+    typer.Option("--image-root", metavar="FOLDER", help="Where pictures are that the data name, LLaVA's --image_folder."),
 ]
 
 

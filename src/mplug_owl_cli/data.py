@@ -4,18 +4,21 @@ from typing import Annotated
 
 import typer
 
+from mplug_owl_cli.app import ImageRootOption
+
 
 def inspect(
     data: Annotated[str, typer.Argument(metavar="FORMAT:PATH", help="A source; PATH alone is recognised.")],
     model: Annotated[str | None, typer.Option(help="Show the tokens of this model; without it, words.")] = None,
     limit: Annotated[int, typer.Option(help="How many conversations to show.", min=0)] = 3,
+    image_root: ImageRootOption = None,
     max_tokens: Annotated[int, typer.Option(help="Where training would cut.", min=2)] = 1024,
 ) -> None:
-    """What a model will see: pictures, tokens, and the words that are learned, marked."""
+    """What a model will see: pictures, tokens, and the supervised words, marked."""
     from rich.console import Console
 
     from mplug_owl.data.inspect import show
     from mplug_owl.data.sources import read
     from mplug_owl.model.load import load_processor
 
-    show(read(data), load_processor(model) if model else None, Console(), limit, max_tokens)
+    show(read(data, image_root), load_processor(model) if model else None, Console(), limit, max_tokens)
