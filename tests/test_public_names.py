@@ -59,15 +59,18 @@ def test_training_is_its_room_called() -> None:
     from mplug_owl.train.run import train
 
     assert callable(mplug_owl.train)
-    assert str(inspect.signature(mplug_owl.train, eval_str=False)).replace("'", "") == str(inspect.signature(train)).replace(
-        "'", ""
-    )
+    assert _plain(mplug_owl.train) == _plain(train)
+
+
+def _plain(function: object) -> str:
+    """A signature, whether its types are written as text or not."""
+    return re.sub(r"'|mplug_owl\.train\.\w+\.", "", str(inspect.signature(function)))
 
 
 def test_what_is_not_used_is_not_imported() -> None:
     program = (
         "import sys, mplug_owl\n"
-        "heavy = ('accelerate', 'matplotlib', 'peft', 'pydantic', 'typer')\n"
+        "heavy = ('gradio', 'matplotlib', 'peft', 'typer')\n"
         "print([name for name in heavy if name in sys.modules], 'mplug_owl.train.recipe' in sys.modules)\n"
         "from mplug_owl import Recipe\n"
         "print(Recipe.__module__)"

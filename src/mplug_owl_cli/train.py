@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mplug_owl_cli.app import DataOption, FromOption, RecipeArgument, SetOption
+from mplug_owl_cli.app import DataOption, FromOption, ImageRootOption, RecipeArgument, SetOption
+
+if TYPE_CHECKING:
+    from mplug_owl.train.recipe import Recipe
 
 
 def train(
@@ -14,6 +17,7 @@ def train(
     data: DataOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     init_from: FromOption = None,
+    image_root: ImageRootOption = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest whole checkpoint in the run's folder.")
@@ -34,9 +38,9 @@ def train(
     folder = out or Path("runs") / override(made, [setting for setting in settings if setting.startswith("name=")]).name
     if resume:
         given = {setting.partition("=")[0] for setting in settings}
-        given |= {name for name, value in (("data", data), ("init_from", init_from)) if value}
+        given |= {name for name, value in (("data", data), ("init_from", init_from), ("image_root", image_root)) if value}
         made = as_started(made, folder, given, screen.note)
-    made = _changed(made, data, settings, init_from)
+    made = _changed(made, data, settings, init_from, image_root)
     if eval_every is not None:
         from mplug_owl.eval import tasks
         from mplug_owl.eval.during import small_exam
@@ -53,6 +57,7 @@ def plan(
     data: DataOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     init_from: FromOption = None,
+    image_root: ImageRootOption = None,
     gpus: Annotated[int, typer.Option(help="How many devices.", min=1)] = 1,
     tflops: Annotated[float, typer.Option(help="Dense bf16 rate of one device; 989 is an H200's or H100's.")] = 989.0,
     memory: Annotated[float, typer.Option(help="Memory of one device in GB.")] = 141.0,
@@ -72,8 +77,8 @@ def plan(
 
     console, device = Console(), Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
     plans = []
-    for made in [_changed(find(stage), data, settings, init_from) for name in recipes for stage in stages(name)]:
-        survey = Survey(*open_data(made.data)) if made.data else None
+    for made in [_changed(find(stage), data, settings, init_from, image_root) for name in recipes for stage in stages(name)]:
+        survey = Survey(*open_data(made.data, made.image_root)) if made.data else None
         processor = load_processor(made.init_from) if survey and made.init_from else None
         plans.append(make_plan(made, survey, processor))
         show(plans[-1], device, console, trainable_table(plans[-1].parts, made.name))
@@ -97,14 +102,13 @@ def recipes() -> None:
     Console(highlight=False, markup=False).print(table)
 
 
-def _changed(recipe, data, settings, init_from):  # type: ignore[no-untyped-def]
+def _changed(
+    recipe: "Recipe", data: list[str], settings: list[str], init_from: str | None, image_root: Path | None
+) -> "Recipe":
     """A recipe with what the command line says put in."""
     from dataclasses import replace
 
     from mplug_owl.train.recipe import override
 
-    if data:
-        recipe = replace(recipe, data=tuple(data))
-    if init_from:
-        recipe = replace(recipe, init_from=init_from)
-    return override(recipe, settings)
+    options = {"data": tuple(data), "init_from": init_from, "image_root": str(image_root) if image_root else None}
+    return override(replace(recipe, **{name: value for name, value in options.items() if value}), settings)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mplug_owl import MplugOwlConfig
 from mplug_owl.data.encode import Encoding
+from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules, count
 from mplug_owl.model.load import load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -71,7 +72,7 @@ def test_one_of_ones_own_by_its_module(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_what_is_not_found_is_told(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(UserError, match=told):
         find(name.format(mine=tmp_path / "mine.py"))
 
 
@@ -194,7 +195,7 @@ def test_a_mistake_in_ones_own_file_names_its_line(
     monkeypatch.syspath_prepend(str(tmp_path))
     name = named.format(list(MISTAKES).index(text))  # an imported module stays imported
     (tmp_path / f"{name.removeprefix('./').removesuffix(':run').removesuffix('.py')}.py").write_text(text)
-    with pytest.raises(ValueError, match=rf"mine[_\d]*\.py, {MISTAKES[text]}") as caught:
+    with pytest.raises(UserError, match=rf"mine[_\d]*\.py, {MISTAKES[text]}") as caught:
         find(name)
     assert len(str(caught.value).splitlines()) == 1
 

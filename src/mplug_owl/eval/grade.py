@@ -59,6 +59,9 @@ def evaluate(
         conditions: Some of the task's conditions; all where None.
         on_condition: Called before each condition.
 
+    Raises:
+        UserError: A conversation of the exam is longer than the model's positions.
+
     Example:
         grades = evaluate(OwlChatModel(load("owl-tiny")), tasks.find("scenes"), count=20, seed=0)
     """

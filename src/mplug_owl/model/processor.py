@@ -207,7 +207,7 @@ class MplugOwlProcessor(ConversationProcessor):
 
     # Saving and loading
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What processor_config.json holds."""
         return {**super().to_dict(), "image_token_id": self.image_token_id}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from mplug_owl.errors import UserError
 from mplug_owl.recipes import paper, paradigms, tiny
 from mplug_owl.train.recipe import Recipe
 
@@ -36,22 +37,22 @@ def stages(name: str) -> list[str]:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of this name. Raises ValueError that lists the valid ones."""
+    """The recipe of this name. Raises UserError that lists the valid ones, or says what is wrong in a file of recipes."""
     if name in names():
         book, function = name.split(".")
         return getattr(importlib.import_module(f"mplug_owl.recipes.{book}"), function)()
     if len(several := stages(name)) > 1:
-        raise ValueError(f"{name} has several stages; name one of {', '.join(several)}")
+        raise UserError(f"{name} has several stages; name one of {', '.join(several)}")
     if ":" not in name:
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
+        raise UserError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
     where, _, function = name.rpartition(":")
-    with _told(where):
+    with _errors_of(where):
         recipe = getattr(_module(where), function, None)
         if not callable(recipe):
-            raise ValueError(f"{where} has no function {function!r}")
+            raise UserError(f"{where} has no function {function!r}")
         made = recipe()
     if not isinstance(made, Recipe):
-        raise ValueError(f"{name} returns a {type(made).__name__}; expected a Recipe")
+        raise UserError(f"{name} returns a {type(made).__name__}; expected a Recipe")
     return made
 
 
@@ -60,20 +61,20 @@ def _is_recipe(function: object) -> bool:
 
 
 @contextlib.contextmanager
-def _told(where: str) -> Iterator[None]:
-    """Whatever a user's module raises becomes a ValueError that names the file and the line in it."""
+def _errors_of(where: str) -> Iterator[None]:
+    """Whatever a user's module raises becomes a UserError that names the file and the line in it."""
     try:
         yield
     except SyntaxError as error:
-        raise ValueError(f"{error.filename or where}, line {error.lineno}: {type(error).__name__}: {error.msg}") from error
+        raise UserError(f"{error.filename or where}, line {error.lineno}: {type(error).__name__}: {error.msg}") from error
     except Exception as error:
         name = where.removesuffix(".py").replace("/", ".").rpartition(".")[2]
-        steps = [step for step in traceback.extract_tb(error.__traceback__) if Path(step.filename).stem == name]
-        if not steps and isinstance(error, ValueError):
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).stem == name]
+        if not frames and isinstance(error, UserError):
             raise  # it is about finding the module, and one of ours
-        place = f"{steps[-1].filename}, line {steps[-1].lineno}" if steps else where
-        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{place}: {what}") from error
+        location = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else where
+        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{location}: {problem}") from error
 
 
 def _module(where: str) -> ModuleType:
@@ -85,13 +86,13 @@ def _module(where: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is not None and not f"{where}.".startswith(f"{error.name}."):
                 raise  # the module is there, and what it imports is not
-            raise ValueError(f"no module {where!r} to import a recipe from ({error})") from None
+            raise UserError(f"no module {where!r} to import a recipe from ({error})") from None
     path = Path(where)
     if not path.is_file():
-        raise ValueError(f"{where}: no such file to read a recipe from")
+        raise UserError(f"{where}: no such file to read a recipe from")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{where}: cannot be imported")
+        raise UserError(f"{where}: cannot be imported")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -52,7 +52,7 @@ def train(
     """
     reporter = reporter or Screen()
     metrics.check(recipe.trackers)
-    survey = Survey(*open_data(recipe.data))
+    survey = Survey(*open_data(recipe.data, recipe.image_root))
     _report_problems(recipe, survey, reporter)
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
     owl = initial_model(recipe, survey)
@@ -62,8 +62,8 @@ def train(
     return fit(recipe, owl, survey, Path(out), resume=resume, reporter=reporter, exam=exam)
 
 
-def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
-    """Sources and weights of "FORMAT:PATH[@WEIGHT]" specs.
+def open_data(specs: Sequence[str], image_root: str | None = None) -> tuple[list[Source], list[float | None]]:
+    """Sources and weights of "FORMAT:PATH[@WEIGHT]" specs. Pictures are looked for below `image_root` first.
 
     Raises UserError where there is none, or only some have a weight.
     """
@@ -74,7 +74,7 @@ def open_data(specs: Sequence[str]) -> tuple[list[Source], list[float | None]]:
     for spec in specs:
         path, at, weight = spec.rpartition("@")
         weighted = bool(at) and re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight) is not None
-        sources.append(read(path if weighted else spec))
+        sources.append(read(path if weighted else spec, image_root))
         weights.append(float(weight) if weighted else None)
     if None in weights and any(weight is not None for weight in weights):
         bare = specs[weights.index(None)]

@@ -22,8 +22,18 @@ from mplug_owl.scenes.lessons import open_lessons
 def read(spec: str, image_root: str | Path | None = None) -> Source:
     """Open `FORMAT:PATH`, or `PATH` alone, whose format is then recognised from what it holds.
 
-    Pictures that records name are looked for below `image_root` first, then beside the data. Records are read when asked for.
-    Raises UserError that names the file, its line and what would be right.
+    Records are read when they are asked for, and raise BadSample then.
+
+    Args:
+        spec: A format's name and a path, folder, pattern or address, such as `chat:talks.jsonl`.
+        image_root: Pictures that records name are looked for below it first, then beside the data.
+
+    Raises:
+        UserError: There is no such file or format. The message names the file, its line and what would be right.
+
+    Example:
+        >>> read("scenes:captions")[0].answers  # doctest: +SKIP
+        ('There is a large black star in the middle left, a large green star in the centre ...',)
     """
     root = expand_home(image_root) if image_root is not None else None
     if root is not None and not root.is_dir():
