@@ -34,7 +34,11 @@ class Spelling(OwlChatModel):
 
 
 def owl(language: str) -> Owl:
-    model = tiny_owl(tiny_config(language=language))
+    language, _, window = language.partition(" with a window of ")
+    config = tiny_config(language=language)
+    if window:
+        config.text_config.sliding_window = int(window)
+    model = tiny_owl(config)
     return Owl(model, tiny_processor(model))
 
 
@@ -98,9 +102,11 @@ def test_so_they_are_where_the_words_have_other_tokens_than_were_generated(langu
     assert again
 
 
-@pytest.mark.parametrize(("language", "anew"), [("llama", False), ("lfm2", True), ("gemma3", True)])
+@pytest.mark.parametrize(
+    ("language", "anew"), [("llama", False), ("lfm2", True), ("gemma3", True), ("gemma3 with a window of 400", False)]
+)
 def test_another_question_to_the_same_picture_keeps_what_can_be_kept(language: str, anew: bool) -> None:
-    """Keys and values are cut where two prompts part. Convolutions and windows forget, so they begin anew; pictures stay."""
+    """Keys and values are cut where two prompts part. Convolutions and full windows forget: they begin anew; pictures stay."""
     made, shown = owl(language), Picture(tiny_picture(1))
     model, counted = Spelling(made), Counted(made)
     first, second = (Conversation(()).said("user", shown, words) for words in ("What is it?", "What colour is it?"))

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -231,9 +231,9 @@ class OwlChatModel:
     def _known(self, past: _Past, sample: Example) -> tuple[int, Cache | None]:
         """How many of a prompt's tokens a cache holds, and that cache; it holds no others.
 
-        A cache of plain keys and values is cut to the tokens that both prompts begin with. Convolutions and sliding windows
-        forget, so theirs must hold nothing else already. Where the answer's words have other tokens than were generated,
-        they are computed anew.
+        A cache of plain keys and values is cut to the tokens that both prompts begin with. Convolutions and full windows have
+        forgotten what was before, so they serve only where the new prompt continues the old one. The answer's words may have
+        other tokens in a prompt than were generated: then they are computed anew, or where nothing can be cut, everything.
         """
         left = pictures = _alike(past.pictures, sample.pictures) * self.processor.num_image_tokens
         known = 0
@@ -246,7 +246,7 @@ class OwlChatModel:
         if past.cache is None or not known:
             return 0, None
         if beyond := len(past.ids) - known:
-            if not all(type(layer) is DynamicLayer for layer in past.cache.layers):
+            if not all(map(_can_be_cut, past.cache.layers)):
                 return 0, None
             past.cache.crop(-beyond)
         return known, past.cache
@@ -331,6 +331,13 @@ class _StopWords(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         answers = [self.decode(row) for row in input_ids[:, self.length :].tolist()]
         return torch.tensor([any(word in answer for word in self.words) for answer in answers], device=input_ids.device)
+
+
+def _can_be_cut(layer: CacheLayerMixin) -> bool:
+    """Whether a layer's cache still holds every position: keys and values do, a sliding window until it is full."""
+    if type(layer) is DynamicSlidingWindowLayer:
+        return layer.get_seq_length() < layer.sliding_window
+    return type(layer) is DynamicLayer
 
 
 def _clean(answer: str, stop: Sequence[str]) -> str:

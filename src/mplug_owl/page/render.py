@@ -1,9 +1,8 @@
-"""One HTML page in one file: its style, and pictures are inside, and it asks no network for anything."""
+"""One HTML page in one file: its style and its pictures are inside, and it asks no network for anything."""
 
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -12,21 +11,32 @@ from PIL import Image
 COLOURS = 64
 
 
-def render(template: str, **values: Any) -> str:
-    """The page that a template beside the package's code makes of these values; what they hold is text, never markup."""
-    room = Environment(
+def render(template: str, **values: object) -> str:
+    """The page that a template makes of these values.
+
+    What the values hold is text, never markup. A template extends `page/page.html.jinja`, which brings the style, and has
+    the filter `inline` for pictures.
+
+    Args:
+        template: A path inside the package, such as `eval/wrong.html.jinja`.
+        values: What the template names.
+
+    Raises:
+        jinja2.UndefinedError: The template names something that is not among the values.
+    """
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    room.filters["inline"] = inline
-    return room.get_template(template).render(**values)
+    environment.filters["inline"] = inline
+    return environment.get_template(template).render(**values)
 
 
 def inline(image: Image.Image, colours: int | None = COLOURS) -> str:
-    """A picture as an address that holds it: `data:image/png;base64,...`."""
+    """A picture as an address that holds it: `data:image/png;base64,...`. `colours=None` keeps every colour."""
     file = io.BytesIO()
     (image.convert("RGB").quantize(colours) if colours else image).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
