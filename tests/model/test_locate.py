@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.locate import ADAPTER_CONFIG, BUNDLED, base_name, base_of, bundled, is_adapter, locate
+from mplug_owl.model.locate import ADAPTER_CONFIG, BUNDLED, adapter_base, base_of, bundled, is_adapter, locate
 
 
 def make(folder: Path, base: object = None) -> Path:
@@ -38,18 +38,18 @@ def test_a_mistyped_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: 
 
 def test_a_base_is_written_as_everybody_can_find_it(tmp_path: Path) -> None:
     see, adapter = make(tmp_path / "runs" / "see" / "model"), tmp_path / "runs" / "tell" / "model"
-    assert base_name(see, adapter) == "../../see/model"
-    assert base_name(adapter / "base", adapter) == str(adapter / "base")  # not there: left as it was given
+    assert adapter_base(see, adapter) == "../../see/model"
+    assert adapter_base(adapter / "base", adapter) == str(adapter / "base")  # not there: left as it was given
     make(adapter / "base")
-    assert base_name(adapter / "base", adapter) == "./base"
-    assert base_name("OWNER/NAME", adapter) == "OWNER/NAME"
+    assert adapter_base(adapter / "base", adapter) == "./base"
+    assert adapter_base("OWNER/NAME", adapter) == "OWNER/NAME"
     for name in BUNDLED:
-        assert base_name(name, adapter) == base_name(bundled(name), adapter) == name
+        assert adapter_base(name, adapter) == adapter_base(bundled(name), adapter) == name
 
 
 def test_a_base_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     see = make(tmp_path / "runs" / "see" / "model")
-    adapter = make(tmp_path / "runs" / "tell" / "model", base_name(see, tmp_path / "runs" / "tell" / "model"))
+    adapter = make(tmp_path / "runs" / "tell" / "model", adapter_base(see, tmp_path / "runs" / "tell" / "model"))
     older = make(tmp_path / "runs" / "older" / "model", "runs/see/model")  # by the folder that the training ran in
     assert is_adapter(str(adapter))
     monkeypatch.chdir("/")

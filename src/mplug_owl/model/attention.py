@@ -83,6 +83,7 @@ def packed_sequences(language_model: PreTrainedModel, position_ids_1T: Tensor) -
     return {"packed_bounds": bounds, "packed_longest": int(bounds.diff().max())}
 
 
+# Over 40 lines: attention's parameters are transformers', and the kernel's are written out.
 def packed_attention(
     module: nn.Module,
     query_BHTK: Tensor,
@@ -109,7 +110,7 @@ def packed_attention(
             module, query_BHTK, key_BHSK, value_BHSK, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     shared = queries_THK.shape[1] // keys_THK.shape[1]  # heads of queries to one of keys
-    # From torch 2.12 on: a conversation's result then does not depend on what it is packed with.
+    # From torch 2.12 on, a conversation's result does not depend on what it is packed with.
     alone: dict[str, Any] = {"num_splits": 1} if "num_splits" in signature(varlen.varlen_attn).parameters else {}
     kernel = cast(Callable[..., Tensor], varlen.varlen_attn)  # it gives a pair only where more than the mix is asked for
     mixed_THK = kernel(

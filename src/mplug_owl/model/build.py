@@ -27,11 +27,21 @@ from mplug_owl.model.processor import MplugOwlProcessor
 
 @dataclass(frozen=True)
 class Modules:
-    """What an owl is made of. `config` gives every size before anything is downloaded; the rest says where weights are.
+    """What an owl is made of.
 
-    `vision` and `language` are folders, hub ids or names of what comes with the package; None for fresh ones. The tokenizer is
-    the language model's, or learned from the data with `vocabulary` entries where the language model starts from scratch;
-    each of `phrases` may become one of them. With `alike` fresh attention begins by looking for what is like itself.
+    Args:
+        config: Makes the config, which gives every size before anything is downloaded.
+        vision: Trained weights for f_V: a folder, a hub id or what comes with the package. None for fresh ones.
+        language: The same for f_L, whose tokenizer comes with it.
+        vocabulary: Entries of a tokenizer that is learned from the data, for a fresh f_L.
+        phrases: Words that may become one entry of it together.
+        alike: Fresh attention begins by looking for what is like itself.
+
+    Example:
+        >>> from mplug_owl.model.build import Modules
+        >>> from mplug_owl.recipes.tiny import owl_tiny
+        >>> Modules(owl_tiny, vision="tiny-vision", language="tiny-language").vocabulary is None
+        True
     """
 
     config: Callable[[], MplugOwlConfig]
@@ -82,16 +92,16 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     config.image_token_id = language.config.vocab_size
     config.tie_word_embeddings = bool(language.config.tie_word_embeddings)
     with torch.device("meta"):
-        owl = MplugOwlForConditionalGeneration(config)
-    owl.model.vision_tower = vision
-    owl.model.set_language_model(language.base_model)
-    owl.lm_head = language.get_output_embeddings()
-    owl.model.abstractor = owl.build_connector(config).apply(owl._init_weights)
-    owl.tie_weights()
-    owl.generation_config = language.generation_config
-    module: nn.Module = owl  # whose `to` type checkers can read; transformers' own is wrapped
+        model = MplugOwlForConditionalGeneration(config)
+    model.model.vision_tower = vision
+    model.model.set_language_model(language.base_model)
+    model.lm_head = language.get_output_embeddings()
+    model.model.abstractor = model.build_connector(config).apply(model._init_weights)
+    model.tie_weights()
+    model.generation_config = language.generation_config
+    module: nn.Module = model  # whose `to` type checkers can read; transformers' own is wrapped
     module.to(language.dtype)
-    return owl
+    return model
 
 
 def count(module: nn.Module, trainable: bool = False) -> int:

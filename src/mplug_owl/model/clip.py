@@ -30,7 +30,7 @@ def load_vision(path: str, config: MplugOwlConfig) -> PreTrainedModel:
 
 def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
     """CLIP's vision weights under the names of the original's tower, queries, keys and values fused head by head."""
-    owl: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in clip.items():
         name = name.removeprefix("vision_model.")
         if "position_ids" in name:
@@ -39,12 +39,12 @@ def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
             if ".q_proj." in name:
                 parts = [clip[_sibling(clip, name, letter)] for letter in "qkv"]
                 split = [part.unflatten(0, (heads, -1)) for part in parts]
-                owl[_rename(name).replace("q_proj", "query_key_value")] = torch.cat(split, dim=1).flatten(0, 1)
+                renamed[_rename(name).replace("q_proj", "query_key_value")] = torch.cat(split, dim=1).flatten(0, 1)
             continue
-        owl[_rename(name)] = tensor.reshape(1, 1, -1) if name.endswith("class_embedding") else tensor
+        renamed[_rename(name)] = tensor.reshape(1, 1, -1) if name.endswith("class_embedding") else tensor
         if name.endswith("position_embedding.weight"):
-            owl[_rename(name)] = tensor.unsqueeze(0)
-    return owl
+            renamed[_rename(name)] = tensor.unsqueeze(0)
+    return renamed
 
 
 def _sibling(clip: dict[str, Tensor], name: str, letter: str) -> str:

@@ -103,8 +103,24 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
 class MplugOwlConfig(PreTrainedConfig):
     """The three modules and how they meet.
 
-    `image_token_id` marks the language positions that a picture fills. It defaults to the text vocabulary's size: an id that no
-    text can have, so it needs no row in the embedding table.
+    Args:
+        vision_config: Of any vision encoder of transformers, as a config or a dict; by default the paper's ViT-L/14.
+        visual_abstractor_config: Of the connector; by default the released abstractor's, as wide as the vision encoder.
+        text_config: Of any decoder language model of transformers; by default LLaMA-7B's.
+        num_query_tokens: Q, how many learned queries the connector has, where it has any.
+        image_token_id: What marks the language positions that a picture fills. It defaults to the text vocabulary's size: an
+            id that no text can have, so it needs no row in the embedding table.
+        initializer_range: The spread of fresh weights.
+        tie_word_embeddings: Left as the language model's config has it, whatever is given here.
+
+    Raises:
+        UserError: A part has a model_type that transformers does not know.
+
+    Example:
+        >>> from mplug_owl import MplugOwlConfig
+        >>> config = MplugOwlConfig(text_config={"model_type": "opt"}, visual_abstractor_config={"connector": "mlp"})
+        >>> config.text_config.model_type, config.vision_config.hidden_size, config.image_token_id
+        ('opt', 1024, 50272)
     """
 
     model_type = "mplug-owl"

@@ -29,7 +29,8 @@ _PLAIN_LLAMA = {
 Module = Literal["vision", "language"]
 
 
-def convert(  # a few lines over 40, of which half say what goes in and what goes wrong
+# Over 40 lines: half of them say what goes in and what goes wrong.
+def convert(
     source: Path,
     target: Path,
     original: bool = False,

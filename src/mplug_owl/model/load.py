@@ -19,7 +19,7 @@ from mplug_owl.model.processor import MplugOwlProcessor
 
 @dataclass(frozen=True)
 class Owl:
-    """A model and the processor that goes with it."""
+    """A model and the processor that goes with it; `load` and `build` make one."""
 
     model: MplugOwlForConditionalGeneration
     processor: MplugOwlProcessor
@@ -40,8 +40,10 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
         UserError: There is no such model, its files do not fit together, or the device is not here.
 
     Example:
-        >>> from mplug_owl import Chat, load
-        >>> Chat(load("owl-tiny")).ask("What is in the picture?", images=["scene.png"])
+        >>> from mplug_owl.model.load import load
+        >>> owl = load("owl-tiny", device="cpu")
+        >>> owl.model.num_image_tokens
+        41
     """
     target, where = _device(device), locate(path)
     with quiet():
@@ -52,7 +54,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
 
 
 def load_processor(path: str | os.PathLike[str]) -> MplugOwlProcessor:
-    """The processor alone of what `load` would open."""
+    """The processor alone of what `load` would open. Raises UserError as `load` does."""
     where = locate(path)
     with quiet():
         return MplugOwlProcessor.from_pretrained(base_of(where) if is_adapter(where) else where)

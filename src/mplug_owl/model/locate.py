@@ -75,7 +75,7 @@ def base_of(adapter: str | os.PathLike[str]) -> str:
     return str(name)
 
 
-def base_name(base: str | os.PathLike[str], adapter: str | os.PathLike[str]) -> str:
+def adapter_base(base: str | os.PathLike[str], adapter: str | os.PathLike[str]) -> str:
     """How an adapter in the folder `adapter` names its base: as the package or the hub does, or by the path between them.
 
     Such a path begins with a dot, so nobody takes it for a hub id.

@@ -177,6 +177,12 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
 class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGenerationMixin):
     """An owl that speaks: `model` and the language model's own head.
 
+    Args:
+        config: The three modules' sizes.
+
+    Raises:
+        UserError: The sizes do not fit together.
+
     Example:
         >>> from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration
         >>> small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -223,8 +229,9 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
         """Pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
+    # Over 40 lines: transformers reads the parameters' names, so they are written out, and each says what it is.
     @can_return_tuple
-    def forward(  # over 40 lines: transformers reads the parameters' names, so they are written out
+    def forward(
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,

@@ -74,6 +74,7 @@ class MplugOwlProcessor(ConversationProcessor):
         processor.follow(model.config)
         return processor
 
+    # Over 40 lines: half of them say what goes in and what comes out.
     def __call__(
         self,
         images: ImageInput | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
@@ -102,8 +103,11 @@ class MplugOwlProcessor(ConversationProcessor):
             UserError: Prompts and pictures do not match in number, or an option asks for what cannot be.
 
         Example:
-            >>> owl = load("owl-tiny")
-            >>> owl.processor(text="Human: <image>\\nHuman: What is it?\\nAI: ", images=["scene.png"])
+            >>> from PIL import Image
+            >>> from mplug_owl.model.load import load_processor
+            >>> processor = load_processor("owl-tiny")
+            >>> sorted(processor(text="Human: <image>\\nHuman: What is it?\\nAI: ", images=[Image.new("RGB", (9, 9))]))
+            ['attention_mask', 'input_ids', 'pixel_values']
         """
         padding = Padding.read(options)
         if text is None and images is None:
@@ -122,6 +126,7 @@ class MplugOwlProcessor(ConversationProcessor):
             batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token_id).long()
         return batch
 
+    # Over 40 lines: half of them say what goes in and what goes wrong.
     def apply_chat_template(  # type: ignore[override]  # transformers says str, which is one of three
         self,
         conversation: ChatMessages | Sequence[ChatMessages],

@@ -1,10 +1,10 @@
 """The end of a run: what its folder holds when it is done."""
 
-import os
 from pathlib import Path
 
 from peft import PeftModel
 
+from mplug_owl.model.locate import adapter_base
 from mplug_owl.train import card, metrics
 from mplug_owl.train.disk import writing
 from mplug_owl.train.session import Session
@@ -44,12 +44,3 @@ def _write_adapter(learner: PeftModel, init_from: str | None, folder: Path) -> N
     with writing(str(folder)):
         # Embeddings have no adapters. Left to itself, peft would look for the base from the folder one works in.
         learner.save_pretrained(str(folder), save_embedding_layers=False)
-
-
-def adapter_base(init_from: str, folder: Path) -> str:
-    """What an adapter in `folder` calls its base: a path from there, or the name of what is no folder here."""
-    start = Path(init_from)
-    if not start.exists():
-        return init_from  # what comes with the package, or a hub id
-    model = start / "model" if (start / "model" / "config.json").is_file() else start
-    return os.path.relpath(model.resolve(), folder.resolve())
