@@ -72,6 +72,19 @@ def test_a_step_is_its_equation(clip: float | None, micro_batch: int, sources: l
         )
 
 
+def test_gradients_of_before_count_for_nothing(sources: list[Source], tmp_path: Path) -> None:
+    recipe = lesson(steps=1, batch=4, micro_batch=4, **SETTINGS)
+    norms = []
+    for name in ("clean", "used"):
+        owl = initial_model(recipe, sources)
+        if name == "used":
+            (batch,) = batches(recipe, owl, sources)
+            owl.model(**batch.inputs).loss.backward()
+        quietly(recipe, owl, sources, tmp_path / name)
+        norms += [row["grad_norm"] for row in metrics.read(tmp_path / name / "metrics.jsonl")]
+    assert norms[0] == norms[1]
+
+
 def test_dropout_is_where_something_learns(sources: list[Source], tmp_path: Path) -> None:
     """A frozen module works in training as it will when it is used."""
     forgetful = Modules(small_with_dropout, vocabulary=300)

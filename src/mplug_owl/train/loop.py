@@ -49,6 +49,7 @@ def fit(
         WriteError: the disk has no room for the finished model. For want of other room the run only notes it.
     """
     with open_session(recipe, owl, survey, out, resume, reporter or Silent(), exam) as run:
+        run.optimizer.zero_grad(set_to_none=True)  # what a caller left on the weights is not this run's
         for number, data in step_loader(run.dataset, run.first_step, run.steps, run.recipe.workers):
             run.window.data_arrived()
             step = take_step(run, number, data)
