@@ -18,6 +18,8 @@ Role = Literal["user", "assistant"]
 ImageSource = str | Path | bytes | Image.Image
 
 IMAGE_MARK = "<image>"
+# What some programs write beside a turn's words, and would be lost in silence.
+UNUSED_IN_TURNS = ("image", "images", "video", "videos", "audio", "audios", "tool_calls", "function_call")
 # The sentence every released mPLUG-Owl was trained with.
 SYSTEM_PROMPT = (
     "The following is a conversation between a curious human and AI assistant. "
@@ -173,6 +175,8 @@ class Conversation:
             role = message.get("role")
             if role not in ("system", "developer", "user", "assistant"):
                 raise UserError(f"{where} has role {role!r:.80}; expected system, user or assistant")
+            if unused := [key for key in UNUSED_IN_TURNS if message.get(key)]:
+                raise UserError(f"{where} has {unused[0]!r}; expected text, and pictures as parts of its content")
             parts = tuple(_chat_parts(message.get("content"), where))
             pictures = any(isinstance(part, Picture) for part in parts)
             if role in ("system", "developer"):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mplug_owl import Conversation, MplugOwlProcessor, Picture
 from mplug_owl.conversation import caption
-from mplug_owl.data.inspect import look, show
+from mplug_owl.data.inspect import as_sample, show
 from mplug_owl.data.sources import Source, read
 from tests.tiny import picture
 
@@ -66,7 +66,7 @@ def test_without_a_model_words_are_counted(photos: Source) -> None:
 
 def test_words_too_are_cut(processor: MplugOwlProcessor) -> None:
     talk = caption("cat.png", "one two  three four")
-    sample = look(talk, None, 5)
+    sample = as_sample(talk, None, 5)
     assert [stretch.cuts for stretch in sample.stretches] == [("Human: ",), (), ("\nAI: ",), ("one", " two")]
     assert (sample.length, sample.supervised, sample.cut) == (5, 2, 2)
 
@@ -111,7 +111,7 @@ def test_no_line_is_longer_than_the_screen_and_none_coloured_in_a_pipe(
 def test_tokens_add_up_to_the_words(processor: MplugOwlProcessor) -> None:
     words = "Où est le café 🦉 图片? "
     talk = Conversation((), system=None).said("user", Picture("a.png"), Picture("b.png"), words).said("assistant", words)
-    sample = look(talk, processor, 1024)
+    sample = as_sample(talk, processor, 1024)
     assert "".join("".join(stretch.cuts) for stretch in sample.stretches) == (
         f"<s>Human: \nHuman: \nHuman: {words}\nAI: {words}</s>"
     )
@@ -123,13 +123,13 @@ def test_tokens_add_up_to_the_words_with_the_originals_tokenizer_too(shared: Pat
     if not (folder := shared / "parity" / "owl-llama-tiny").is_dir():
         pytest.skip(f"{folder} is not here")
     words = "Where is the café 🦉, and  who sits there?"
-    sample = look(caption("a.png", words), MplugOwlProcessor.from_pretrained(folder), 1024)
+    sample = as_sample(caption("a.png", words), MplugOwlProcessor.from_pretrained(folder), 1024)
     assert "".join(sample.stretches[-1].cuts) == f"{words}</s>"
 
 
 def test_adjacent_pictures_are_told_apart(processor: MplugOwlProcessor) -> None:
     talk = Conversation((), system=None).said("user", "", Picture("a.png"), Picture("b.png")).said("assistant", "yes")
-    assert [stretch.picture for stretch in look(talk, processor, 1024).stretches if stretch.picture] == ["a.png", "b.png"]
+    assert [stretch.picture for stretch in as_sample(talk, processor, 1024).stretches if stretch.picture] == ["a.png", "b.png"]
 
 
 def test_data_cannot_steer_the_terminal(tmp_path: Path, processor: MplugOwlProcessor) -> None:

@@ -75,7 +75,7 @@ def show(
         problems = check(source, indices=checked)
         spread = _spread(len(source), SURVEYED)
         conversations = {index: talk for index in spread if (talk := _readable(source, index)) is not None}
-        samples = {index: look(talk, processor, max_tokens) for index, talk in conversations.items()}
+        samples = {index: as_sample(talk, processor, max_tokens) for index, talk in conversations.items()}
     chosen = [list(samples.values())[index] for index in _spread(len(samples), count)]
     unit = "tokens" if processor else "words"
     parts: list[RenderableType] = [_heading(source, list(conversations.values()))]
@@ -88,7 +88,7 @@ def show(
     console.print(Group(*parts))
 
 
-def look(conversation: Conversation, processor: MplugOwlProcessor | None, max_tokens: int) -> Sample:
+def as_sample(conversation: Conversation, processor: MplugOwlProcessor | None, max_tokens: int) -> Sample:
     """A conversation as the model gets it."""
     if processor is None:
         return _in_words(conversation, max_tokens)
@@ -149,7 +149,7 @@ def _in_words(conversation: Conversation, max_tokens: int) -> Sample:
 def _heading(source: Source, conversations: Sequence[Conversation]) -> RenderableType:
     answers = sum(len(talk.answers) for talk in conversations)
     shown = [picture.source for talk in conversations for picture in talk.pictures]
-    # One file counts once; an opened picture can only be told from another one, not from its like.
+    # One file counts once; an opened picture can only be kept apart from another object, not from its like.
     pictures = list({id(one) if isinstance(one, Image.Image) else one: one for one in shown}.values())
     surveyed = "" if len(conversations) == len(source) else f", {len(conversations):,} of them read"
     return Group(
@@ -260,7 +260,7 @@ def _problems(problems: Sequence[str], checked: int, whole: int) -> RenderableTy
 def _readable(source: Source, index: int) -> Conversation | None:
     try:
         return source[index]
-    except BadSample:  # `check` has told
+    except BadSample:  # `check` has said so
         return None
 
 
@@ -280,7 +280,7 @@ def _name(picture: ImageSource) -> str:
 def _size(picture: ImageSource) -> tuple[int, int] | None:
     try:
         return picture_size(picture)
-    except BadSample:  # `check` has told
+    except BadSample:  # `check` has said so
         return None
 
 

@@ -213,7 +213,7 @@ def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iter
 
 
 def _leave_signals(worker: int) -> None:
-    """Schedulers ask every process of a job to stop. The workers go on, for the step that ends needs its data; they leave when
+    """Schedulers ask every process of a job to stop. The workers stay, for the step that ends needs its data; they leave when
     the process that they work for does.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1):

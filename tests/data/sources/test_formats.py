@@ -61,6 +61,7 @@ def test_questions_of_a_table_are_about_its_pictures(write: Write) -> None:
         ("captions", broken(CAPTIONS[0], caption={}), "field 'caption' is an object; expected text"),
         ("captions", broken(CAPTIONS[0], image=[["cat.png"]]), "an image is a list; expected a file's path"),
         ("captions", broken(CAPTIONS[0], caption=" "), "no words to learn; the text is empty"),
+        ("captions", broken(CAPTIONS[0], caption="<image> a cat"), "<image> inside a caption"),
         ("captions", broken(CAPTIONS[0], image="gone.png"), "no picture gone.png; looked for "),
         ("captions", broken(CAPTIONS[0], image="https://example.com/a.png"), "pictures are read from files, not fetched"),
         ("captions", broken(CAPTIONS[0], caption="half \ud83e"), r"half a character, \ud83e, in 'half"),
@@ -156,6 +157,7 @@ def test_a_mark_in_a_question_is_the_pictures_position(write: Write, question: s
     [
         ({"question": "<image> or <image>?", "answer": "x"}, "2 <image> in the text but 1 images"),
         ({"question": "What?", "answer": "<image>"}, "<image> inside an answer"),
+        ({"question": "What?", "answer": "x", "history": 7}, "field 'history' is a number; expected a list"),
         ({"question": "What?", "answer": float("nan")}, "field 'answer' is NaN; expected text"),
         ({"question": "What?", "answer": {"a": 1}}, "field 'answer' is an object; expected text"),
         ({"question": "What?", "answer": []}, "no answer to learn"),

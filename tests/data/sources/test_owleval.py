@@ -42,9 +42,11 @@ def test_owleval_is_one_conversation_a_picture(owleval: Path) -> None:
         )
 
 
-def test_owleval_leaves_out_what_a_system_could_not_answer(owleval: Path) -> None:
+def test_owleval_leaves_out_what_a_system_could_not_answer(owleval: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = read(f"owleval:{owleval}/answer/other.jsonl")
     assert [source[i].answers for i in range(len(source))] == [("Answer 2.", "Answer 3.")]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("other.jsonl: 1 of 3 questions have no answer and are left out")
 
 
 def test_owleval_says_what_is_missing(owleval: Path) -> None:

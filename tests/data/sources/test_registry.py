@@ -1,6 +1,8 @@
 """One door for data: every format is recognised, every kind of broken file told from the others."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,18 @@ def test_lines_that_begin_as_coco_does_are_no_coco(write: Write) -> None:
     ]
     for count in (1, 2):
         assert read(str(write("chats.jsonl", rows * count))).name.startswith("chat:")
+
+
+@pytest.mark.parametrize("spec", ["x" * 5000, "captions:" + "x" * 5000, "~nobody-of-this-name/a.jsonl", "a\0b.jsonl", "~"])
+def test_names_that_no_file_has(spec: str) -> None:
+    with pytest.raises(UserError) as error:
+        read(spec)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="whoever may read everything sees no difference")
+def test_a_file_that_may_not_be_read(write: Write) -> None:
+    path = write("a.jsonl", CAPTIONS)
+    path.chmod(0)
+    with pytest.raises(UserError, match=r"a\.jsonl: Permission denied"):
+        read(str(path))

@@ -148,6 +148,8 @@ def test_pictures_stand_at_their_marks_or_in_front(
         ("<audio>What?", "A cat.", {}, "<audio> in the text; an owl sees pictures"),
         ("What?", "A cat.", {"audios": ["a.wav"]}, "has 'audios'; an owl sees pictures"),
         ("What?", "A cat.", {"tools": "[{}]"}, "has 'tools'"),
+        ("What?", "A cat.", {"image_path": "cat.png"}, "has 'image_path'; expected pictures in 'image' or 'images'"),
+        ("What?", "A cat.", {"img": "cat.png"}, "has 'img'; expected pictures in 'image' or 'images'"),
         ("What?", "A cat.", {"rejected": "A dog."}, "preferences are not learned"),
         ("What?", "A cat.", {"system": ["Be brief."]}, "field 'system' is a list; expected text"),
         ("What?", "A cat.", {"history": "before"}, "field 'history' is text; expected a list"),
@@ -279,3 +281,20 @@ def test_an_answer_of_weight_0_is_not_learned(write: Write, weight: str) -> None
 def test_talks_that_were_disliked_are_not_learned(write: Write) -> None:
     (problem,) = check(read(str(write("kto.jsonl", [{"messages": messages("Hi", "Go away."), "label": False}]))))
     assert "preferences are not learned" in problem
+
+
+@pytest.mark.parametrize("name", ["image", "images", "videos", "tool_calls"])
+def test_what_stands_in_a_turn_is_not_lost_in_silence(write: Write, name: str) -> None:
+    for record in ({"conversations": turns("What?", "A cat.")}, {"messages": messages("What?", "A cat.")}):
+        (first, *_) = next(iter(record.values()))
+        first[name] = ["cat.png"]
+        (problem,) = check(read(str(write("a.jsonl", [record]))))
+        assert f"has '{name}'; expected" in problem
+
+
+@pytest.mark.parametrize("unlearned", [{"weight": 0}, {"train": False}, {"loss": False}])
+def test_a_turn_that_is_not_to_be_learned(write: Write, unlearned: dict[str, Any]) -> None:
+    said = turns("What?", "A dog.", "Sure?", "A cat.")
+    said[1] |= unlearned
+    talk = read(str(write("a.jsonl", [{"conversations": said}])))[0]
+    assert [piece.text for piece in talk.pieces() if piece.supervised] == ["A cat."]

@@ -48,7 +48,7 @@ def is_coco(path: Path) -> bool:
     try:
         record = parse_json(decode(first))
     except BadSample:
-        return True  # the object goes on in other lines, or beyond what was read
+        return True  # the object is longer than this line, or than what was read
     return not rest.strip() and isinstance(record, Mapping) and "annotations" in record
 
 

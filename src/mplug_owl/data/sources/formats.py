@@ -22,6 +22,11 @@ ANSWER = ("answer", "multiple_choice_answer", "answers", "label", "response")
 # What an owl has no sense for: a record with one of these is refused, and never learned without it.
 _UNSEEN = ("video", "videos", "audio", "audios", "tools", "functions")
 _PREFERENCES = ("chosen", "rejected")
+# Other programs' names for pictures. A talk with one of these would lose its picture.
+_ELSEWHERE = (
+    *("Image", "Images", "img", "imgs", "img_path", "image_path", "image_paths", "image_file", "image_files", "image_name"),
+    *("image_url", "image_urls", "picture", "pictures", "photo", "photos", "frames"),
+)
 _OPTIONS = ascii_uppercase[:8]
 
 
@@ -32,6 +37,8 @@ def captions(record: Any, location: Location) -> Conversation:
     first, *others = (words.strip() for words in texts(present(record, name, location), name, location))
     if not first:
         raise BadSample(f"{location}: {_NOTHING_TO_LEARN}")
+    if any(re.search(IMAGE_MARK, words, re.IGNORECASE) for words in (first, *others)):
+        raise BadSample(f"{location}: {IMAGE_MARK} inside a caption, whose picture stands in front of it")
     talk = caption(pictures[0].source, first, str(location))
     messages = Message("user", tuple(pictures)), replace(talk.messages[1], alternatives=tuple(others))
     return replace(talk, messages=messages)
@@ -61,7 +68,7 @@ def questions(record: Any, location: Location) -> Conversation:
     else:
         words = "".join(part for part in (*parts, *_options(record)) if part is not None)
         messages = [Message("user", tuple(pictures)), Message("user", (words,))]
-    return Conversation((*messages, reply), name=str(location))
+    return talks.assembled(record, [*messages, reply], None, location, None)
 
 
 def text(record: Any, location: Location) -> Conversation:
@@ -101,8 +108,11 @@ CONVERTERS: Mapping[str, Convert] = {
     "text": text,
 }
 # What records are made of; a table's other columns are not read.
-_TALKS = ("messages", "conversations", "texts", "instruction", "input", "output", "system", "history", "url", "URL")
-FIELDS = frozenset((*IMAGE, *CAPTION, *QUESTION, *ANSWER, *_TALKS, *_UNSEEN, *_PREFERENCES, "hint", *_OPTIONS))
+_TURNS = ("messages", "conversations", "texts", "instruction", "query")
+_OTHERS = ("input", "output", "system", "history", "url", "URL")
+FIELDS = frozenset(
+    (*IMAGE, *CAPTION, *QUESTION, *ANSWER, *_TURNS, *_OTHERS, *_UNSEEN, *_PREFERENCES, *_ELSEWHERE, "hint", *_OPTIONS)
+)
 
 _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "chat": lambda record: "messages" in record,
@@ -161,8 +171,12 @@ def refuse_unseen(record: Any, location: Location) -> None:
     if not isinstance(record, Mapping):
         return
     for name in (*_UNSEEN, *_PREFERENCES):
-        if not is_missing(record.get(name)) and record[name] not in ("", [], {}, "[]"):
+        if talks.has_value(record, name):
             raise BadSample(f"{location}: has {name!r}; {_SENSES if name in _UNSEEN else 'preferences are not learned'}")
+    if {*_TURNS} & {*record} and not {*IMAGE} & {*record}:
+        for name in _ELSEWHERE:
+            if talks.has_value(record, name):
+                raise BadSample(f"{location}: has {name!r}; expected pictures in 'image' or 'images'")
     if record.get("label") is False and ("messages" in record or "conversations" in record):
         raise BadSample(f"{location}: its label is false, a talk that is not to be learned; preferences are not learned")
 

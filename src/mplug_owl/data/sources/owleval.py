@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mplug_owl.conversation import Conversation, Picture
+from mplug_owl.data.sources.files import say_once
 from mplug_owl.data.sources.json_file import read_json
 from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.records import Listed, field
@@ -30,7 +31,7 @@ def is_question(record: Any) -> bool:
 def join(path: Path) -> Listed:
     """OwlEval's folder, its questions.jsonl or a file of answers: one record a picture, its questions in their order.
 
-    Questions that the system has no answer to are left out, and so are pictures without any answer.
+    Questions that the system has no answer to are left out, and so are pictures without any answer; how many is said.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -49,15 +50,19 @@ def join(path: Path) -> Listed:
         said[str(field(record, "question_id", object, where))] = field(record, "answer", str, where).strip()
 
     questions = read_json(folder / "questions.jsonl")
-    pictures: dict[str, list[tuple[str, str]]] = {}
+    pictures, unanswered = dict[str, list[tuple[str, str]]](), 0
     for index in range(len(questions)):
         record, where = questions[index], questions.location(index)
         number, image = str(field(record, "question_id", object, where)), field(record, "image", str, where)
         answer = said.get(number, "")
         if answer and answer != NO_ANSWER:
             pictures.setdefault(image, []).append((field(record, "question", str, where), answer))
+        else:
+            unanswered += 1
     if not pictures:
         raise UserError(f"{answers_file}: answers none of the questions in {folder / 'questions.jsonl'}")
+    if unanswered:
+        say_once(f"{answers_file}: {unanswered} of {len(questions)} questions have no answer and are left out")
     return Listed(answers_file, [(folder / "cases" / image, turns) for image, turns in pictures.items()])
 
 

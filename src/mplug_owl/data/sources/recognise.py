@@ -46,7 +46,7 @@ def recognise(spec: str) -> str:
 
 
 def _recognised_table(path: Path) -> str:
-    """Captions unless the first record is something else. A broken one is told about when it is read."""
+    """Captions unless the first record is something else. A broken one says so when it is read."""
     try:
         return formats.recognise(read_table(path)[0], path)
     except BadSample:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-import os
 import shutil
 import zlib
 from array import array
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mplug_owl.data.sources.files import cache_folder, find
+from mplug_owl.data.sources.files import cache_folder, find, replacing
 from mplug_owl.errors import BadSample, UserError
 
 Kind = TypeVar("Kind")
@@ -141,14 +140,11 @@ def unpacked(path: Path) -> Path:
     copy = cache_folder() / file.key / path.stem
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
-        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
         try:
-            with gzip.open(path) as packed, part.open("wb") as out:
+            with replacing(copy) as part, gzip.open(path) as packed, part.open("wb") as out:
                 shutil.copyfileobj(packed, out)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            part.unlink(missing_ok=True)
             raise UserError(f"{path}: not a whole gzip file ({error}); fetch it anew") from None
-        part.replace(copy)
     return copy
 
 

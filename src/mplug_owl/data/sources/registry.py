@@ -9,12 +9,12 @@ from typing import NamedTuple
 from mplug_owl.data.sources import coco, folder, formats, hub, owleval, parquet, shards
 from mplug_owl.data.sources.files import is_remote, short_name, skip_broken
 from mplug_owl.data.sources.json_file import read_json
-from mplug_owl.data.sources.location import Location
+from mplug_owl.data.sources.location import Location, shortened
 from mplug_owl.data.sources.recognise import UnrecognisedError, recognise
 from mplug_owl.data.sources.records import Records, ending, read_blocks
 from mplug_owl.data.sources.source import FileSource, Source, read_record
 from mplug_owl.data.sources.table import read_table
-from mplug_owl.errors import BadSample, UserError
+from mplug_owl.errors import BadSample, UserError, WriteError
 from mplug_owl.model.images import expand_home
 from mplug_owl.scenes.lessons import open_lessons
 
@@ -36,21 +36,29 @@ def read(spec: str, image_root: str | Path | None = None) -> Source:
         ('There is a large black star in the middle left, a large green star in the centre ...',)
     """
     root = expand_home(image_root) if image_root is not None else None
-    if root is not None and not root.is_dir():
-        raise UserError(f"{root}: no such folder; --image-root names the folder where pictures are")
+    try:
+        if root is not None and not root.is_dir():
+            raise UserError(f"{root}: no such folder; --image-root names the folder where pictures are")
+        return _opened(spec, root)
+    except BadSample as error:  # in a file that is read as a whole
+        raise UserError(str(error)) from None
+    except WriteError:
+        raise
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise UserError(f"{shortened(spec)}: {error.strerror or error}") from None
+
+
+def _opened(spec: str, root: Path | None) -> Source:
     name, _, rest = spec.partition(":")
     if name in FORMATS and not rest:
         raise UserError(f"{spec}: no path after the format; expected {name}:PATH")
     if not spec:
         raise UserError("no data is named; expected FORMAT:PATH")
     if name not in FORMATS:
-        if rest and re.fullmatch(r"\w\w+", name) and not is_remote(spec) and not Path(spec).exists():
+        if rest and re.fullmatch(r"\w\w+", name) and not is_remote(spec) and not expand_home(spec).exists():
             raise UserError(f"{spec}: no format is called {name!r}; there are {', '.join(FORMATS)}")
         name, rest = _recognised(spec), spec
-    try:
-        return FORMATS[name].read(rest, root)
-    except BadSample as error:  # in a file that is read as a whole
-        raise UserError(str(error)) from None
+    return FORMATS[name].read(rest, root)
 
 
 Read = Callable[[str, Path | None], Source]

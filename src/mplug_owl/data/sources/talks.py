@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, ImageSource, Message, Picture
+from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, UNUSED_IN_TURNS, Conversation, ImageSource, Message, Picture
 from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.records import describe, field, is_missing, present, texts
 from mplug_owl.errors import BadSample, UserError
@@ -26,6 +26,9 @@ def conversations(record: Any, location: Location) -> Conversation:
     for index, turn in enumerate(field(record, "conversations", list, location)):
         where = f"{location}, conversations[{index}]"
         speaker = field(turn, "from", str, where).lower()
+        for name in UNUSED_IN_TURNS:
+            if has_value(turn, name):
+                raise BadSample(f"{where}: has {name!r}; expected it in the record, not in a turn")
         if speaker == "system" and not index:
             system = field(turn, "value", str, where)
         elif speaker in ASSISTANTS:
@@ -101,9 +104,10 @@ def baize(record: Any, location: Location) -> Conversation:
 
 
 def answer(record: Any, name: str, where: object) -> Message:
-    """An answer, its other wordings where a list has several."""
+    """An answer, its other wordings where a list has several. One of weight 0 is not learned."""
     first, *others = texts(present(record, name, where), name, where)
-    return Message("assistant", (first,), alternatives=tuple(others))
+    weights = [record[key] for key in ("weight", "loss_weight", "train", "loss") if key in record]
+    return Message("assistant", (first,), supervised=0 not in weights, alternatives=tuple(others))
 
 
 def assembled(
@@ -229,6 +233,11 @@ def _with_images(messages: Sequence[Any], images: Sequence[Any], where: object) 
     if used != len(images) and (used or (named and images)):
         raise BadSample(f"{where}: {used} image parts in the messages but {len(images)} images")
     return filled
+
+
+def has_value(record: Mapping[str, Any], name: str) -> bool:
+    """Whether a field is there and holds something."""
+    return not is_missing(record.get(name)) and record[name] not in ("", [], {}, "[]")
 
 
 def _valued(part: Any) -> Any:
