@@ -227,7 +227,7 @@ def test_a_kept_group_that_is_damaged_is_unpacked_anew(tmp_path: Path, cache: Pa
 
 def test_every_file_of_the_cases_is_right_or_refused(shared: Path) -> None:
     refused = {
-        "captions_other_names": "'img', 'description'",
+        "captions_other_names": "no known format has the fields 'description', 'img'",
         "cut": "not a whole parquet file",
         "empty": "no records",
         "laion": "addresses",

@@ -66,8 +66,4 @@ def read_record(records: Records, index: int, location: Location) -> Any:
         raise
     except _DECODERS_RAISE as error:
         reason = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.errno is None:
-            raise  # a store, for all we know
-        if reason.startswith(str(location).partition(",")[0]):
-            raise BadSample(reason) from error
         raise BadSample(f"{location}: cannot be read ({shortened(reason)})") from error
