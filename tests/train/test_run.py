@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from mplug_owl.data.encode import Encoding
+from mplug_owl.errors import UserError
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Screen
 from mplug_owl.train.run import open_data, train
@@ -42,6 +43,13 @@ def test_what_is_cut_is_told_before_it_starts(tmp_path: Path, console: Console) 
     told = said(console)
     assert "data [v2]/chats.jsonl: of the first 4, 4 are cut at 30 tokens and 4 have nothing left to learn" in told
     assert told.index("nothing left to learn") < told.index("step 1/2")
+
+
+def test_samples_longer_than_the_models_positions_are_refused_before_the_first_step(tmp_path: Path, console: Console) -> None:
+    made = recipe(tmp_path / "data", encoding=Encoding(max_tokens=5000))
+    with pytest.raises(UserError, match=r"encoding\.max_tokens is 5000 and the language model has \d+ positions; expected"):
+        train(made, tmp_path / "run", reporter=Screen(console))
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_record_is_checked_before_the_first_step(tmp_path: Path, console: Console) -> None:

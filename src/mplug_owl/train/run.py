@@ -8,6 +8,7 @@ from mplug_owl.data.sources import Source, read
 from mplug_owl.data.survey import Survey
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import build
+from mplug_owl.model.config import max_positions
 from mplug_owl.model.load import Owl, load
 from mplug_owl.train import metrics
 from mplug_owl.train.batch_size import text_only
@@ -56,6 +57,7 @@ def train(
     _report_problems(recipe, survey, reporter)
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
     owl = initial_model(recipe, survey)
+    _check_positions(recipe, owl)
     if recipe.init_from is None and recipe.trainable.abstractor == "frozen" and recipe.encoding.pictures:
         reporter.note("the abstractor is fresh and frozen, so pictures will say nothing; start from a stage 1 with --from")
     _report_cuts(recipe, survey, owl, reporter)
@@ -92,6 +94,16 @@ def initial_model(recipe: Recipe, survey: Survey) -> Owl:
         for module in (owl.model.model.vision_tower, owl.model.model.language_model):
             module.set_attn_implementation(recipe.attention)
     return owl
+
+
+def _check_positions(recipe: Recipe, owl: Owl) -> None:
+    """A sample longer than the language model's positions is an IndexError in some, and is learned for nothing in others."""
+    positions = max_positions(owl.model.config.text_config)
+    if positions is not None and recipe.encoding.max_tokens > positions:
+        raise UserError(
+            f"encoding.max_tokens is {recipe.encoding.max_tokens} and the language model has {positions} positions; "
+            f"expected {positions} at most"
+        )
 
 
 def _report_problems(recipe: Recipe, survey: Survey, reporter: Reporter) -> None:
