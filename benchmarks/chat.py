@@ -3,7 +3,7 @@
 An owl of 263 M parameters (benchmarks/speed.py) with random weights is asked twice about one picture, as `owl chat` asks. Its
 head knows small letters alone, so that every token is a word to show. The model is loaded and warm; one thread.
 
-    PYTHONPATH=. python benchmarks/chat.py [--repeats 5]
+    python -m benchmarks.chat [--repeats 5]
 """
 
 import argparse

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -333,7 +333,7 @@ class _StopWords(StoppingCriteria):
         return torch.tensor([any(word in answer for word in self.words) for answer in answers], device=input_ids.device)
 
 
-def _can_be_cut(layer: CacheLayerMixin) -> bool:
+def _can_be_cut(layer: object) -> bool:
     """Whether a layer's cache still holds every position: keys and values do, a sliding window until it is full."""
     if type(layer) is DynamicSlidingWindowLayer:
         return layer.get_seq_length() < layer.sliding_window
