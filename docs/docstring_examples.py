@@ -1,7 +1,6 @@
 """For the site's API page: the `Example:` of a docstring is set as code."""
 
 import re
-from textwrap import indent
 
 from griffe import Extension, Object
 
