@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mplug_owl.errors import UserError
 from mplug_owl.experiments import demo
 from mplug_owl.scenes import scenes
 
@@ -17,9 +18,19 @@ def test_the_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.Monkey
     (out / "data").mkdir(parents=True)
     for left in ("data/captions.jsonl", "world.png"):  # what an earlier one left is replaced
         (out / left).write_text("")
-    demo.demo(out, 0.01, console)
+    demo.demo(out, 0.01, console=console)
     told = console.file.getvalue()
-    for words in ("A small world", "stage 1", "stage 2", "who learns", "scenes never seen", "without", "done", "owl eval"):
+    for words in (
+        "A small world",
+        "stage 1",
+        "stage 2",
+        "who learns",
+        "scenes never seen",
+        "without",
+        "done",
+        "owl eval",
+        "0:00:0",
+    ):
         assert words in told
     assert (out / "world.png").stat().st_size > 10_000
     page = (out / "story.html").read_text("utf-8")
@@ -36,6 +47,6 @@ def test_a_contact_sheet_has_a_place_for_every_scene() -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="holds something else than a demo; choose another --out"):
-        demo.demo(tmp_path, 0.01, Console(file=io.StringIO()))
+    with pytest.raises(UserError, match="holds something else than a demo; choose another --out"):
+        demo.demo(tmp_path, 0.01, console=Console(file=io.StringIO()))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

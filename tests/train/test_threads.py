@@ -1,15 +1,19 @@
 """Threads: the faster number is found, found again when the machine changes, and changes no number of a run."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from mplug_owl.train import threads
-from mplug_owl.train.threads import SHARE, Choice, Threads, candidates, cores
+from mplug_owl.train import metrics, threads
+from mplug_owl.train.threads import SHARE, Choice, Threads, cores, most_threads
+from tests.school import initial_model, lesson, lessons, quietly
 
 CPU = torch.device("cpu")
 POSITIONS = 1000
@@ -94,17 +98,14 @@ def test_what_a_user_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "cores", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-
-    assert candidates(None, CPU, "bf16") == (1, 4)
-    assert candidates(3, CPU, "bf16") == (3,)
-    assert candidates(None, torch.device("cuda"), "bf16") == ()
-    assert candidates(None, CPU, "fp32") == ()
-    assert candidates(None, CPU, "bf16", compiled=True) == ()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert candidates(None, CPU, "bf16") == ()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert most_threads(CPU) == 4
+    assert most_threads(torch.device("cuda")) == 1
+    assert most_threads(CPU, processes=2) == 1
+    assert most_threads(CPU, compiled=True) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert most_threads(CPU) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert candidates(None, CPU, "bf16") == ()
+    assert most_threads(CPU) == 1
 
 
 def test_cores_are_those_of_the_container_shared_among_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,10 +137,10 @@ def test_cores_by_the_first_version_of_cgroup(tmp_path: Path, monkeypatch: pytes
 # What it computes
 
 
-class Sums(nn.Module):
-    """The layers whose sums torch splits among threads, and dropout."""
+class Layers(nn.Module):
+    """A layer of every kind whose sums torch splits among threads, and dropout."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(8, 16, 3, stride=2)
         self.norm, self.scores, self.unused = nn.LayerNorm(50), nn.Linear(50, 50), nn.Linear(2, 2)
@@ -150,12 +151,25 @@ class Sums(nn.Module):
         return (self.dropout(self.scores(rows)).softmax(-1) * rows).square().mean(-1).sum(-1).mean()
 
 
-def step(model: Sums, chosen: Threads, size: int = 64) -> tuple[torch.Tensor, float]:
-    """The gradients of four passes, and the loss."""
+class Always:
+    """A choice of the same number for every step."""
+
+    def __init__(self, turn: int) -> None:
+        self.turn = self.used = turn
+
+    def add(self, seconds: float, positions: int) -> None:
+        """The pace changes nothing."""
+
+
+def passes(model: nn.Module, count: int = 5) -> list[Callable[[], torch.Tensor]]:
+    pictures = torch.randn(count, 16, 8, 30, 30, generator=torch.Generator().manual_seed(1))
+    return [partial(model, batch) for batch in pictures]
+
+
+def step(model: nn.Module, chosen: Threads, count: int = 5) -> tuple[torch.Tensor, float]:
+    """The gradients of a step, and its loss."""
     model.zero_grad()
-    pictures = torch.randn(4, size, 8, 30, 30, generator=torch.Generator().manual_seed(1))
-    with chosen:
-        loss = chosen.backward([partial(model, batch) for batch in pictures], range(4), POSITIONS)
+    loss = chosen.backward(passes(model, count), range(count), POSITIONS)
     return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]), float(loss)
 
 
@@ -164,96 +178,177 @@ def same(one: tuple[torch.Tensor, float], other: tuple[torch.Tensor, float]) -> 
 
 
 @pytest.fixture
-def model() -> Sums:
+def model() -> Layers:
     torch.manual_seed(0)
-    return Sums(dropout=0.0)
+    return Layers()
 
 
-@pytest.fixture
-def in_turn(model: Sums) -> tuple[torch.Tensor, float]:
-    """What one thread computes, as a loop over the passes would."""
-    torch.set_num_threads(1)
-    return step(model, Threads(model))
+def test_one_thread_computes_what_a_plain_loop_computes(model: Layers) -> None:
+    found = step(model, Threads(model, 1))[0]
+    model.zero_grad()
+    for forward in passes(model):
+        forward().backward()
+    assert torch.equal(found, torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_every_number_of_threads_computes_the_same_bits(
-    model: Sums, in_turn: tuple[torch.Tensor, float], count: int, at_once: int
-) -> None:
-    assert same(step(model, Threads(model, (count,), at_once)), in_turn)
-
-
-def test_one_thread_computes_what_a_plain_loop_computes(model: Sums, in_turn: tuple[torch.Tensor, float]) -> None:
-    model.zero_grad()
-    pictures = torch.randn(4, 64, 8, 30, 30, generator=torch.Generator().manual_seed(1))
-    for batch in pictures:
-        model(batch).backward()
-    plain = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
-    assert torch.equal(plain, in_turn[0])
-
-
-def test_sums_that_are_not_kept_whole_differ(
-    model: Sums, in_turn: tuple[torch.Tensor, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(threads, "SPLIT_SUMS", ())
-    assert not same(step(model, Threads(model, (2,), at_once=1)), in_turn)
-
-
-def test_passes_that_draw_dropout_are_computed_in_turn_and_draw_the_same() -> None:
-    model = Sums(dropout=0.5)
-    torch.set_num_threads(1)
-    expected = step(model, Threads(model), size=2)
-    assert not same(step(model.eval(), Threads(model), size=2), expected)
-    chosen = Threads(model.train(), (2,))
-    assert same(step(model, chosen, size=2), expected)
-    assert chosen.at_once == 1
-
-
-def test_two_passes_are_computed_at_once_and_no_more(model: Sums) -> None:
-    began, most = Barrier(2, timeout=60), []
-
-    def forward(batch: torch.Tensor) -> torch.Tensor:
-        most.append(began.wait())  # one alone would wait in vain
-        assert torch.get_num_threads() == 2
-        return model(batch)
-
-    chosen = Threads(model, (4,))
+def test_passes_side_by_side_compute_the_same_bits(model: Layers, count: int) -> None:
+    chosen = Threads(model, most=4)
+    chosen.choice = Always(count)
     with chosen:
-        chosen.backward([partial(forward, torch.ones(1, 8, 30, 30))] * 4, range(4), POSITIONS)
-    assert sorted(most) == [0, 0, 1, 1]
+        assert same(step(model, chosen), step(model, Threads(model, 1)))
+    assert chosen.shared is None
 
 
-def test_a_large_model_has_one_pass_at_a_time(model: Sums, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Threads(model, (2,)).at_once == 2
-    monkeypatch.setattr(threads, "SMALL", 100)
-    assert Threads(model, (2,)).at_once == 1
+def test_side_by_side_is_at_the_same_time(model: Layers) -> None:
+    together, waited = Barrier(2, timeout=60), []
+
+    def forward(usual: Callable[[], torch.Tensor]) -> torch.Tensor:
+        waited.append(together.wait())  # one alone would wait in vain
+        assert torch.get_num_threads() == 1
+        return usual()
+
+    with Threads(model, most=2, begun=True) as chosen:
+        chosen.choice = Always(2)
+        chosen.backward([partial(forward, usual) for usual in passes(model, 4)], range(4), POSITIONS)
+    assert sorted(waited) == [0, 0, 1, 1]
 
 
-def test_what_a_pass_raises_is_raised_here(model: Sums) -> None:
+def test_passes_that_draw_dropout_are_computed_in_turn() -> None:
+    model = Layers(dropout=0.5)
+    expected = step(model, Threads(model, 1))
+    assert not same(step(model.eval(), Threads(model, 1)), expected)
+    with Threads(model.train(), most=2) as chosen:
+        step(model, chosen)
+        assert chosen.shared in (1, 2)
+        assert not chosen.side_by_side
+
+
+def test_dropout_that_is_drawn_later_is_noticed_and_drawn_as_ever(model: Layers) -> None:
+    with Threads(model, most=2) as chosen:
+        chosen.choice = Always(2)
+        step(model, chosen)
+        assert chosen.side_by_side
+        model.dropout.p = 0.5
+        assert same(step(model, chosen), step(model, Threads(model, 1)))
+        assert not chosen.side_by_side
+        assert chosen.shared == 1
+
+
+@pytest.mark.parametrize(("count", "small"), [(1, 50_000_000), (5, 100)], ids=["one pass", "a large model"])
+def test_where_passes_are_not_side_by_side_the_number_is_timed_once(
+    model: Layers, monkeypatch: pytest.MonkeyPatch, count: int, small: int
+) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(threads, "_faster", lambda forward, weights, most: timed.append(most) or 1)
+    monkeypatch.setattr(threads, "SMALL", small)
+    notes: list[str] = []
+    with Threads(model, most=3, note=notes.append) as chosen:
+        for _ in range(2):
+            assert same(step(model, chosen, count), step(model, Threads(model, 1), count))
+    assert timed == [3]
+    assert chosen.shared == 1
+    assert notes == ["computing with 1 thread, timed before the first step"]
+
+
+def test_the_faster_number_is_timed_by_a_pass_and_given_up_at_once_if_slow(
+    model: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, computed = [0.0], []
+
+    def compute(seconds: dict[int, float], forward: object, weights: object, count: int) -> None:
+        computed.append(count)
+        now[0] += seconds[count]
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(threads, "_gradients", partial(compute, QUIET))
+    assert threads._faster(lambda: torch.zeros(()), [], 2) == 2
+    assert computed == [1, 2, 1, 2]
+    computed.clear()
+    monkeypatch.setattr(threads, "_gradients", partial(compute, BUSY))
+    assert threads._faster(lambda: torch.zeros(()), [], 2) == 1
+    assert computed == [1, 2]
+
+
+def test_a_resumed_run_keeps_what_it_chose(model: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_faster", lambda *given: pytest.fail("timed again"))
+    with Threads(model, 2, most=4, begun=True) as chosen:
+        step(model, chosen, 1)
+        assert torch.get_num_threads() == chosen.shared == 2
+    with Threads(model, most=4, begun=True) as chosen:
+        step(model, chosen, 1)
+        assert chosen.side_by_side
+
+
+def test_what_a_pass_raises_is_raised_here(model: Layers) -> None:
     def broken() -> torch.Tensor:
         raise ZeroDivisionError("a mistake of ours")
 
-    with Threads(model, (2,)) as chosen, pytest.raises(ZeroDivisionError, match="a mistake of ours"):
-        chosen.backward([broken, broken], range(2), POSITIONS)
+    with Threads(model, most=2, begun=True) as chosen:
+        chosen.choice = Always(2)
+        with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+            chosen.backward([broken, broken], range(2), POSITIONS)
 
 
-class ThreeNow:
-    """A choice that finds three threads to be faster than one."""
-
-    used = turn = 1
-
-    def add(self, seconds: float, positions: int) -> None:
-        self.used = self.turn = 3
+def test_a_step_without_passes_has_no_loss(model: Layers) -> None:
+    for count in (1, 2):
+        with Threads(model, most=2) as chosen:
+            chosen.choice = Always(count)
+            assert chosen.backward([], [], 0) == 0
 
 
-def test_a_choice_is_said_and_torch_gets_its_own_number_back(model: Sums) -> None:
-    torch.set_num_threads(1)
-    notes: list[str] = []
-    with Threads(model, (1, 3), note=notes.append) as chosen:
-        chosen.choice = ThreeNow()
-        for _ in range(2):
-            chosen.backward([partial(model, torch.ones(1, 8, 30, 30))], [0], POSITIONS)
+def test_a_new_choice_is_said_and_torch_gets_its_own_number_back(model: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, notes = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def forward(usual: Callable[[], torch.Tensor]) -> torch.Tensor:
+        now[0] += QUIET[chosen.choice.turn]
+        return usual()
+
+    before = torch.get_num_threads()
+    with Threads(model, 3) as fixed:
+        step(model, fixed, 1)
         assert torch.get_num_threads() == 3
-    assert torch.get_num_threads() == 1
-    assert notes == ["computing with 3 threads, now faster than 1 thread"]
+    assert torch.get_num_threads() == before
+    with Threads(model, most=2, note=notes.append) as chosen:
+        for _ in range(10):
+            chosen.backward([partial(forward, usual) for usual in passes(model, 2)], range(2), POSITIONS)
+    assert notes == ["computing with 2 threads, now faster than 1 thread"]
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"gradient_checkpointing": True}, {"language": "lora", "precision": "fp32"}],
+    ids=["full", "recomputed", "fp32"],
+)
+def test_a_run_ends_with_the_same_weights_whatever_computed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(threads, "most_threads", lambda *given: 2)
+    sources = lessons(tmp_path / "data")
+    runs = []
+    for count in (1, 2):
+        monkeypatch.setattr(threads, "Choice", lambda *numbers, count=count: Always(count))
+        recipe = lesson(**{"precision": "bf16", "steps": 4, **fields})
+        folder = tmp_path / str(count)
+        quietly(recipe, initial_model(recipe, sources), sources, folder)
+        rows = [(row["loss"], row["grad_norm"]) for row in metrics.read(folder / "metrics.jsonl")]
+        runs.append((load_file(folder / "model" / "model.safetensors"), rows))
+    (weights, rows), (others, other_rows) = runs
+    assert rows == other_rows
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_a_checkpoint_knows_how_many_threads_shared_the_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "most_threads", lambda *given: 2)
+    monkeypatch.setattr(threads, "_faster", lambda forward, weights, most: 2)
+    sources, recipe = lessons(tmp_path / "data"), lesson(batch=2, steps=4, save_every=2)
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run")
+    monkeypatch.setattr(threads, "_faster", lambda *given: pytest.fail("timed again"))
+    whole = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", resume=True)
+    resumed = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -6,15 +6,18 @@ What it trains are runs like any other, under the demo's folder; what it tells e
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 from rich.console import Console
 
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
+from mplug_owl.errors import UserError
 from mplug_owl.eval import report
 from mplug_owl.eval.answer import ask
 from mplug_owl.eval.grade import Grade, evaluate
@@ -22,6 +25,7 @@ from mplug_owl.eval.statistics import Figures, figures
 from mplug_owl.eval.task import Question
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.experiments import story
+from mplug_owl.experiments.minutes import Timetable, fitted, usual
 from mplug_owl.model.build import build
 from mplug_owl.model.load import Owl
 from mplug_owl.recipes import tiny
@@ -29,76 +33,97 @@ from mplug_owl.scenes import Scene, write
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.plan import plan
 from mplug_owl.train.recipe import Recipe
-from mplug_owl.train.reporter import Screen
+from mplug_owl.train.reporter import Progress, Screen
 from mplug_owl.train.run import train
 
 SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
 # Questions an ability in each of the three exams.
 EXAMINED = 25
-STEPS = {"pretrain": 540, "instruct": 60}
 UNTRAINED = "before"
 
 
-def demo(out: Path, share: float = 1.0, console: Console | None = None) -> None:
-    """Tell the story into `out`, with `share` of the usual training steps, and say what to type next."""
+@dataclass(frozen=True)
+class _Lesson:
+    """A stage as the story tells it; `run` is its folder's name."""
+
+    stage: str
+    title: str
+    words: str
+    run: str
+    recipe: Recipe
+
+
+LESSONS = (
+    _Lesson(
+        "stage 1",
+        "Learning to see",
+        "Encoder and abstractor learn from captions, against a language model that is frozen.",
+        "pretrain",
+        tiny.pretrain(),
+    ),
+    _Lesson(
+        "stage 2",
+        "Learning to answer",
+        "LoRA on the language model learns from questions; all that sees is frozen.",
+        "instruct",
+        tiny.instruct(),
+    ),
+)
+
+
+def demo(out: Path, share: float = 1.0, minutes: float | None = None, console: Console | None = None) -> None:
+    """Tell the story into `out` and say what to type next.
+
+    Args:
+        out: a new folder, or that of an earlier demo, which is replaced.
+        share: of the usual training steps.
+        minutes: how long it may take in all; the steps are then fitted to the machine, and `share` is not used.
+        console: where the story is told.
+
+    Raises:
+        UserError: `out` holds something else.
+    """
     console = console or Console(highlight=False)
     began = time.perf_counter()
     _empty(out)
     drawn = write(out / "data", DRAWN, SEED)
     sheet = contact_sheet(drawn)
     sheet.save(out / "world.png")
-    console.print(
-        f"\n[bold]A small world[/], drawn as it is needed: {out / 'world.png'} has {DRAWN} scenes of it. The first is told as\n"
-        f"  “{drawn[0].caption}”\n"
-        "Two modules come with the package: a language model that has read about this world and never seen it, and an encoder "
-        "that has seen it and never spoken. The abstractor between them is new and has learned nothing.\n"
-        "Six questions first, each about a scene of its own; behind a wrong answer stands the right one."
-    )
-    recipes = [_scaled(recipe, share) for recipe in (tiny.pretrain(), tiny.instruct())]
-    questions = _one_of_each()
-    told = _Told(questions, console)
-    owl = build(recipes[0].modules, [], recipes[0].seed)
-    owl.model.eval()
-    told.after(UNTRAINED, owl)
-    stages = [
-        story.Stage(
-            UNTRAINED,
-            "Two strangers",
-            "An encoder, a language model, and between them an abstractor that has learned nothing.",
-            (),
-            (),
-            told.exams[UNTRAINED],
-        )
-    ]
+    _introduce(drawn[0], out, console)
+    told = _Told(_one_of_each(), console)
+    stages = [_untrained(told)]
 
-    telling = (
-        ("stage 1", "Learning to see", "Encoder and abstractor learn from captions, against a language model that is frozen."),
-        ("stage 2", "Learning to answer", "LoRA on the language model learns from questions; all that sees is frozen."),
-    )
+    recipes = {lesson.run: lesson.recipe for lesson in LESSONS}
+    timetable = usual(share) if minutes is None else fitted(recipes, began + 60 * minutes, out / "timing", console.print)
     previous: Path | None = None
-    for (name, title, words), recipe in zip(telling, recipes, strict=True):
-        console.print(f"\n[bold]{name} · {title.lower()}[/]\n{words}")
-        recipe = replace(recipe, init_from=str(previous) if previous else None)
-        folder = out / recipe.name.rsplit(".", 1)[-1]
-        watched = Exam(recipe.save_every or 1, _captions(drawn[:SHOWN], console)) if name == "stage 1" else None
-        train(recipe, folder, reporter=Screen(console), exam=watched)
-        told.after(name, load(folder))
-        stages.append(story.Stage(name, title, words, plan(recipe).parts, _losses(folder), told.exams[name]))
+    for lesson in LESSONS:
+        console.print(f"\n[bold]{lesson.stage} · {lesson.title.lower()}[/]\n{lesson.words}")
+        recipe = _shortened(lesson.recipe, timetable.steps_of(lesson.run), previous)
+        folder = out / lesson.run
+        watched = Exam(recipe.save_every or 1, _captions(drawn[:SHOWN], console)) if previous is None else None
+        train(recipe, folder, reporter=_Screen(console, timetable.later(lesson.run)), exam=watched)
+        told.after(lesson.stage, load(folder))
+        parts, losses = plan(recipe).parts, _losses(folder)
+        stages.append(story.Stage(lesson.stage, lesson.title, lesson.words, parts, losses, told.exams[lesson.stage]))
         previous = folder
 
-    page = story.write(_page(stages, told.exchanges(), sheet, time.perf_counter() - began, out), out / "story.html")
-    minutes = (time.perf_counter() - began) / 60
-    console.rule(f"done in {minutes:.1f} minutes", align="left")
-    console.print("It knows this drawn world and nothing of photographs.\n")
-    console.print(
-        f"The whole story  {page}\n"
-        f"Talk with it     owl chat {previous} --image {out}/data/images/00001.png\n"
-        f"Longer lessons   owl chat owl-tiny\n"
-        f"A full exam      owl eval {previous} scenes\n"
-        f"A stage's cost   owl plan paper.pretrain",
-        soft_wrap=True,  # a command in one line, to be copied
-    )
+    seconds = time.perf_counter() - began
+    page = story.write(_page(stages, told.exchanges(), sheet, timetable, seconds, out), out / "story.html")
+    _say_what_next(out, page, seconds, console)
+
+
+class _Screen(Screen):
+    """A stage's screen whose time left is the whole demo's. `later` are steps of this stage that the later ones come to."""
+
+    def __init__(self, console: Console, later: float) -> None:
+        super().__init__(console)
+        self.later = later
+
+    def progress(self, progress: Progress) -> None:
+        """Add what comes after this stage, at its pace."""
+        pace = progress.seconds_left / max(1, progress.steps - progress.step)
+        super().progress(replace(progress, seconds_left=progress.seconds_left + self.later * pace))
 
 
 class _Told:
@@ -111,6 +136,10 @@ class _Told:
 
     def after(self, stage: str, owl: Owl) -> None:
         """Ask, show the answers, and hold a small exam with the pictures and without them."""
+        with _one_thread():
+            self._examine(stage, owl)
+
+    def _examine(self, stage: str, owl: Owl) -> None:
         world, model = DrawnWorld(), OwlChatModel(owl)
         self.grades[stage] = world.grader.grades(ask(model, self.questions, world.conditions[0]))
         for grade in self.grades[stage]:
@@ -151,17 +180,70 @@ def contact_sheet(shown: Sequence[Scene], columns: int = 8) -> Image.Image:
     return sheet
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Answers are made word by word: products too small to share, and slow to share where another program runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _empty(out: Path) -> None:
-    """A folder for the story; an earlier demo in it goes. Raises ValueError where something else is in it."""
+    """A folder for the story; an earlier demo in it goes. Raises UserError where something else is in it."""
     if out.exists():
         if any(out.iterdir()) and not (out / "data" / "captions.jsonl").exists():
-            raise ValueError(f"{out}: holds something else than a demo; choose another --out")
+            raise UserError(f"{out}: holds something else than a demo; choose another --out")
         shutil.rmtree(out)
 
 
-def _scaled(recipe: Recipe, share: float) -> Recipe:
-    steps = max(2, round(STEPS[recipe.name.rsplit(".", 1)[-1]] * share))
-    return replace(recipe, steps=steps, log_every=max(1, steps // 20), save_every=max(1, steps // 4))
+def _introduce(first: Scene, out: Path, console: Console) -> None:
+    console.print(
+        f"\n[bold]A small world[/], drawn as it is needed: {out / 'world.png'} has {DRAWN} scenes of it. The first is told as\n"
+        f"  “{first.caption}”\n"
+        "Two modules come with the package: a language model that has read about this world and never seen it, and an encoder "
+        "that has seen it and never spoken. The abstractor between them is new and has learned nothing.\n"
+        "Six questions first, each about a scene of its own; the right answer follows a wrong one."
+    )
+
+
+def _untrained(told: "_Told") -> story.Stage:
+    """The story's first stage: the modules joined, and nothing learned."""
+    recipe = LESSONS[0].recipe
+    owl = build(recipe.modules, [], recipe.seed)
+    owl.model.eval()
+    told.after(UNTRAINED, owl)
+    words = "An encoder, a language model, and between them an abstractor that has learned nothing."
+    return story.Stage(UNTRAINED, "Two strangers", words, (), (), told.exams[UNTRAINED])
+
+
+def _shortened(recipe: Recipe, steps: int, previous: Path | None) -> Recipe:
+    """The recipe with so many steps, from the stage before, reported often enough to see it move."""
+    start = None if previous is None else str(previous)
+    return replace(
+        recipe,
+        steps=steps,
+        init_from=start,
+        log_every=max(1, min(10, steps // 20)),
+        save_every=max(1, steps // 4),
+        workers=1,  # scenes are drawn while the optimiser leaves a core free
+    )
+
+
+def _say_what_next(out: Path, page: Path, seconds: float, console: Console) -> None:
+    console.rule(f"done in {seconds / 60:.1f} minutes", align="left")
+    console.print("It knows this drawn world and nothing of photographs.\n")
+    owl = out / LESSONS[-1].run
+    console.print(
+        f"The whole story  {page}\n"
+        f"Talk with it     owl chat {owl} --image {out}/data/images/00001.png\n"
+        f"Longer lessons   owl chat owl-tiny\n"
+        f"A full exam      owl eval {owl} scenes\n"
+        f"A stage's cost   owl plan paper.pretrain",
+        soft_wrap=True,  # a command in one line, to be copied
+    )
 
 
 def _one_of_each() -> list[Question]:
@@ -187,7 +269,12 @@ def _losses(folder: Path) -> list[tuple[float, float]]:
 
 
 def _page(
-    stages: Sequence[story.Stage], exchanges: Sequence[story.Exchange], sheet: Image.Image, seconds: float, out: Path
+    stages: Sequence[story.Stage],
+    exchanges: Sequence[story.Exchange],
+    sheet: Image.Image,
+    timetable: Timetable,
+    seconds: float,
+    out: Path,
 ) -> story.Story:
     parts = stages[-1].trainable
     return story.Story(
@@ -199,7 +286,7 @@ def _page(
         facts=(
             (f"{sum(part.parameters for part in parts) / 1e6:.1f} M", "parameters"),
             (f"{seconds / 60:.1f}", "minutes on this machine"),
-            (f"{sum(STEPS.values()):,}", "steps, unless shortened"),
+            (f"{sum(timetable.steps.values()):,}", "steps"),
         ),
         pictures=sheet,
         about_pictures="Scenes are drawn when they are needed: four things at most, two writings, noise, and no two alike.",

@@ -1,7 +1,7 @@
 """The training loop: step, guard, log, save. Accelerate is the engine, for one process and for many."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -120,14 +120,10 @@ def forward_backward(run: Session, number: int, batches: Sequence[Batch], superv
 
     Every supervised token of the step weighs the same, whichever forward pass or process it falls into.
     """
-    device, rank = run.accelerator.device, run.accelerator.process_index
-    total = torch.zeros((), device=device)
-    for position, batch in enumerate(batches):
-        torch.manual_seed(dropout_seed(run.recipe.seed, number, rank, position))
-        loss = batch_loss(run.model, batch.to(device), supervised, run.recipe.precision)
-        loss.backward()
-        total += loss.detach()
-    return total
+    passes = [partial(batch_loss, run.model, batch, supervised, run.recipe.precision) for batch in batches]
+    rank = run.accelerator.process_index
+    seeds = [dropout_seed(run.recipe.seed, number, rank, position) for position in range(len(batches))]
+    return run.threads.backward(passes, seeds, sum(batch.input_ids.numel() for batch in batches))
 
 
 def dropout_seed(seed: int, step: int, rank: int, position: int) -> int:
@@ -136,10 +132,10 @@ def dropout_seed(seed: int, step: int, rank: int, position: int) -> int:
 
 
 def batch_loss(model: nn.Module, batch: Batch, supervised: Tensor, precision: str) -> Tensor:
-    """One forward pass's share of the step's loss."""
-    device = batch.input_ids.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        return model(**batch.inputs, supervised_only=True, num_items_in_batch=supervised, use_cache=False).loss
+    """One forward pass's share of the step's loss, on the device where `supervised` is."""
+    device = supervised.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return model(**batch.to(device).inputs, supervised_only=True, num_items_in_batch=supervised, use_cache=False).loss
 
 
 def go_back(run: Session, done: int) -> None:
@@ -170,7 +166,7 @@ def log(run: Session, step: Step, examines: bool) -> None:
     figures = run.exam.figures(run.owl, run.recipe.precision) if examines and run.exam is not None else {}
     run.metrics.write(step=step.done, lr=step.rate, grad_norm=step.norm, **line, **figures)
     loss, speed = line.get("loss", float("nan")), line["tokens_per_second"]
-    run.reporter.progress(Progress(step.done, run.steps, loss, step.rate, speed))
+    run.reporter.progress(Progress(step.done, run.steps, loss, step.rate, speed, run.time_left.after(step.done)))
     run.window = Window(run.window.utilisation)
 
 
@@ -179,7 +175,7 @@ def save(run: Session, step: Step) -> None:
 
     Every process takes part in the copy, the main one writes it.
     """
-    recipe, state = as_json(run.recipe), run.guard.state
+    recipe, state = as_json(replace(run.recipe, threads=run.threads.shared)), run.guard.state
     taken = checkpoint.snapshot(step.done, run.learner, run.optimizer, recipe, state, keep=run.is_main)
     if run.is_main:
         run.writer.save(taken)

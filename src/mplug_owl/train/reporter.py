@@ -3,10 +3,11 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -15,13 +16,17 @@ from mplug_owl.train.trainable import SIGNS, TUNINGS, Part
 
 @dataclass(frozen=True)
 class Progress:
-    """A line of metrics as it is reported: the step counted from 1, the mean loss since the last line, rate and speed."""
+    """A line of metrics as it is reported.
+
+    The step counted from 1, the mean loss since the last line, learning rate, speed, seconds until the last step.
+    """
 
     step: int
     steps: int
     loss: float
     lr: float
     tokens_per_second: float
+    seconds_left: float
 
 
 class Reporter(Protocol):
@@ -80,15 +85,16 @@ class Screen:
     def progress(self, progress: Progress) -> None:
         """Move the bar, or print a line where there is no terminal."""
         speed = f"{progress.tokens_per_second:,.0f} tokens/s"
+        left = f"{timedelta(seconds=round(progress.seconds_left))} left"
         if not self.console.is_terminal:
-            line = f"{self._name}: step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {speed}"
+            line = f"{self._name}: step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {speed}  {left}"
             self.console.print(line, highlight=False)
             return
         if self._bar is None:
             self._bar = _bar(self.console)
-            self._task = self._bar.add_task(self._name, total=progress.steps, loss="", speed="")
+            self._task = self._bar.add_task(self._name, total=progress.steps, loss="", speed="", left="")
             self._bar.start()
-        self._bar.update(self._task, completed=progress.step, loss=f"{progress.loss:.3f}", speed=speed)
+        self._bar.update(self._task, completed=progress.step, loss=f"{progress.loss:.3f}", speed=speed, left=left)
 
     def note(self, sentence: str) -> None:
         """Print it."""
@@ -121,6 +127,6 @@ def _bar(console: Console) -> Bar:
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]}"),
         TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     return Bar(*columns, console=console)

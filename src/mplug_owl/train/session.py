@@ -30,6 +30,8 @@ from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.reporter import Reporter, Silent
 from mplug_owl.train.sharded import is_sharded
 from mplug_owl.train.stop import Stop
+from mplug_owl.train.threads import Threads, open_threads
+from mplug_owl.train.time_left import TimeLeft
 from mplug_owl.train.trainable import Part, check_packing, checkpoint_activations, prepare, set_mode, table
 from mplug_owl.train.window import Window
 
@@ -59,6 +61,8 @@ class Session:
     writer: checkpoint.Writer
     metrics: metrics.Metrics | None
     window: Window
+    time_left: TimeLeft
+    threads: Threads
     reporter: Reporter
     stop: Stop
     exam: Exam | None
@@ -126,6 +130,8 @@ def open_session(
             writer=checkpoint.Writer(out / "checkpoints", settled.keep_checkpoints),
             metrics=log,
             window=Window(utilisation),
+            time_left=TimeLeft(first_step, settled.steps or 0),
+            threads=opened.enter_context(open_threads(settled, learner, accelerator, found, reporter.note)),
             reporter=reporter,
             stop=stop,
             exam=exam,

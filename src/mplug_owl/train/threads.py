@@ -1,27 +1,32 @@
-"""How a step's passes use a CPU's cores: by one thread or by all, whichever is faster, timed on the run's own steps.
+"""How a step uses a CPU's cores: by one thread or by several, whichever is faster, timed on the run's own steps.
 
-Passes of a small model are computed side by side, a thread each: threads that share every single product wait for one another
-thousands of times a step, and where another program keeps one core busy they are 3 to 20 times as slow as one alone.
-No number of the run depends on any of this, so it can be decided anew whenever the pace changes.
+Passes of a small model are computed side by side, a thread each, and their gradients are summed in the order of the passes.
+So no number of the run depends on how many there are, and it is decided anew whenever the pace changes.
+Elsewhere threads share every product. They wait for each other thousands of times a step, and where another program keeps one
+core busy they are 3 to 20 times as slow as one. Sums depend on their number, so it is decided once and kept.
 """
 
+import math
 import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-# Backward nodes that split a sum among threads. Of all operations in a step of bf16 no others rounded in another way.
-SPLIT_SUMS = ("SoftmaxBackward0", "NativeLayerNormBackward0", "ConvolutionBackward0")
-# Two passes side by side need twice the memory, so at most two, and of models with no more parameters than this.
-SIDE_BY_SIDE, SMALL = 2, 100_000_000
+from mplug_owl.train import checkpoint
+from mplug_owl.train.checkpoint import Checkpoint
+from mplug_owl.train.recipe import Recipe
+
+# Passes side by side each need memory for themselves: so many at most, of models with no more parameters than this.
+AT_ONCE, SMALL = 4, 50_000_000
 # Two steps at DROP times the usual time, or one at COLLAPSE times, are a drop in pace. The last USUAL steps are the usual.
 DROP, COLLAPSE, USUAL = 1.5, 3.0, 9
 # A trial has ROUNDS steps of each number, and ends at once where one takes CLEAR times as long as the other.
@@ -33,29 +38,31 @@ Forward = Callable[[], Tensor]
 
 
 class Threads:
-    """Computes gradients with the number of threads that is faster; within `with`, for torch has its own number afterwards.
+    """Computes gradients by the number of threads that is faster; within `with`, for torch has its own number afterwards.
 
     Args:
         learner: the weights whose gradients are summed.
-        candidates: two numbers of threads are timed against each other, one is used, none leaves torch alone.
-        at_once: how many passes may be computed side by side.
-        note: called with a sentence whenever another number is chosen.
+        shared: so many threads share every product, and passes are computed in turn. None chooses.
+        most: threads to choose from; 1 leaves torch as it is.
+        begun: whether the run resumes; what it chose when it began was `shared`.
+        note: called with a sentence when another number is chosen.
     """
 
     def __init__(
         self,
         learner: nn.Module,
-        candidates: tuple[int, ...] = (),
-        at_once: int = SIDE_BY_SIDE,
+        shared: int | None = None,
+        most: int = 1,
+        begun: bool = False,
         note: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.weights = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-        self.fixed = candidates[0] if len(candidates) == 1 else None
-        self.choice = Choice(*candidates) if len(candidates) == 2 else None
-        small = sum(parameter.numel() for parameter in learner.parameters()) <= SMALL
-        self.at_once = at_once if small else 1
-        self.note = note
-        self.pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="pass")
+        self.small = sum(parameter.numel() for parameter in learner.parameters()) <= SMALL
+        self.shared, self.most, self.note = shared, most, note
+        self.undecided = shared is None and most > 1 and not begun
+        self.side_by_side = shared is None and most > 1
+        self.choice = Choice(1, min(most, AT_ONCE))
+        self.pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pass")
 
     def __enter__(self) -> "Threads":
         self.before = torch.get_num_threads()
@@ -73,67 +80,63 @@ class Threads:
             seeds: what each draws its dropout from.
             positions: language positions in all passes, by which steps of different sizes are compared.
         """
-        began = time.perf_counter()
-        count = self.choice.turn if self.choice is not None else self.fixed
-        at_once = min(count or 1, len(passes), self.at_once)
-        if count is not None:
-            torch.set_num_threads(count // max(1, at_once))
-        losses = self._side_by_side(passes, seeds) if at_once > 1 else self._in_turn(passes, seeds)
-        if self.choice is not None:
-            self._decide(self.choice, time.perf_counter() - began, positions)
+        if passes and self.undecided:
+            self._begin(passes)
+        if self.side_by_side:
+            losses = self._timed(passes, seeds, positions)
+        else:
+            if self.shared is not None:
+                torch.set_num_threads(self.shared)
+            losses = self._in_turn(passes, seeds)
         return sum(losses, start=torch.zeros((), device=self.weights[0].device))
+
+    def _begin(self, passes: Sequence[Forward]) -> None:
+        """Whether this run's passes can be computed side by side. If not, how many threads share their products."""
+        self.undecided = False
+        if len(passes) == 1 or not self.small or _draws(passes[0], self.weights):
+            self.side_by_side = False
+            self.shared = _faster(passes[0], self.weights, self.most)
+            self.note(f"computing with {_threads(self.shared)}, timed before the first step")
+
+    def _timed(self, passes: Sequence[Forward], seeds: Sequence[int], positions: int) -> list[Tensor]:
+        """The passes of a step, as many at once as the choice says. It is told how long they took."""
+        began, used = time.perf_counter(), self.choice.used
+        torch.set_num_threads(1)
+        losses = self._in_turn(passes, seeds) if self.choice.turn == 1 else self._at_once(passes, seeds, self.choice.turn)
+        self.choice.add(time.perf_counter() - began, positions)
+        if self.choice.used != used:
+            self.note(f"computing with {_threads(self.choice.used)}, now faster than {_threads(used)}")
+        return losses
 
     def _in_turn(self, passes: Sequence[Forward], seeds: Sequence[int]) -> list[Tensor]:
         losses = []
         for forward, seed in zip(passes, seeds, strict=True):
             torch.manual_seed(seed)
             loss = forward()
-            keep_sums_whole(loss)
             loss.backward()
             losses.append(loss.detach())
         return losses
 
-    def _side_by_side(self, passes: Sequence[Forward], seeds: Sequence[int]) -> list[Tensor]:
-        """The same to the bit: each pass has gradients of its own, and they are summed in the order of the passes.
+    def _at_once(self, passes: Sequence[Forward], seeds: Sequence[int], count: int) -> list[Tensor]:
+        """The same bits as in turn: each pass has gradients of its own, and they are summed in the order of the passes.
 
-        Torch has one generator for all threads. If the passes drew from it, they are computed again in turn, now and later.
+        Torch has one generator for all threads. If passes drew from it, they are computed again, now and later in turn.
         """
+        if not passes:
+            return []
         torch.manual_seed(seeds[0])
-        drawn, threads = torch.get_rng_state(), torch.get_num_threads()
-        results = list(self.pool.map(partial(gradients, weights=self.weights, threads=threads), passes))
+        drawn = torch.get_rng_state()
+        results: list[tuple[Tensor, Sequence[Tensor | None]]] = []
+        for first in range(0, len(passes), count):
+            results += self.pool.map(partial(_gradients, weights=self.weights), passes[first : first + count])
         if not torch.equal(drawn, torch.get_rng_state()):
-            self.at_once = 1
+            self.side_by_side, self.shared = False, 1
             return self._in_turn(passes, seeds)
         for _, found in results:
             for weight, gradient in zip(self.weights, found, strict=True):
                 if gradient is not None:
                     weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
         return [loss for loss, _ in results]
-
-    def _decide(self, choice: "Choice", seconds: float, positions: int) -> None:
-        used = choice.used
-        choice.add(seconds, positions)
-        if choice.used != used:
-            self.note(f"computing with {_threads(choice.used)}, now faster than {_threads(used)}")
-
-
-def gradients(forward: Forward, weights: Sequence[Tensor], threads: int) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """The loss of one pass and its gradients, left apart; None where the pass does not reach a weight."""
-    torch.set_num_threads(threads)  # every thread of Python has a number of its own
-    loss = forward()
-    keep_sums_whole(loss)
-    return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
-
-
-def keep_sums_whole(loss: Tensor) -> None:
-    """Let the backward pass of a loss round in the same way with every number of threads."""
-    threads = torch.get_num_threads()
-    if loss.device.type != "cpu" or threads == 1:
-        return
-    for node in _nodes(loss):
-        if node.name() in SPLIT_SUMS:
-            node.register_prehook(lambda gradients: torch.set_num_threads(1))
-            node.register_hook(lambda inputs, outputs: torch.set_num_threads(threads))
 
 
 class Choice:
@@ -188,17 +191,23 @@ class Choice:
         self.since, self.wait = 0.0, max(PAUSE, self.lost / SHARE)
 
 
-def candidates(fixed: int | None, device: torch.device, precision: str, compiled: bool = False) -> tuple[int, ...]:
-    """Numbers of threads for `Threads`: the fixed one, or one and all where the choice changes no number of the run.
+def open_threads(
+    recipe: Recipe, learner: nn.Module, accelerator: Accelerator, found: Checkpoint | None, note: Callable[[str], None]
+) -> Threads:
+    """The threads of a run: the recipe's number, or the one it chose before the checkpoint that was found, or its choice."""
+    most = most_threads(accelerator.device, accelerator.num_processes, recipe.compile)
+    saved = checkpoint.recipe_of(found).get("threads") if found is not None and most > 1 else None
+    return Threads(learner, recipe.threads or saved, most, found is not None, note)
 
-    It would in fp32, where MKL rounds products of few rows in another way, and in compiled code. There, on a GPU and where
-    OMP_NUM_THREADS is set torch keeps its number. All are never more than torch was set to.
+
+def most_threads(device: torch.device, processes: int = 1, compiled: bool = False) -> int:
+    """Threads that `Threads` may choose from. One on a GPU, for compiled code, and for processes that share a model.
+
+    One also where OMP_NUM_THREADS is set, for a user has chosen. Never more than torch was set to.
     """
-    if fixed is not None:
-        return (fixed,)
-    timed = device.type == "cpu" and precision == "bf16" and not compiled and "OMP_NUM_THREADS" not in os.environ
-    most = min(cores(), torch.get_num_threads())
-    return (1, most) if timed and most > 1 else ()
+    if device.type != "cpu" or compiled or processes > 1 or "OMP_NUM_THREADS" in os.environ:
+        return 1
+    return min(cores(), torch.get_num_threads())
 
 
 def cores(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -221,16 +230,31 @@ def _quota(root: Path) -> float | None:
     return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
-def _nodes(loss: torch.Tensor) -> Iterator[torch.autograd.graph.Node]:
-    """Every node of a loss's backward pass."""
-    seen: set[torch.autograd.graph.Node] = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            waiting.extend(following for following, _ in node.next_functions)
+def _gradients(forward: Forward, weights: Sequence[Tensor], threads: int = 1) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """The loss of one pass and its gradients, left apart; None where the pass does not reach a weight."""
+    torch.set_num_threads(threads)  # every thread of Python has a number of its own
+    loss = forward()
+    return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+
+def _draws(forward: Forward, weights: Sequence[Tensor]) -> bool:
+    """Whether a pass draws random numbers, as dropout does."""
+    before = torch.get_rng_state()
+    _gradients(forward, weights)
+    return not torch.equal(before, torch.get_rng_state())
+
+
+def _faster(forward: Forward, weights: Sequence[Tensor], most: int) -> int:
+    """One thread, or all sharing every product: the faster of two tries each, of one where all are clearly slower."""
+    best = {1: math.inf, most: math.inf}
+    for _ in range(2):
+        for count in best:
+            began = time.perf_counter()
+            _gradients(forward, weights, count)
+            best[count] = min(best[count], time.perf_counter() - began)
+        if best[most] > CLEAR * best[1]:
+            break
+    return min(best, key=lambda count: best[count])
 
 
 def _threads(count: int) -> str:
