@@ -116,3 +116,13 @@ def test_a_file_that_may_not_be_read(write: Write) -> None:
     path.chmod(0)
     with pytest.raises(UserError, match=r"a\.jsonl: Permission denied"):
         read(str(path))
+
+
+def test_damaged_records_in_front_do_not_hide_the_format(write: Write) -> None:
+    lines = ["{", "7", '{"a": 1}', *map(json.dumps, CAPTIONS)]
+    source = read(str(write("a.jsonl", "\n".join(lines))))
+    assert source.name.startswith("captions:")
+    assert [problem.partition(":")[0] for problem in check(source)] == [f"a.jsonl, line {line}" for line in (1, 2, 3)]
+    source = read(str(write("a.csv", "image,question,answer\nonly one\ncat.png,What?,A cat.\n")))
+    assert source.name.startswith("questions:")
+    assert check(source) == ["a.csv, line 2: 1 cells but 3 columns (image, question, answer)"]

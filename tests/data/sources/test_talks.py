@@ -188,7 +188,7 @@ def test_two_system_sentences_are_one_too_many(write: Write) -> None:
         {"messages": [{"role": "system", "content": "Be long."}, *messages("Hi", "Hello.")], "system": "Be brief."},
     ):
         (problem,) = check(read(str(write("a.jsonl", [record]))))
-        assert problem == "a.jsonl, line 1: a system sentence in 'system' and another among the turns; expected one"
+        assert problem == "a.jsonl, line 1: a system sentence in 'system' and another one elsewhere; expected one"
     assert read(str(write("a.jsonl", [{"conversations": said, "system": "Be long."}])))[0].system == "Be long."
 
 
@@ -298,3 +298,9 @@ def test_a_turn_that_is_not_to_be_learned(write: Write, unlearned: dict[str, Any
     said[1] |= unlearned
     talk = read(str(write("a.jsonl", [{"conversations": said}])))[0]
     assert [piece.text for piece in talk.pieces() if piece.supervised] == ["A cat."]
+
+
+def test_numbers_are_answers_in_chats_too(write: Write) -> None:
+    for value, words in ((7, "7"), (0.5, "0.5"), (True, "true")):
+        record = {"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": value}]}
+        assert read(str(write("a.jsonl", [record])))[0].answers == (words,)

@@ -109,7 +109,7 @@ CONVERTERS: Mapping[str, Convert] = {
 }
 # What records are made of; a table's other columns are not read.
 _TURNS = ("messages", "conversations", "texts", "instruction", "query")
-_OTHERS = ("input", "output", "system", "history", "url", "URL")
+_OTHERS = ("input", "output", "system", "system_prompt", "history", "url", "URL")
 FIELDS = frozenset(
     (*IMAGE, *CAPTION, *QUESTION, *ANSWER, *_TURNS, *_OTHERS, *_UNSEEN, *_PREFERENCES, *_ELSEWHERE, "hint", *_OPTIONS)
 )

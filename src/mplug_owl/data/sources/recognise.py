@@ -6,13 +6,15 @@ from pathlib import Path
 from mplug_owl.data.sources import coco, folder, formats, hub, owleval
 from mplug_owl.data.sources.files import is_pattern, is_remote, short_name, skip_broken
 from mplug_owl.data.sources.json_file import read_json
-from mplug_owl.data.sources.records import check_file, ending
+from mplug_owl.data.sources.records import Records, check_file, ending
 from mplug_owl.data.sources.table import read_table
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import expand_home
 
 _ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".txt": "text", ".csv": "captions", ".tsv": "captions"}
 _TABLES = (".csv", ".tsv")
+# Damaged records in front do not hide the format of the others.
+_LOOKED_AT = 100
 
 
 class UnrecognisedError(UserError):
@@ -37,18 +39,29 @@ def recognise(spec: str) -> str:
         return "coco"
     records = read_json(path)
     try:
-        first = records[0]
-        return "owleval" if owleval.is_question(first) else formats.recognise(first, records.location(0))
+        return _recognised_records(records)
     except BadSample as error:
         if kind in (".json", ".jsonl") and "no known format" not in str(error):
             raise UserError(str(error)) from None
         raise UnrecognisedError(str(error)) from None
 
 
+def _recognised_records(records: Records) -> str:
+    """The format of the first record that has one. Raises BadSample, the first record's, where none of the first has."""
+    errors = list[BadSample]()
+    for index in range(min(len(records), _LOOKED_AT)):
+        try:
+            record = records[index]
+            return "owleval" if owleval.is_question(record) else formats.recognise(record, records.location(index))
+        except BadSample as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def _recognised_table(path: Path) -> str:
-    """Captions unless the first record is something else. A broken one says so when it is read."""
+    """Captions unless the records are something else. Broken ones say so when they are read."""
     try:
-        return formats.recognise(read_table(path)[0], path)
+        return _recognised_records(read_table(path))
     except BadSample:
         return "captions"
 

@@ -47,21 +47,18 @@ def chat(record: Any, location: Location) -> Conversation:
         talk = Conversation.from_chat(_with_images(messages, files, location), str(location))
     except UserError as error:
         raise BadSample(str(error)) from None
-    given = isinstance(messages[0], Mapping) and messages[0].get("role") in ("system", "developer") if messages else False
-    inside = [part for message in talk.messages for part in message.parts if isinstance(part, Picture)]
-    opened = [
-        replace(
-            message,
-            parts=tuple(
-                Picture(location.picture(part.source)) if isinstance(part, Picture) else part for part in message.parts
-            ),
-        )
-        for message in talk.messages
-    ]
-    if inside and any(_OUTER_MARK.search(message.text) for message in talk.messages if message.role == "user"):
+    first = messages[0] if messages else {}
+    system = (talk.system or "") if isinstance(first, Mapping) and first.get("role") in ("system", "developer") else None
+    if not talk.pictures:
+        return assembled(record, talk.messages, system, location, [location.picture(file) for file in files])
+    if any(_OUTER_MARK.search(message.text) for message in talk.messages if message.role == "user"):
         raise BadSample(f"{location}: {IMAGE_MARK} in the text beside image parts; expected one of the two")
-    system = (talk.system or "") if given else None
-    return assembled(record, opened, system, location, None if inside else [location.picture(file) for file in files])
+
+    def opened(part: str | Picture) -> str | Picture:
+        return Picture(location.picture(part.source)) if isinstance(part, Picture) else part
+
+    found = [replace(message, parts=tuple(map(opened, message.parts))) for message in talk.messages]
+    return assembled(record, found, system, location, None)
 
 
 def alpaca(record: Any, location: Location) -> Conversation:
@@ -126,11 +123,12 @@ def assembled(
         messages.pop(0)
     if images is not None:
         messages = in_their_positions(messages, images, location)
-    own = record.get("system")
-    if not is_missing(own) and own != "":
-        if system is not None and system != own:
-            raise BadSample(f"{location}: a system sentence in 'system' and another among the turns; expected one")
-        system = field(record, "system", str, location)
+    for name in ("system", "system_prompt"):
+        if has_value(record, name):
+            own = field(record, name, str, location)
+            if system is not None and system != own:
+                raise BadSample(f"{location}: a system sentence in {name!r} and another one elsewhere; expected one")
+            system = own
     return Conversation(tuple(messages), SYSTEM_PROMPT if system is None else system or None, name=str(location))
 
 
@@ -214,7 +212,7 @@ def _files(record: Mapping[str, Any], location: Location) -> list[Any]:
 
 
 def _with_images(messages: Sequence[Any], images: Sequence[Any], where: object) -> list[Any]:
-    """The messages, their image parts that name no picture filled in order. Raises BadSample where the numbers differ."""
+    """The messages with pictures in image parts that name none. Raises BadSample where there are more or fewer of them."""
     waiting, used, named, filled = iter(images), 0, 0, list[Any]()
     for message in messages:
         parts = message.get("content") if isinstance(message, Mapping) else None
@@ -223,12 +221,13 @@ def _with_images(messages: Sequence[Any], images: Sequence[Any], where: object) 
             parts = [_valued(part) for part in parts]
             empty = [index for index, part in enumerate(parts) if part in ({"type": "image"}, {"type": "image_url"})]
             used += len(empty)
-            named += sum(isinstance(part, Mapping) and part.get("type") in ("image", "image_url") for part in parts) - len(
-                empty
-            )
+            shown = [part for part in parts if isinstance(part, Mapping) and part.get("type") in ("image", "image_url")]
+            named += len(shown) - len(empty)
             for index, image in zip(empty, waiting, strict=False):
                 parts[index] = {"type": "image", "image": image}
             message = {**message, "content": parts}
+        elif isinstance(parts, (int, float)) and message.get("role") == "assistant":
+            message = {**message, "content": texts(parts, "content", where)[0]}
         filled.append(message)
     if used != len(images) and (used or (named and images)):
         raise BadSample(f"{where}: {used} image parts in the messages but {len(images)} images")
