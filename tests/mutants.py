@@ -341,7 +341,7 @@ def tried(copy: Path, mutant: Mutant, seconds: float) -> dict[str, Any]:
         file.write_bytes(text)
         os.utime(file, ns=(held.st_atime_ns, held.st_mtime_ns))  # or its bytecode would be stale
     result = result_of(copy) if ended else {"code": 1, "failed": "timeout"}
-    killed = result["failed"] if result["code"] else ""
+    killed = (result["failed"] or f"exit code {result['code']}") if result["code"] else ""  # 4: not even conftest.py imports
     return {"key": mutant.key, **asdict(mutant), "killed_by": killed, "seconds": round(time.monotonic() - began, 2)}
 
 

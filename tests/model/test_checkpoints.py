@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlModel
 from mplug_owl.errors import UserError
-from mplug_owl.model.checkpoints import is_wrapped, original_name, read_tensors
+from mplug_owl.model.checkpoints import fit_to_weights, is_wrapped, original_name, read_config, read_tensors
 from tests.tiny import LANGUAGES, tiny_config, tiny_owl
 
 
@@ -207,6 +207,30 @@ def test_a_config_given_wins_over_the_folders(ours: Path) -> None:
     config.num_query_tokens = 5
     with pytest.raises(ValueError, match="query_tokens"):
         load(ours, config=config)
+
+
+def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=rf"^{tmp_path}: its config\.json cannot be read; .*"):
+        read_config(tmp_path)
+    values = {"model_type": "mplug-owl", "vision_config": {"patch_size": 14, "stem_channels": [8, 8]}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"^vision_config: .*stem_channels: 2 convolutions halve a patch 2 times"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mplug-owl", "num_query_tokens": "many"}))
+    with pytest.raises(UserError, match=rf"^{tmp_path}: its config\.json cannot be read; .*num_query_tokens"):
+        read_config(tmp_path)
+
+
+def test_a_width_is_read_from_a_folder_and_for_the_abstractor_alone(ours: Path) -> None:
+    config, linear = tiny_config(), tiny_config(connector="linear")
+    for each in (config, linear):
+        each.visual_abstractor_config.intermediate_size = 77
+    assert fit_to_weights(config, "somebody/an-owl") is config
+    assert fit_to_weights(config, None) is config
+    assert config.visual_abstractor_config.intermediate_size == 77
+    assert fit_to_weights(linear, ours).visual_abstractor_config.intermediate_size == 77
+    assert fit_to_weights(config, ours).visual_abstractor_config.intermediate_size == 32
 
 
 # Nothing is run

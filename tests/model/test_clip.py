@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, CLIPConfig, CLIPModel
 
 from mplug_owl.errors import UserError
 from mplug_owl.model.clip import load_vision
 from tests.model.test_build import trained
-from tests.tiny import VISIONS, tiny_config
+from tests.tiny import VISIONS, shaken, tiny_config
 
 
 def test_clip_becomes_the_originals_encoder(tmp_path: Path) -> None:
@@ -20,6 +20,26 @@ def test_clip_becomes_the_originals_encoder(tmp_path: Path) -> None:
     with torch.no_grad():
         theirs = clip.post_layernorm(clip(pixels).last_hidden_state)
         torch.testing.assert_close(tower(pixels).last_hidden_state, theirs, atol=5e-6, rtol=0)  # worst measured 0
+
+
+def test_of_a_whole_clip_the_seeing_half_is_taken(tmp_path: Path) -> None:
+    """Most checkpoints hold both halves; either tower takes its own."""
+    torch.manual_seed(0)
+    text = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+    seeing = {**VISIONS["clip"], "layer_norm_eps": 1e-6}
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=seeing, projection_dim=8)).eval()
+    shaken(whole)
+    whole.save_pretrained(tmp_path)
+    pixels = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        theirs = whole.vision_model(pixels, output_hidden_states=True)
+        for name in ("own", "clip"):
+            tower = load_vision(str(tmp_path), tiny_config(name)).eval()
+            assert tower.config.model_type == VISIONS[name]["model_type"]
+            ours = tower(pixels, output_hidden_states=True)
+            assert len(ours.hidden_states) == len(theirs.hidden_states) == 3
+            for mine, yours in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+                torch.testing.assert_close(mine, yours, atol=5e-6, rtol=0)
 
 
 def test_another_encoder_is_no_clip(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
 from mplug_owl import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlVisionConfig
-from mplug_owl.model.config import MplugOwlVisualAbstractorConfig
+from mplug_owl.model.config import MplugOwlVisualAbstractorConfig, max_positions
 from tests.tiny import tiny_config
 
 
@@ -120,6 +120,22 @@ def test_a_part_may_come_as_its_config() -> None:
     assert config.visual_abstractor_config is part
     assert config.vision_config.hidden_size == 48
     assert MplugOwlConfig(vision_config={"hidden_size": 32}).visual_abstractor_config.hidden_size == 32
+
+
+def test_how_many_positions_a_language_model_has() -> None:
+    assert max_positions(AutoConfig.for_model("llama", max_position_embeddings=77)) == 77
+    assert max_positions(AutoConfig.for_model("bloom")) is None
+
+
+def test_the_config_is_known_by_its_names(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert type(again) is MplugOwlConfig
+    assert again.text_config.to_dict() == config.text_config.to_dict()
+    values = {"model_type": "mplug_owl_visual_abstract", "num_hidden_layers": 3}
+    assert type(AutoConfig.for_model(**values)) is MplugOwlVisualAbstractorConfig
+    assert MplugOwlConfig(visual_abstractor_config=values).visual_abstractor_config.num_hidden_layers == 3
 
 
 def test_an_untied_head_is_the_default() -> None:
