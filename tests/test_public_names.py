@@ -31,6 +31,7 @@ NAMES = [
     "MplugOwlVisualAbstractorConfig",
     "Optimizer",
     "Owl",
+    "OwlChatModel",
     "Picture",
     "Recipe",
     "Schedule",

@@ -21,7 +21,7 @@ from mplug_owl.model.owl import MplugOwlForConditionalGeneration, MplugOwlModel
 from mplug_owl.model.processor import MplugOwlProcessor
 
 if TYPE_CHECKING:
-    from mplug_owl.chat import Chat, ChatModel, Decoding
+    from mplug_owl.chat import Chat, ChatModel, Decoding, OwlChatModel
     from mplug_owl.data.encode import Encoding
     from mplug_owl.data.sources import read
     from mplug_owl.eval.grade import evaluate
@@ -40,6 +40,7 @@ _LAZY = {
     "Modules": "mplug_owl.model.build",
     "Optimizer": "mplug_owl.train.recipe",
     "Owl": "mplug_owl.model.load",
+    "OwlChatModel": "mplug_owl.chat",
     "Recipe": "mplug_owl.train.recipe",
     "Schedule": "mplug_owl.train.recipe",
     "Trainable": "mplug_owl.train.recipe",
@@ -66,6 +67,7 @@ __all__ = [
     "MplugOwlVisualAbstractorConfig",
     "Optimizer",
     "Owl",
+    "OwlChatModel",
     "Picture",
     "Recipe",
     "Schedule",

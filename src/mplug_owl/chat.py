@@ -1,7 +1,6 @@
 """Talking with a model: a conversation goes in, words stream out. Nothing else in the project calls generate.
 
-owl = load("runs/tiny.instruct")
-chat = Chat(owl)
+chat = Chat(load("runs/tiny.instruct"))
 print(chat.ask("What is in the picture?", images=["photo.jpg"]))
 """
 
@@ -46,7 +45,9 @@ class Decoding:
         UserError: A value is out of its range.
 
     Example:
-        Decoding(max_new_tokens=64, stop=("Human:",))
+        >>> from mplug_owl import Decoding
+        >>> Decoding(max_new_tokens=64, stop=("Human:",)).temperature
+        0.0
     """
 
     max_new_tokens: int = 256
@@ -87,8 +88,12 @@ class Chat:
         decoding: How words are chosen.
 
     Example:
-        chat = Chat(load("owl-tiny"))
-        chat.ask("What colour is the circle?", images=["scene.png"])
+        >>> from mplug_owl import Chat, load
+        >>> chat = Chat(load("owl-tiny"))
+        >>> chat.ask("Name a red fruit.")  # doctest: +SKIP
+        'cherry'
+        >>> chat.ask("What colour is the circle?", images=["scene.png"])  # doctest: +SKIP
+        'blue'
     """
 
     def __init__(
@@ -153,7 +158,10 @@ class OwlChatModel:
         batch_size: How many conversations `answers` gives to the model at once.
 
     Example:
-        OwlChatModel(load("owl-tiny")).answers([conversation], Decoding())
+        >>> from mplug_owl import Conversation, Decoding, OwlChatModel, load
+        >>> asked = Conversation(()).said("user", "What is 3 plus 4?")
+        >>> OwlChatModel(load("owl-tiny")).answers([asked], Decoding())  # doctest: +SKIP
+        ['7']
     """
 
     def __init__(self, owl: Owl, batch_size: int = 100) -> None:

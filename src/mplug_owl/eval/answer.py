@@ -15,8 +15,17 @@ DECODING = Decoding(max_new_tokens=48)
 class Answer:
     """What a model answered to each turn of a question in one condition. The last turn is graded.
 
+    Args:
+        question: What was asked.
+        condition: What the model was given with it.
+        turns: An answer to each turn of the question.
+
     Example:
-        Answer(question, condition, ("a circle", "red")).text == "red"
+        >>> from mplug_owl.eval.tasks.scenes import DrawnWorld
+        >>> world = DrawnWorld()
+        >>> question = world.questions("seen", 1, seed=0)[1]
+        >>> Answer(question, world.conditions[0], ("red",)).text
+        'red'
     """
 
     question: Question

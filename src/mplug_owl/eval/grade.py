@@ -63,6 +63,10 @@ def evaluate(
         UserError: A conversation of the exam is longer than the model's positions.
 
     Example:
-        grades = evaluate(OwlChatModel(load("owl-tiny")), tasks.find("scenes"), count=20, seed=0)
+        >>> from mplug_owl import OwlChatModel, evaluate, load
+        >>> from mplug_owl.eval import tasks
+        >>> grades = evaluate(OwlChatModel(load("owl-tiny")), tasks.find("scenes"), count=20, seed=0)  # doctest: +SKIP
+        >>> sum(grade.correct for grade in grades), len(grades)  # doctest: +SKIP
+        (404, 600)
     """
     return task.grader.grades(answer_task(model, task, count, seed, conditions, on_condition))
