@@ -101,6 +101,18 @@ def test_every_name_of_ours_has_one_of_the_originals_and_back(language: str) -> 
         assert our_name(name) == name
 
 
+def test_a_bloom_owl_in_the_originals_layout_has_blooms_tokenizer(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source = checkpoint("bloom")
+    convert(source, tmp_path / "out", original=True)
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text("utf-8"))
+    assert (settings["tokenizer_class"], settings["padding_side"]) == ("BloomTokenizerFast", "left")
+    assert (settings["add_prefix_space"], settings["clean_up_tokenization_spaces"]) == (False, False)
+    assert json.loads((tmp_path / "out" / "special_tokens_map.json").read_text("utf-8"))["eos_token"] == "</s>"
+    assert "ignore_merges" not in json.loads((tmp_path / "out" / "tokenizer.json").read_text("utf-8"))["model"]
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+    assert torch.equal(answer(tmp_path / "out"), answer(source))
+
+
 def test_the_originals_layout_holds_the_originals_modules_only(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vision encoder and the abstractor, not clip_vision_model and abstractor"):
         convert(checkpoint(vision="clip"), tmp_path / "out", original=True)
