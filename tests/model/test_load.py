@@ -42,7 +42,8 @@ def test_a_model_a_run_and_an_adapter_load_alike(saved: Path, tmp_path: Path) ->
 
 
 def test_the_best_device_is_taken_and_any_can_be_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(saved, device="cpu").model.device.type == "cpu"
+    for name in ("cpu", "meta", torch.device("meta")):
+        assert load(saved, device=name).model.device == torch.device(name)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("meta"))
     assert load(saved).model.device.type == "meta"
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)

@@ -61,7 +61,7 @@ def test_a_base_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert base_of(make(tmp_path / "c", "OWNER/NAME")) == "OWNER/NAME"
 
 
-@pytest.mark.parametrize("base", ["runs/see", "../see", "./see", "/gone/see", "runs/see/model"])
+@pytest.mark.parametrize("base", ["runs/see", "../see", "./see", "/gone/see", "/gone/owl-tiny", "runs/see/model"])
 def test_a_base_that_is_gone_is_not_asked_of_the_hub(tmp_path: Path, base: str) -> None:
     """Somebody else's model could have its name there."""
     adapter = make(tmp_path / "runs" / "tell", base)
@@ -73,6 +73,10 @@ def test_an_adapter_without_a_base_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="names no base_model_name_or_path"):
         base_of(make(tmp_path / "a", ""))
     adapter = make(tmp_path / "b", "x")
+    (adapter / "adapter_model.bin").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(UserError, match=r"adapter_model\.bin: a git-lfs pointer"):
+        base_of(adapter)
+    (adapter / "adapter_model.bin").unlink()
     for words in ("", "[]", "{"):
         (adapter / ADAPTER_CONFIG).write_text(words)
         with pytest.raises(UserError, match=r"adapter_config\.json: damaged"):

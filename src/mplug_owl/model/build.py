@@ -17,10 +17,8 @@ from mplug_owl.model.checkpoints import refuse_pointers
 from mplug_owl.model.clip import load_vision
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.fresh import learn_tokenizer, look_for_alike
-from mplug_owl.model.load import Owl, load, load_processor, quiet  # noqa: F401
-from mplug_owl.model.locate import BUNDLED as SHIPPED  # noqa: F401
+from mplug_owl.model.load import Owl, quiet
 from mplug_owl.model.locate import bundled
-from mplug_owl.model.locate import bundled as shipped  # noqa: F401
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 
