@@ -252,7 +252,7 @@ class MplugOwlProcessor(ConversationProcessor):
 
     @classmethod
     def get_processor_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the folder's processor_config.json says; in an original folder, which has none, what config.json implies."""
         try:

@@ -4,7 +4,6 @@ Stock transformers 5 reads the same file by other rules and gets 8 of 35 awkward
 """
 
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
@@ -34,7 +33,7 @@ class MplugOwlTokenizer(SentencePieceBackend):
     vocab_files_names = {"vocab_file": "tokenizer.model"}
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, vocab_file: str, **kwargs: Any) -> None:
+    def __init__(self, vocab_file: str, **kwargs: object) -> None:
         for token, default in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<unk>")):
             kwargs[token] = kwargs.get(token) or default
         for given in ("add_bos_token", "add_eos_token", "legacy", "clean_up_tokenization_spaces"):
