@@ -2,36 +2,38 @@
 
 import io
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from mplug_owl.errors import UserError
-from mplug_owl.experiments import demo
+from mplug_owl.experiments import demo, minutes
 from mplug_owl.scenes import scenes
+from mplug_owl.train.reporter import Progress
 
 
 def test_the_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "EXAMINED", 1)
+    lessons = [replace(lesson, recipe=partial(replace, lesson.recipe(), batch=4, micro_batch=2)) for lesson in demo.LESSONS]
+    monkeypatch.setattr(demo, "LESSONS", lessons)
+    monkeypatch.setattr(minutes, "TIMED", 3)
+    monkeypatch.setattr(minutes, "FEWEST", {"pretrain": 5, "instruct": 2})
     out, console = tmp_path / "demo", Console(file=io.StringIO(), width=100)
     (out / "data").mkdir(parents=True)
     for left in ("data/captions.jsonl", "world.png"):  # what an earlier one left is replaced
         (out / left).write_text("")
-    demo.demo(out, 0.01, console=console)
+    demo.demo(out, minutes=0.001, console=console)
     told = console.file.getvalue()
-    for words in (
-        "A small world",
-        "stage 1",
-        "stage 2",
-        "who learns",
-        "scenes never seen",
-        "without",
-        "done",
-        "owl eval",
-        "0:00:0",
-    ):
+    for words in ("A small world", "stage 1", "stage 2", "who learns", "scenes never seen", "without", "done", "owl eval"):
         assert words in told
+    assert "Too little time for this machine" in told
+    for words in ("tiny.pretrain: step 5/5", "tiny.instruct: step 2/2"):  # the fewest that make sense
+        assert words in told
+    assert not (out / "timing").exists()
     assert (out / "world.png").stat().st_size > 10_000
     page = (out / "story.html").read_text("utf-8")
     assert page.count("data:image/png") >= 7  # the sheet, and a scene for every ability
@@ -39,6 +41,24 @@ def test_the_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.Monkey
     for run in ("pretrain", "instruct"):
         assert (out / run / "model" / "config.json").exists()
         assert (out / run / "checkpoints").is_dir()
+
+
+def test_the_time_left_is_that_of_both_stages() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    screen = demo._Screen(console, later=30)
+    for step, left in ((1, 9.0), (10, 0.0)):
+        screen.progress(Progress(step, 10, loss=1.0, lr=1e-3, tokens_per_second=1.0, seconds_left=left))
+    first, last = console.file.getvalue().splitlines()
+    assert "0:00:39 left" in first
+    assert "0:00:30 left" in last
+
+
+def test_answers_are_given_by_one_thread() -> None:
+    torch.set_num_threads(2)
+    with demo._one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
 
 
 def test_a_contact_sheet_has_a_place_for_every_scene() -> None:

@@ -6,7 +6,7 @@ What it trains are runs like any other, under the demo's folder; what it tells e
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +51,7 @@ class _Lesson:
     title: str
     words: str
     run: str
-    recipe: Recipe
+    recipe: Callable[[], Recipe]
 
 
 LESSONS = (
@@ -60,14 +60,14 @@ LESSONS = (
         "Learning to see",
         "Encoder and abstractor learn from captions, against a language model that is frozen.",
         "pretrain",
-        tiny.pretrain(),
+        tiny.pretrain,
     ),
     _Lesson(
         "stage 2",
         "Learning to answer",
         "LoRA on the language model learns from questions; all that sees is frozen.",
         "instruct",
-        tiny.instruct(),
+        tiny.instruct,
     ),
 )
 
@@ -94,12 +94,12 @@ def demo(out: Path, share: float = 1.0, minutes: float | None = None, console: C
     told = _Told(_one_of_each(), console)
     stages = [_untrained(told)]
 
-    recipes = {lesson.run: lesson.recipe for lesson in LESSONS}
+    recipes = {lesson.run: lesson.recipe() for lesson in LESSONS}
     timetable = usual(share) if minutes is None else fitted(recipes, began + 60 * minutes, out / "timing", console.print)
     previous: Path | None = None
     for lesson in LESSONS:
         console.print(f"\n[bold]{lesson.stage} · {lesson.title.lower()}[/]\n{lesson.words}")
-        recipe = _shortened(lesson.recipe, timetable.steps_of(lesson.run), previous)
+        recipe = _shortened(recipes[lesson.run], timetable.steps_of(lesson.run), previous)
         folder = out / lesson.run
         watched = Exam(recipe.save_every or 1, _captions(drawn[:SHOWN], console)) if previous is None else None
         train(recipe, folder, reporter=_Screen(console, timetable.later(lesson.run)), exam=watched)
@@ -118,12 +118,13 @@ class _Screen(Screen):
 
     def __init__(self, console: Console, later: float) -> None:
         super().__init__(console)
-        self.later = later
+        self.later, self.pace = later, 0.0
 
     def progress(self, progress: Progress) -> None:
-        """Add what comes after this stage, at its pace."""
-        pace = progress.seconds_left / max(1, progress.steps - progress.step)
-        super().progress(replace(progress, seconds_left=progress.seconds_left + self.later * pace))
+        """Add what comes after this stage, at the stage's pace."""
+        if progress.step < progress.steps:
+            self.pace = progress.seconds_left / (progress.steps - progress.step)
+        super().progress(replace(progress, seconds_left=progress.seconds_left + self.later * self.pace))
 
 
 class _Told:
@@ -211,7 +212,7 @@ def _introduce(first: Scene, out: Path, console: Console) -> None:
 
 def _untrained(told: "_Told") -> story.Stage:
     """The story's first stage: the modules joined, and nothing learned."""
-    recipe = LESSONS[0].recipe
+    recipe = LESSONS[0].recipe()
     owl = build(recipe.modules, [], recipe.seed)
     owl.model.eval()
     told.after(UNTRAINED, owl)
