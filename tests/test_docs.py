@@ -18,6 +18,7 @@ from mplug_owl.data.sources import FORMATS
 from mplug_owl.errors import BadSample, Interrupted, UserError, WriteError
 from mplug_owl.recipes import find, names
 from mplug_owl.train.recipe import RENAMED
+from tests.test_architecture import MAY_ENTER
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -153,6 +154,15 @@ def test_the_tree_shows_what_is_there(page: Path) -> None:
     parts = {path for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
     hidden = {package / name for name in ("__init__.py", "__main__.py", "__pycache__")}
     assert parts - hidden - set(shown) == set()
+
+
+def test_the_architecture_says_who_imports_whom() -> None:
+    """As tests/test_architecture.py enforces it; the last two rows are everything."""
+    rows = re.findall(r"^\| ([\w, ]+) \| (.+) \|$", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)
+    said = {part: set(may.split(", ")) for parts, may in rows for part in parts.split(", ") if part in MAY_ENTER}
+    free = {"errors", "replacing"}
+    for part in MAY_ENTER.keys() - free - {"__main__", "mplug_owl", "mplug_owl_cli", "experiments"}:
+        assert said[part] - {"nothing of ours"} == MAY_ENTER[part] - free, part
 
 
 def test_the_architecture_names_every_file() -> None:
