@@ -7,13 +7,15 @@ import typer
 
 app = typer.Typer(
     name="owl",
-    help="mPLUG-Owl: give any language model eyes. Train it in two stages, look into it, talk with it.",
+    help="mPLUG-Owl: give any language model eyes. Train it in two stages, examine it, talk with it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's or run's folder, an adapter, or a hub id.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="owl-tiny, a model's or run's folder, an adapter, or a hub id.")
+]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe's name (see owl recipes), my.module:run or ./mine.py:run.")
 ]
@@ -30,7 +32,7 @@ DeviceOption = Annotated[
 ]
 ImageRootOption = Annotated[
     Path | None,
-    typer.Option("--image-root", metavar="FOLDER", help="Where pictures are that the data name, LLaVA's --image_folder."),
+    typer.Option("--image-root", metavar="FOLDER", help="The folder that picture paths in the data start at."),
 ]
 
 
@@ -48,4 +50,4 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """mPLUG-Owl: give any language model eyes. Train it in two stages, look into it, talk with it."""
+    """mPLUG-Owl: give any language model eyes. Train it in two stages, examine it, talk with it."""

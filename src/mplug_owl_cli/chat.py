@@ -11,10 +11,14 @@ from mplug_owl_cli.app import DeviceOption, ModelArgument
 def chat(
     model: ModelArgument,
     question: Annotated[str | None, typer.Argument(help="Ask this, print the answer and leave.")] = None,
-    image: Annotated[list[Path], typer.Option("--image", metavar="FILE", help="A picture to talk about.")] = [],  # noqa: B006
+    image: Annotated[
+        list[Path], typer.Option("--image", metavar="FILE", help="A picture to talk about; give it again for several.")
+    ] = [],  # noqa: B006
     max_new_tokens: Annotated[int, typer.Option(help="How long an answer may get.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 picks the likeliest word; above, words are drawn.", min=0)] = 0.0,
-    stop: Annotated[list[str], typer.Option(metavar="WORD", help="An answer ends before this word; again for several.")] = [],  # noqa: B006
+    stop: Annotated[
+        list[str], typer.Option(metavar="WORD", help="An answer ends before this word; give it again for several.")
+    ] = [],  # noqa: B006
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.", min=0.01)] = 1.0,
     device: DeviceOption = None,
 ) -> None:

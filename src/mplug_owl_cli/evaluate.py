@@ -11,12 +11,12 @@ from mplug_owl_cli.app import DeviceOption, ModelArgument
 def evaluate(
     model: ModelArgument,
     task: Annotated[str, typer.Argument(metavar="TASK", help="What to ask: scenes, six abilities in the drawn world.")],
-    limit: Annotated[int, typer.Option(help="How many questions an ability.", min=1)] = 200,
+    limit: Annotated[int, typer.Option(help="How many questions for each ability.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Examine an owl: six abilities, with the picture, without it and from a description; a table and a report."""
+    """Examine a model in six abilities, with the picture, without it and from a description; writes a report."""
     from rich.console import Console
 
     from mplug_owl.chat import OwlChatModel, load

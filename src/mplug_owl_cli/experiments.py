@@ -15,7 +15,7 @@ def demo(
     ] = None,
     steps: Annotated[float, typer.Option(help="Train for this share of the usual steps.", min=0.01, max=10)] = 1.0,
 ) -> None:
-    """The whole story in minutes: draw pictures, train a small owl in stages, talk with it."""
+    """The whole story in minutes: draw pictures, train a small model in two stages, examine it and talk with it."""
     from mplug_owl.errors import UserError
     from mplug_owl.experiments.demo import demo as tell
 

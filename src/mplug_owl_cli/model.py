@@ -16,7 +16,7 @@ def convert(
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Write the weights in bf16.")] = False,
 ) -> None:
-    """Original checkpoints to ours and back, LoRA adapters merged, a module taken out."""
+    """Convert a checkpoint of the original to ours or back, merge a LoRA adapter, or take a module out."""
     from mplug_owl.model.convert import convert as convert_folder
 
     convert_folder(source, target, original, adapter, module, bf16)

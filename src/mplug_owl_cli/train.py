@@ -26,7 +26,7 @@ def train(
         int | None, typer.Option(help="Ask a few questions about the drawn world every so many steps.", min=1)
     ] = None,
 ) -> None:
-    """Train one stage by a recipe. With --resume, what is not given again is as it was when the run began."""
+    """Train one stage by a recipe. With --resume, settings that are not given again come from the run's folder."""
     from mplug_owl.recipes import find
     from mplug_owl.train.recipe import override
     from mplug_owl.train.reporter import Screen
@@ -61,9 +61,9 @@ def plan(
     gpus: Annotated[int, typer.Option(help="How many devices.", min=1)] = 1,
     tflops: Annotated[float, typer.Option(help="Dense bf16 rate of one device; 989 is an H200's or H100's.")] = 989.0,
     memory: Annotated[float, typer.Option(help="Memory of one device in GB.")] = 141.0,
-    mfu: Annotated[float, typer.Option(help="Share of that rate which training reaches.", min=0.01, max=1)] = 0.4,
+    mfu: Annotated[float, typer.Option(help="The share of that rate that training reaches.", min=0.01, max=1)] = 0.4,
 ) -> None:
-    """What recipes will cost: who learns, parameters, tokens, FLOPs, memory, time. Nothing is trained."""
+    """What recipes will cost: trainable parameters, tokens, FLOPs, memory and time. Nothing is run."""
     from rich.console import Console
 
     from mplug_owl.data.survey import Survey
@@ -88,7 +88,7 @@ def plan(
 
 
 def recipes() -> None:
-    """The recipes there are, a line each."""
+    """List the recipes, a line each."""
     from rich.console import Console
     from rich.table import Table
 
