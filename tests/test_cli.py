@@ -329,6 +329,28 @@ def test_a_resumed_run_needs_nothing_said_twice(owl, world: Path) -> None:
         assert difference in err
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["new", "resumed"])
+def test_a_recipe_file_is_executed_once(resume: list[str], owl, world: Path) -> None:
+    """It may do anything: fetch data, count its runs. With a run to resume its values are compared, not made again."""
+    Path("mine.py").write_text(
+        "from pathlib import Path\n"
+        "from mplug_owl.recipes import tiny\n"
+        "with Path('executed').open('a') as file:\n"
+        "    file.write('x')\n"
+        "def run():\n"
+        "    return tiny.language()\n"
+    )
+    few = [f"--set={field}" for field in ("name=mine", "steps=2", "batch=2", "micro_batch=2", "modules.vocabulary=300")]
+    few.append("--set=save_every=1")
+    words = ["train", "./mine.py:run", "--data", f"chat:{world}/text.jsonl", *few]
+    if resume:
+        assert owl(*words)[0] == 0
+        Path("executed").unlink()
+    code, out, err = owl(*words, *resume)
+    assert (code, out) == (0, "runs/mine/model\n"), err
+    assert Path("executed").read_text() == "x"
+
+
 def test_a_damaged_recipe_of_a_run(owl) -> None:
     Path("run").mkdir()
     for text in ('{"steps": ', '{"steps": "few"}', "17", "[1]", '{"batch": 5}'):

@@ -71,6 +71,15 @@ def test_whoever_writes_it_is_one_kind_of_error(write: Callable[[Path], object],
         write(tmp_path / "file")
 
 
+def test_what_is_no_failed_write_stays_what_it_is() -> None:
+    """A mistake in a program, though it happens while something is written."""
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$") as caught, writing("the file"):
+        raise RuntimeError("shapes do not match")
+    assert not isinstance(caught.value, WriteError)
+    with pytest.raises(ValueError, match=r"^not a tensor$"), writing("the file"):
+        raise ValueError("not a tensor")
+
+
 @pytest.mark.usefixtures("disk")
 def test_while_it_is_full_a_run_goes_on_and_says_so(tmp_path: Path) -> None:
     """Full from step 3 to step 6: two checkpoints are lost, the lines come later, and the end is that of any other run."""

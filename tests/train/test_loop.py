@@ -1,6 +1,8 @@
 """The training loop: it learns, adds up right, and goes on after a kill as if nothing had happened."""
 
+import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -15,10 +17,12 @@ from transformers import AutoModelForImageTextToText
 
 from mplug_owl.chat import Chat
 from mplug_owl.data.encode import Encoding
-from mplug_owl.errors import Interrupted
+from mplug_owl.data.loader import StepDataset
+from mplug_owl.errors import BadSample, Interrupted, UserError
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl, load
 from mplug_owl.train import loop, metrics
+from mplug_owl.train.loop import dropout_seed
 from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule
 from mplug_owl.train.reporter import Progress
 from tests.school import SCENES, SEED, initial_model, lesson, lessons, quietly, small_with_dropout, taught, weights
@@ -338,6 +342,35 @@ def test_where_nothing_can_learn_it_says_so(mode, data: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+# What goes wrong in a program is no bad sample
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_programmers_mistake_in_collate_is_a_crash(
+    workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*unused: object) -> None:
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+    monkeypatch.setattr(StepDataset, "_padded", mistaken)
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter") as caught:
+        trained(lesson(workers=workers), data, tmp_path)
+    assert not isinstance(caught.value, (UserError, BadSample))
+    places = [step.name for step in caught.traceback]
+    assert "mistaken" in (places if workers == 0 else str(caught.value))  # a worker's traceback comes in its message
+    assert not multiprocessing.active_children()  # which would keep the crashed process from ending
+    assert not (tmp_path / "quarantine.jsonl").exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_dropout_is_seeded_by_the_forward_pass() -> None:
+    """One seed for each pass of each process in each step, the same on every machine and Python."""
+    seeds = {dropout_seed(*numbers) for numbers in itertools.product(range(2), range(20), range(3), range(5))}
+    assert len(seeds) == 2 * 20 * 3 * 5
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert dropout_seed(0, 1, 2, 3) == 7380415388732843261
+
+
 # What it leaves
 
 
@@ -364,6 +397,15 @@ def test_the_adapter_alone_loads_with_peft(data: Path, tmp_path: Path) -> None:
 def logits(owl: Owl) -> torch.Tensor:
     scene = next(scenes(SCENES, SEED))
     return owl.model(**owl.processor(text="<image>What is it?", images=scene.draw())).logits
+
+
+def test_adapter_and_base_can_be_moved_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(lesson(steps=2), data, Path("runs/see"))
+    trained(lesson("frozen", "frozen", "lora", steps=3, init_from="runs/see"), data, Path("runs/answer"))
+    Path("runs").rename("elsewhere")
+    monkeypatch.chdir("elsewhere")
+    torch.testing.assert_close(logits(load("answer/adapter")), logits(load("answer")))
 
 
 def test_an_adapter_that_would_not_be_all_is_not_written(data: Path, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from mplug_owl.data.loader import BadRecord
+from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import read as read_source
-from mplug_owl.train import disk, loop
+from mplug_owl.errors import UserError
+from mplug_owl.train import disk, loop, metrics
 from mplug_owl.train.quarantine import Quarantine
 from mplug_owl.train.reporter import Silent
 from mplug_owl.train.run import train
-from tests.school import initial_model, lesson, quietly
+from tests.school import initial_model, lesson, quietly, taught
 
 SAMPLES, BATCH = 1000, 50
 FORWARD_BACKWARD = loop.forward_backward
@@ -172,3 +174,51 @@ def test_bad_samples_are_written_down_once_each_and_too_many_end_the_run(tmp_pat
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match=r"13 of 200 samples cannot be read, more than the 5% allowed by max_bad_share"):
         quarantine.add([BadRecord("b.jsonl", index, "cut short") for index in range(10)], 10)
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen", "ends"),
+    [
+        (0, 4, False),
+        (1, 4, False),  # one is bad luck
+        (2, 4, False),
+        (3, 4, True),  # three of four are not: were 5 % bad, it would happen once in two thousand runs
+        (4, 4, True),
+        (2, 2, False),
+        (6, 50, False),
+        (9, 50, True),
+        (22, 199, True),
+        (10, 200, False),
+        (11, 200, True),  # from here on the share itself counts
+    ],
+)
+def test_a_high_share_is_seen_among_few_samples_too(bad: int, seen: int, ends: bool) -> None:
+    quarantine = Quarantine(None, share=0.05)
+    records = [BadRecord("a.jsonl", index, "cut short") for index in range(bad)]
+    if not ends:
+        quarantine.add(records, seen)
+    else:
+        with pytest.raises(UserError, match=rf"^{bad} of {seen} samples cannot be read, more than the 5% allowed"):
+            quarantine.add(records, seen)
+
+
+def test_a_short_run_in_which_nothing_can_be_read_ends(tmp_path: Path) -> None:
+    """It has learned nothing, whatever its losses are."""
+    file = school(tmp_path / "data", range(4))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    recipe, sources = lesson(steps=1, batch=4, micro_batch=4), [read_source(f"chat:{file}")]
+    with pytest.raises(UserError, match="4 of 4 samples cannot be read"):
+        quietly(recipe, taught(), sources, tmp_path / "run")
+    assert len(disk.read(tmp_path / "run" / "quarantine.jsonl")) == 4
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_bad_samples_are_counted_in_every_line_of_metrics(thousand: Path, broken: list[int], tmp_path: Path) -> None:
+    recipe = lesson(steps=SAMPLES // BATCH, batch=BATCH, micro_batch=BATCH, log_every=6, max_bad_share=0.1)
+    sources = [read_source(f"chat:{thousand}")]
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run")
+    rows = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 6, 12, 18, 20]
+    assert sum(row["bad_samples"] for row in rows) == len(broken)
+    mixture = Mixture([SAMPLES], [None], BATCH, recipe.seed)
+    assert rows[0]["bad_samples"] == sum(sample.index in broken for sample in mixture.step(0))

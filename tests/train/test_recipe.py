@@ -1,9 +1,11 @@
 """Recipes are frozen values, changed by `field.path=value` settings that are checked against the field's type."""
 
+import re
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from mplug_owl.errors import UserError
 from mplug_owl.recipes import paper
 from mplug_owl.train.recipe import as_json, override
 from tests.school import lesson
@@ -82,6 +84,9 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
         ("encoding.crop=1.1", r"encoding\.crop is 1\.1; it must be above 0 and at most 1, or none"),
         ("text_share=1", r"text_share is 1\.0; it must be between 0 and 1, or none"),
         ("batch_tokens=0", "batch_tokens is 0; it must be 1 or more, or none"),
+        ("steps=none", "steps and epochs are both none; exactly one of them must say how long the run is"),
+        ("epochs=0", r"epochs is 0\.0; it must be above 0, or none"),
+        ("threads=0", "threads is 0; it must be 1 or more, or none"),
         ("batch=none", "batch and batch_tokens are none; one of them must say how large a step is"),
     ],
 )
@@ -89,6 +94,32 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(setting: str, told: st
     with pytest.raises(ValueError, match=told) as caught:
         override(lesson(), [setting])
     assert setting in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("learners.language=full", "learners is now called trainable; write trainable.language"),
+        ("start=runs/one", "start is now called init_from; write init_from"),
+        ("grace=3", "grace is now called grace_seconds; write grace_seconds"),
+        ("silence_seconds=3", "silence_seconds is now called process_timeout; write process_timeout"),
+        ("optimizer.warmup_steps=3", r"optimizer\.warmup_steps is now called schedule\.warmup_steps; write schedule\.warmup_"),
+        ("optimizer.min_lr=0", r"optimizer\.min_lr is now called schedule\.min_lr; write schedule\.min_lr"),
+        ("optimizer.clip=none", r"optimizer\.clip is now called clip; write clip"),
+    ],
+)
+def test_an_old_name_is_told_with_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(UserError, match=f"^--set {re.escape(old)}: {new}"):
+        override(lesson(), [old])
+
+
+def test_of_steps_and_epochs_the_one_that_is_set_counts() -> None:
+    by_epochs = override(lesson(), ["epochs=2.5"])
+    assert (by_epochs.steps, by_epochs.epochs) == (None, 2.5)
+    by_steps = override(by_epochs, ["steps=7"])
+    assert (by_steps.steps, by_steps.epochs) == (7, None)
+    with pytest.raises(UserError, match="steps and epochs are both given"):
+        override(lesson(), ["steps=7", "epochs=2"])
 
 
 def test_written_down_it_holds_every_size_of_the_model() -> None:

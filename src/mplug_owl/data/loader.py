@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mplug_owl.data.augment import crop_box
 from mplug_owl.data.examples import Examples
@@ -209,7 +210,13 @@ def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iter
     """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
     numbers = range(first, last)
     loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)
-    yield from zip(numbers, loader, strict=True)
+    made = iter(loader)
+    try:
+        yield from zip(numbers, made, strict=True)
+    finally:
+        # They ignore the signal by which Python ends its children, so after a crash it would wait for them for ever.
+        if isinstance(made, _MultiProcessingDataLoaderIter):
+            made._shutdown_workers()
 
 
 def _leave_signals(worker: int) -> None:

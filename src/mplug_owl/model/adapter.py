@@ -34,6 +34,7 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
     # Where all weights were saved together, those under the adapter are the trained ones.
     whole = {f"{WRAPPED}{name}" for name in model.state_dict()} & given.keys()
     settings = _settings(adapter, given)
+    settings.base_model_name_or_path = None  # the base is loaded, and peft would look for it from the folder one works in
     model.load_state_dict({name.removeprefix(WRAPPED): given[name] for name in whole}, strict=False)
     with known_warnings():
         wrapped = PeftModel(model, settings)

@@ -1,0 +1,132 @@
+"""Resuming: the recipe that a run was started with, in today's names or those of before, and where it continues."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mplug_owl.errors import UserError
+from mplug_owl.train import checkpoint, metrics
+from mplug_owl.train.checkpoint import MANIFEST, SEAL
+from mplug_owl.train.recipe import Recipe, as_json, from_json, override, renamed
+from mplug_owl.train.reporter import Progress
+from mplug_owl.train.resume import as_started, begin, saved_values, write_recipe
+from tests.school import initial_model, lesson, lessons, quietly
+
+
+def as_of_0_1(values: dict) -> dict:
+    """The values of a recipe.json as version 0.1 wrote them."""
+    old = dict(values)
+    schedule = old.pop("schedule")
+    for name in ("epochs", "image_root", "threads"):
+        del old[name]
+    old["learners"], old["start"] = old.pop("trainable"), old.pop("init_from")
+    old["grace"], old["silence_seconds"] = old.pop("grace_seconds"), old.pop("process_timeout")
+    old["optimizer"] = {**old["optimizer"], **schedule, "clip": old.pop("clip")}
+    return old
+
+
+RECIPE = override(lesson(), ["steps=4", "save_every=2", "schedule.min_lr=1e-4", "clip=0.5", "grace_seconds=20"])
+
+
+def test_values_of_0_1_are_read_under_todays_names() -> None:
+    old = as_of_0_1(as_json(RECIPE))
+    assert set(old["optimizer"]) == {"lr", "warmup_steps", "weight_decay", "betas", "eps", "min_lr", "clip", "rates", "muon"}
+    assert from_json(lesson(), old) == replace(RECIPE, modules=lesson().modules)
+    new = as_json(RECIPE)
+    assert renamed(old) == {name: value for name, value in new.items() if name not in ("epochs", "image_root", "threads")}
+    assert renamed(new) == new
+
+
+class PowerCutError(Exception):
+    """What a kill looks like from inside."""
+
+
+def test_a_run_of_0_1_is_resumed(tmp_path: Path) -> None:
+    """Its recipe.json and its checkpoint's manifest have the old names."""
+    sources = lessons(tmp_path / "data")
+
+    def cut_power(progress: Progress) -> None:
+        if progress.step == 3:
+            raise PowerCutError
+
+    quietly(RECIPE, initial_model(RECIPE, sources), sources, tmp_path / "whole")
+    with pytest.raises(PowerCutError):
+        quietly(RECIPE, initial_model(RECIPE, sources), sources, tmp_path / "run", report=cut_power)
+    saved = tmp_path / "run" / "recipe.json"
+    saved.write_text(json.dumps(as_of_0_1(json.loads(saved.read_text()))))
+    found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    manifest = json.loads((found.folder / MANIFEST).read_text())
+    (found.folder / MANIFEST).write_text(json.dumps({**manifest, "recipe": as_of_0_1(manifest["recipe"])}))
+    (found.folder / SEAL).write_text(checkpoint._seal(found.folder))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    (tmp_path / "run" / "metrics.jsonl").write_text(lines.replace("supervised_tokens", "learned_tokens"))
+
+    notes: list[str] = []
+    started = as_started(lesson(), tmp_path / "run", (), notes.append)
+    assert started == replace(RECIPE, modules=lesson().modules)
+    assert notes == [
+        f"taken from {saved}: clip: 0.5 then, 1.0 now; grace_seconds: 20.0 then, 30.0 now; save_every: 2 then, None now; "
+        "schedule.min_lr: 0.0001 then, 0.0 now; steps: 4 then, 6 now"
+    ]
+    quietly(started, initial_model(started, sources), sources, tmp_path / "run", resume=True, note=notes.append)
+    assert notes[1:] == [f"{tmp_path / 'run'}: resuming after step 2"]
+    rows = [metrics.read(tmp_path / run / "metrics.jsonl") for run in ("whole", "run")]
+    exact = ("step", "loss", "grad_norm", "supervised_tokens")
+    assert [[row[name] for name in exact] for row in rows[1]] == [[row[name] for name in exact] for row in rows[0]]
+
+
+@pytest.mark.parametrize("given", [(), ("steps", "clip")])
+def test_what_the_command_line_says_is_not_noted(given: tuple[str, ...], tmp_path: Path) -> None:
+    write_recipe(tmp_path, RECIPE)
+    notes: list[str] = []
+    as_started(lesson(), tmp_path, given, notes.append)
+    assert ("steps: 4 then, 6 now" in notes[0]) == ("steps" not in given)
+    assert "save_every: 2 then, None now" in notes[0]
+
+
+def test_without_a_run_the_recipe_is_as_it_was(tmp_path: Path) -> None:
+    notes: list[str] = []
+    assert as_started(RECIPE, tmp_path / "none", (), notes.append) is RECIPE
+    assert saved_values(tmp_path / "none") is None
+    write_recipe(tmp_path, RECIPE)
+    assert as_started(RECIPE, tmp_path, (), notes.append) == RECIPE
+    assert notes == []
+
+
+@pytest.mark.parametrize("text", ['{"steps": ', '{"steps": "few"}', "17", "[1]", '{"steps": 3, "epochs": 2}', b"\xff"])
+def test_a_damaged_recipe_is_named(text: str | bytes, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"recipe\.json: not the recipe of a run \("):
+        as_started(lesson(), tmp_path, (), print)
+
+
+def epochs(count: float) -> Recipe:
+    return lesson(steps=None, epochs=count, save_every=2)
+
+
+def test_epochs_become_steps_that_are_said_saved_and_resumed(tmp_path: Path) -> None:
+    """Eight records, four a step. Whoever resumes may say the epochs again."""
+    sources, notes = lessons(tmp_path / "data"), []
+    quietly(epochs(1.5), initial_model(epochs(1.5), sources), sources, tmp_path / "run", note=notes.append)
+    assert notes == ["1.5 epochs of 8 records are 3 steps of 4 samples"]
+    values = saved_values(tmp_path / "run")
+    assert (values["steps"], values["epochs"]) == (3, None)
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 3
+
+    started = as_started(lesson(save_every=2), tmp_path / "run", ("epochs",), notes.append)
+    assert (started.steps, started.epochs) == (3, None)
+    again = override(started, ["epochs=1.5"])
+    assert (again.steps, again.epochs) == (None, 1.5)
+    quietly(again, initial_model(again, sources), sources, tmp_path / "run", resume=True, note=notes.append)
+    assert notes[-1] == f"{tmp_path / 'run'}: resuming after step 2"
+    with pytest.raises(UserError, match=r"it differs in steps: 3 then, 4 now$"):
+        quietly(epochs(2), initial_model(epochs(2), sources), sources, tmp_path / "run", resume=True)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="holds a run already; choose another --out, or continue it by --resume"):
+        begin(tmp_path, RECIPE, False, print)
+    assert not (tmp_path / "recipe.json").exists()
