@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from mplug_owl import Conversation, Picture
+from mplug_owl import Conversation, Message, Picture
 from mplug_owl.chat import Chat, Decoding, OwlChatModel
+from mplug_owl.conversation import PLAIN
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl
 from tests.tiny import LANGUAGES, tiny_config, tiny_owl, tiny_processor
@@ -121,14 +122,17 @@ def test_another_question_to_the_same_picture_keeps_what_can_be_kept(language: s
 
 
 def test_another_picture_with_the_same_words_is_looked_at() -> None:
+    """Its positions have the same ids as the last one's, and other features: all from there on is computed."""
     made = owl("llama")
-    model, counted = Spelling(made), Counted(made)
-    talks = [Conversation(()).said("user", Picture(tiny_picture(seed)), "What is it?") for seed in (1, 2)]
-    for talk in talks:
+    model, counted, known = Spelling(made), Counted(made), 0
+    for seed in (1, 2):
+        talk = Conversation(()).said("user", Picture(tiny_picture(seed)), "What is it?")
+        ids = made.processor.encode(talk, reply=True).ids
         said = "".join(model.stream(talk, DECODING))
-        assert counted.question()[1] == 1
+        assert counted.question() == (len(ids) - known, 1)
         assert Spelling(made).answers([talk], DECODING) == [said]
         counted.question()
+        known = ids.index(made.processor.image_token_id)
 
 
 def test_one_of_several_pictures_may_be_known() -> None:
@@ -140,6 +144,16 @@ def test_one_of_several_pictures_may_be_known() -> None:
         assert counted.question()[1] == (len(others) or 1)
         assert Spelling(made).answers([talk], DECODING) == [said]
         counted.question()
+
+
+def test_a_picture_at_the_end_of_a_prompt_is_known_whole_or_not_at_all() -> None:
+    """The last token is always computed; here it is a picture's, so all of that picture's are."""
+    made = owl("llama")
+    model, counted = Spelling(made), Counted(made)
+    bare = Conversation((Message("user", (Picture(tiny_picture(1)),)),), system=None, style=PLAIN)
+    first, again = ("".join(model.stream(bare, DECODING)) for _ in range(2))
+    assert first == again == Spelling(made).answers([bare], DECODING)[0]
+    assert counted.positions[DECODING.max_new_tokens] == made.processor.num_image_tokens
 
 
 def test_a_repetition_penalty_counts_what_is_in_the_cache_too() -> None:
