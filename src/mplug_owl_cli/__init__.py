@@ -46,10 +46,11 @@ def main() -> NoReturn:
     except Exception as error:
         from mplug_owl import errors  # not above: importing the package imports torch
 
-        if not isinstance(error, (ValueError, OSError, errors.Interrupted)) or os.environ.get("OWL_DEBUG"):
+        known = (errors.UserError, errors.BadSample, errors.WriteError, errors.Interrupted)
+        if not isinstance(error, known) or os.environ.get("OWL_DEBUG"):
             raise
         _say(f"owl: {error}")
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(error.exit_code)
     sys.exit(0)
 
 

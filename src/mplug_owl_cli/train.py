@@ -110,5 +110,10 @@ def _changed(
 
     from mplug_owl.train.recipe import override
 
-    options = {"data": tuple(data), "init_from": init_from, "image_root": str(image_root) if image_root else None}
-    return override(replace(recipe, **{name: value for name, value in options.items() if value}), settings)
+    recipe = replace(
+        recipe,
+        data=tuple(data) or recipe.data,
+        init_from=init_from or recipe.init_from,
+        image_root=str(image_root) if image_root else recipe.image_root,
+    )
+    return override(recipe, settings)

@@ -16,6 +16,7 @@ from rich.table import Table
 from mplug_owl.eval.grade import Grade
 from mplug_owl.eval.statistics import OVERALL, Figures, figures
 from mplug_owl.page.render import inline, render
+from mplug_owl.writing import writing
 
 # Wong's colours for the colour-blind, Nature Methods 8 (2011), 441, and how the lines are broken. More columns than these
 # start over with the next marker.
@@ -49,11 +50,12 @@ def show(grades: Sequence[Grade], console: Console) -> None:
 
 def write(grades: Sequence[Grade], out: Path, name: str) -> None:
     """results.json, radar.png and wrong.html of an exam into a folder. `name` is the model's, for the titles."""
-    out.mkdir(parents=True, exist_ok=True)
     rows = [grade.row() for grade in grades]
-    (out / "results.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-    radar(figures(grades)[0], out / "radar.png", name)
-    (out / "wrong.html").write_text(wrong(grades, out / "radar.png", name), encoding="utf-8")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+        radar(figures(grades)[0], out / "radar.png", name)
+        (out / "wrong.html").write_text(wrong(grades, out / "radar.png", name), encoding="utf-8")
 
 
 def radar(made: Figures, target: Path, name: str) -> Figure:

@@ -1,8 +1,6 @@
 """Checkpoints from one layout to another: the original's, ours, adapters merged into either, and a module on its own."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ from mplug_owl.model.images import MplugOwlImageProcessor
 from mplug_owl.model.load import load
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.writing import replacing, writing
 
 # What today's LLaMA can be and that of transformers 4.28, which the original runs on, can't.
 _PLAIN_LLAMA = {
@@ -49,7 +48,8 @@ def convert(
         bf16: Write the weights in bf16, half the size.
 
     Raises:
-        UserError: Something does not fit. Then nothing is written, and nothing is ever written over.
+        UserError: Something does not fit. Nothing is ever written over.
+        WriteError: `target` could not be written. Nothing half-written is left there.
     """
     if original and module:
         raise UserError("--original and --module: a module alone has no layout of the original's; give one of them")
@@ -61,9 +61,8 @@ def convert(
 
     if bf16:
         model.bfloat16()
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
+    with writing(target), replacing(target) as unfinished:
+        unfinished.mkdir(parents=True)
         if module is not None:
             save_module(model, owl.processor, module, unfinished)
         elif original:
@@ -71,9 +70,6 @@ def convert(
         else:
             model.save_pretrained(unfinished)
             owl.processor.save_pretrained(unfinished)
-        unfinished.replace(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def save_module(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, module: Module, folder: Path) -> None:

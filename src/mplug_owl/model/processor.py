@@ -75,7 +75,7 @@ class MplugOwlProcessor(ConversationProcessor):
         return processor
 
     # Over 40 lines: half of them say what goes in and what comes out.
-    def __call__(
+    def __call__(  # over 40 lines, of which half say what goes in and what goes wrong
         self,
         images: ImageInput | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
         text: str | Sequence[str] | None = None,

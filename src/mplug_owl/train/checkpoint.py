@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mplug_owl.errors import UserError, WriteError
-from mplug_owl.replacing import replacing
-from mplug_owl.train.disk import writing
 from mplug_owl.train.recipe import renamed
 from mplug_owl.train.sharded import full_tensor, to_shard
+from mplug_owl.writing import replacing, writing
 
 WEIGHTS, OPTIMIZER, MANIFEST = "learned.safetensors", "optimizer.pt", "manifest.json"
 # One line as sha256sum writes it, so `sha256sum -c` reads it.

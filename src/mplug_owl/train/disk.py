@@ -1,34 +1,16 @@
-"""What a full disk does to a run: a line is on the disk whole or held back until there is room; errors are of one kind."""
+"""Files of JSON lines that a full disk does not spoil: a line is written whole, or held back until there is room."""
 
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from mplug_owl.errors import WriteError
-from mplug_owl.replacing import replacing
+from mplug_owl.writing import replacing, writing
 
 # A row of JSON, whatever it holds.
 Row = dict[str, Any]
-# torch.save reports a full disk as a RuntimeError of its file writer, which is this file of PyTorch's.
-TORCH_WRITER = "inline_container.cc"
-
-
-@contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Within it a failed write raises WriteError; any other error passes as it is."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise WriteError(f"{what} could not be written ({error})") from error
-    except RuntimeError as error:
-        if TORCH_WRITER not in str(error):
-            raise
-        raise WriteError(f"{what} could not be written ({error})") from error
 
 
 class JsonLines:

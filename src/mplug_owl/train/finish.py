@@ -6,9 +6,9 @@ from peft import PeftModel
 
 from mplug_owl.model.locate import adapter_base
 from mplug_owl.train import card, metrics
-from mplug_owl.train.disk import writing
 from mplug_owl.train.session import Session
 from mplug_owl.train.sharded import make_whole
+from mplug_owl.writing import writing
 
 
 def finish(run: Session) -> Path:

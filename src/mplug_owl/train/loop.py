@@ -43,6 +43,8 @@ def fit(
     continues from the newest whole checkpoint and ends as if it had never stopped: what a step sees and draws depends on its
     number. What an `exam` finds goes into metrics.jsonl and changes no number of the run.
 
+    Over 40 lines with what it says of itself, so that the whole loop is read in one place.
+
     Raises:
         UserError: `out` holds another run, or too many samples or steps cannot be learned from.
         Interrupted: the run was asked to stop, and did after a checkpoint.

@@ -7,11 +7,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mplug_owl.errors import UserError
-from mplug_owl.replacing import replacing
 from mplug_owl.train import checkpoint
 from mplug_owl.train.checkpoint import Checkpoint
-from mplug_owl.train.disk import writing
 from mplug_owl.train.recipe import Recipe, as_json, differences, from_json, renamed
+from mplug_owl.writing import replacing, writing
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
 FREE_TO_CHANGE = (

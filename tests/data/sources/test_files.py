@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mplug_owl.data.sources import check, files, read
 from mplug_owl.errors import UserError
+from mplug_owl.writing import replacing
 from tests.data.sources.layouts import jpeg, shard, tar
 
 
@@ -68,11 +69,11 @@ def test_a_file_that_is_gone_is_no_single_records_fault(shards: Path) -> None:
 
 def test_what_is_half_written_never_takes_a_files_name(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    with contextlib.suppress(OSError), files.replacing(path) as part:
+    with contextlib.suppress(OSError), replacing(path) as part:
         part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
-    with files.replacing(path) as part:
+    with replacing(path) as part:
         part.write_bytes(b"whole")
     assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
 

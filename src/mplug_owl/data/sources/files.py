@@ -4,11 +4,9 @@ import hashlib
 import importlib
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
@@ -20,6 +18,7 @@ from rich.console import Console
 
 from mplug_owl.errors import UserError
 from mplug_owl.model.images import expand_home
+from mplug_owl.writing import replacing
 
 # A network forgets a request now and then; the second after that it is there again.
 PAUSES = (1.0, 4.0)
@@ -150,17 +149,6 @@ def cache_folder() -> Path:
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written to") from None
     return folder
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside this one to write to. Written whole it takes its place, otherwise it is gone."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @cache

@@ -18,12 +18,12 @@ from mplug_owl.data.sources.files import (
     find,
     is_remote,
     needed,
-    replacing,
     say_once,
     skip_broken,
 )
 from mplug_owl.data.sources.formats import FIELDS
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.writing import replacing
 
 # Row groups kept for the next row, in each process: some dozen of those that hold photographs.
 HELD_BYTES = 512 * 2**20

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mplug_owl.data.sources.files import cache_folder, find, replacing
+from mplug_owl.data.sources.files import cache_folder, find
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.writing import replacing
 
 Kind = TypeVar("Kind")
 # The first byte of a record, the byte after its last, and its number in the file.

@@ -15,10 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mplug_owl.data.sources.files import SKIP_BROKEN, File, cache_folder, find, replacing, say_once, skip_broken
+from mplug_owl.data.sources.files import SKIP_BROKEN, File, cache_folder, find, say_once, skip_broken
 from mplug_owl.data.sources.records import decode, describe, parse_json
 from mplug_owl.data.sources.tar import Entry, tars
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.writing import replacing
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif")
 # JSON last: img2dataset writes the caption into both, and the rest of the JSON is about the download.

@@ -1,0 +1,55 @@
+"""Files are written whole or not at all, and what cannot be written is one kind of error."""
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from mplug_owl.errors import WriteError
+
+# torch.save reports a full disk as a RuntimeError of its file writer, which is this file of PyTorch's.
+TORCH_WRITER = "inline_container.cc"
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Within it a failed write raises WriteError that names `what`; any other error passes as it is."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{what} could not be written ({error})") from error
+    except RuntimeError as error:
+        if TORCH_WRITER not in str(error):
+            raise
+        raise WriteError(f"{what} could not be written ({error})") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` where the block ends well.
+
+    Until then `path` stays as it was, whatever happens: an error, a full disk, a crash. Several processes or threads may do so
+    at once, and what the last one wrote is kept.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    _remove(partial)
+    try:
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
