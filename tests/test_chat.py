@@ -11,9 +11,10 @@ from hypothesis import strategies as some
 from transformers import GenerationConfig
 
 from mplug_owl import Conversation, Picture
-from mplug_owl.chat import Chat, Decoding, OwlChatModel, _clean, _settled
+from mplug_owl.chat import Chat, Decoding, OwlChatModel
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl
+from mplug_owl.model.streaming import clean_answer, settled_answer
 from tests.school import SCENES, SEED, taught
 from tests.world import Scene, scenes
 
@@ -167,7 +168,7 @@ def test_no_token_is_generated_after_a_stop_word(owl: Owl) -> None:
 def test_what_is_shown_of_an_unfinished_answer_begins_the_finished_one(answer: str, stop: list[str], length: int) -> None:
     """A token may bring several characters, and none comes after a stop word."""
     assume(length >= len(answer) or not any(word in answer[:length] for word in stop))
-    assert _clean(answer, stop).startswith(_settled(answer[:length], stop))
+    assert clean_answer(answer, stop).startswith(settled_answer(answer[:length], stop))
 
 
 @pytest.mark.parametrize("question", ["caf\udce9", "\udcff"])

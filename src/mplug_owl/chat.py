@@ -4,12 +4,11 @@ chat = Chat(load("runs/tiny.instruct"))
 print(chat.ask("What is in the picture?", images=["photo.jpg"]))
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from queue import SimpleQueue
 from threading import Event
 from typing import Any, Protocol, cast
 
@@ -26,6 +25,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.load import Owl, load
 from mplug_owl.model.processor import Example
+from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, settled_answer
 
 __all__ = ["Chat", "ChatModel", "Decoding", "OwlChatModel", "load"]
 
@@ -180,7 +180,7 @@ class OwlChatModel:
             inputs = self.processor.batch(samples).to(self.model.device)
             length = inputs["input_ids"].shape[1]
             ids_BT = self._generate(inputs, decoding).sequences
-            answers += [_clean(self._decode(row), decoding.stop) for row in ids_BT[:, length:].tolist()]
+            answers += [clean_answer(self._decode(row), decoding.stop) for row in ids_BT[:, length:].tolist()]
         return answers
 
     def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
@@ -190,7 +190,7 @@ class OwlChatModel:
             UserError: The conversation is longer than the model's positions.
         """
         sample = self.processor.encode(conversation, reply=True)
-        tokens, closed = _Tokens(), Event()
+        tokens, closed = TokenQueue(), Event()
         ids: list[int] = []
         shown = ""
         with ThreadPoolExecutor(max_workers=1) as worker:
@@ -199,17 +199,17 @@ class OwlChatModel:
             try:
                 while (new := tokens.queue.get()) is not None:
                     ids += new
-                    settled = _settled(self._decode(ids), decoding.stop)
+                    settled = settled_answer(self._decode(ids), decoding.stop)
                     if len(settled) > len(shown):
                         yield settled[len(shown) :]
                         shown = settled
                 work.result()
-                if rest := _clean(self._decode(ids), decoding.stop)[len(shown) :]:
+                if rest := clean_answer(self._decode(ids), decoding.stop)[len(shown) :]:
                     yield rest
             finally:
                 closed.set()
 
-    def _continue(self, sample: Example, decoding: Decoding, tokens: "_Tokens", closed: Event) -> None:
+    def _continue(self, sample: Example, decoding: Decoding, tokens: "TokenQueue", closed: Event) -> None:
         """Generate after a prompt, from where it differs from the last one, and keep what was computed for the next."""
         past, self._past = self._past, _Past()  # whoever comes meanwhile, or after a failure, starts anew
         features_INE = self._features(past, sample)
@@ -220,7 +220,7 @@ class OwlChatModel:
             inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features_INE[seen:])}
         if cache is not None:
             inputs["past_key_values"] = cache
-        out = self._generate(inputs, decoding, tokens, _Closed(closed))
+        out = self._generate(inputs, decoding, tokens, StopWhenClosed(closed))
         if isinstance(out.past_key_values, Cache):
             ids = tuple(out.sequences[0, : out.past_key_values.get_seq_length()].tolist())
             self._past = _Past(ids, out.past_key_values, sample.pictures, features_INE)
@@ -267,7 +267,7 @@ class OwlChatModel:
     ) -> GenerateDecoderOnlyOutput:
         """transformers' generate for a batch of prompts."""
         length = inputs["input_ids"].shape[1]
-        stop_words = [_StopWords(self._decode, decoding.stop, length)] if decoding.stop else []
+        stop_words = [StopAtWords(self._decode, decoding.stop, length)] if decoding.stop else []
         generate: Any = type(self.model).generate  # its self is a protocol, which mypy does not find in a model
         out: GenerateDecoderOnlyOutput = generate(
             self.model,
@@ -302,69 +302,11 @@ class OwlChatModel:
         )
 
 
-class _Tokens(BaseStreamer):
-    """What generate hands over as it comes: lists of new token ids in a queue, None at the end."""
-
-    def __init__(self) -> None:
-        self.queue: SimpleQueue[list[int] | None] = SimpleQueue()
-        self._prompt = True
-
-    def put(self, value: Tensor) -> None:
-        """Called by generate with the prompt first, then with each token."""
-        if not self._prompt:
-            self.queue.put(value.flatten().tolist())
-        self._prompt = False
-
-    def end(self) -> None:
-        """Called at the end of an answer, and where generate has failed."""
-        self.queue.put(None)
-
-
-class _Closed(StoppingCriteria):
-    """Ends generation where nobody waits for the answer any more."""
-
-    def __init__(self, closed: Event) -> None:
-        self.closed = closed
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.closed.is_set(), device=input_ids.device)
-
-
-class _StopWords(StoppingCriteria):
-    """Ends each row where its answer, after a prompt of `length` tokens, has one of the words."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], words: Sequence[str], length: int) -> None:
-        self.decode, self.words, self.length = decode, words, length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        answers = [self.decode(row) for row in input_ids[:, self.length :].tolist()]
-        return torch.tensor([any(word in answer for word in self.words) for answer in answers], device=input_ids.device)
-
-
 def _can_be_cut(layer: object) -> bool:
     """Whether a layer's cache still holds every position: keys and values do, a sliding window until it is full."""
     if type(layer) is DynamicSlidingWindowLayer:
         return layer.get_seq_length() < layer.sliding_window
     return type(layer) is DynamicLayer
-
-
-def _clean(answer: str, stop: Sequence[str]) -> str:
-    """An answer up to the first stop word, without space around it."""
-    for word in stop:
-        answer = answer.partition(word)[0]
-    return answer.strip()
-
-
-def _settled(answer: str, stop: Sequence[str]) -> str:
-    """The part of an unfinished answer that no later token can change.
-
-    Not settled are half a character, space at the end, and what may become a stop word.
-    """
-    if any(word in answer for word in stop):  # then it is finished
-        return _clean(answer, stop)
-    answer = answer.rstrip("\ufffd")
-    begun = [length for word in stop for length in range(1, len(word)) if answer.endswith(word[:length])]
-    return answer[: len(answer) - max(begun, default=0)].strip()
 
 
 def _alike(ones: Sequence[ImageSource], others: Sequence[ImageSource]) -> int:

@@ -197,7 +197,8 @@ def open_threads(
     """The threads of a run: the recipe's number, or the one it chose before the checkpoint that was found, or its choice."""
     most = most_threads(accelerator.device, accelerator.num_processes, recipe.compile)
     saved = checkpoint.recipe_of(found).get("threads") if found is not None and most > 1 else None
-    return Threads(learner, recipe.threads or saved, most, found is not None, note)
+    chosen = recipe.threads or (saved if isinstance(saved, int) else None)
+    return Threads(learner, chosen, most, found is not None, note)
 
 
 def most_threads(device: torch.device, processes: int = 1, compiled: bool = False) -> int:
