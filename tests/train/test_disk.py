@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from mplug_owl.errors import WriteError
 from mplug_owl.train import checkpoint, metrics
-from mplug_owl.train.disk import JsonLines, read, writing
+from mplug_owl.train.disk import JsonLines, read
 from mplug_owl.train.reporter import Progress
+from mplug_owl.writing import writing
 from tests.school import initial_model, lesson, lessons, quietly
 
 

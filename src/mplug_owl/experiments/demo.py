@@ -252,7 +252,7 @@ def _one_of_each() -> list[Question]:
     return DrawnWorld().questions("seen", 1, SEED)
 
 
-def _captions(shown: Sequence[Scene], console: Console):  # type: ignore[no-untyped-def]
+def _captions(shown: Sequence[Scene], console: Console) -> Callable[[Owl], dict[str, float]]:
     """What the owl says of the same scenes every time it is asked: something for a run to call as it learns."""
 
     def tell(owl: Owl) -> dict[str, float]:

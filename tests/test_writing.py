@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mplug_owl.replacing import replacing
+from mplug_owl.writing import replacing
 
 
 def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
