@@ -16,8 +16,11 @@ TEXTS = ["the owl sees the owl", "what does the owl see"] * 5
 def test_a_fresh_tokenizer_knows_everything_that_can_be_typed() -> None:
     tokenizer = learn_tokenizer(TEXTS, 300)
     assert len(tokenizer("the owl")["input_ids"]) < len("the owl")
-    for text in ("naïve 🦉\n\t", "这张图片"):
+    for text in ("naïve 🦉\n\t", "这张图片", "an owl , it 's red ."):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) == ("<pad>", "<s>", "</s>")
+    assert tokenizer.convert_tokens_to_ids(["<pad>", "<s>", "</s>"]) == [0, 1, 2]
+    assert len(tokenizer) <= 300
 
 
 def test_a_word_is_one_token_in_a_sentence_and_as_an_answer() -> None:
