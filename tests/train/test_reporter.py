@@ -14,7 +14,7 @@ PARTS = [Part("vision", "f_V", "frozen", 1000, 0), Part("abstractor", "f_K", "fu
 def told(screen: Screen) -> str:
     screen.start("lesson", PARTS)
     for step in (1, 2):
-        screen.progress(Progress(step, 2, 4.5 / step, 1e-3, 1234.5))
+        screen.progress(Progress(step, 2, 4.5 / step, 1e-3, 1234.5, 70.0))
     screen.note("data [v2] is odd")
     screen.close()
     return screen.console.file.getvalue()
@@ -28,8 +28,8 @@ def test_in_a_file_each_line_of_metrics_is_a_line() -> None:
         ["│", "f_K", "abstractor", "│", "🔥", "full", "│", "200", "│", "200", "│"],
     ]
     assert lines[-3:] == [
-        "lesson: step 1/2  loss 4.500  1,234 tokens/s",
-        "lesson: step 2/2  loss 2.250  1,234 tokens/s",
+        "lesson: step 1/2  loss 4.500  1,234 tokens/s  0:01:10 left",
+        "lesson: step 2/2  loss 2.250  1,234 tokens/s  0:01:10 left",
         "data [v2] is odd",
     ]
 
