@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -139,6 +140,15 @@ def test_data_cannot_steer_the_terminal(tmp_path: Path, processor: MplugOwlProce
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[2·J" in text
+
+
+def test_a_picture_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff owl.png")
+    picture().save(tmp_path / name)
+    (tmp_path / name).with_suffix(".txt").write_text("an owl")
+    text = printed(read(f"folder:{tmp_path}"), None)
+    assert "▣ \ufffd owl.png 40x30" in text
+    assert text.encode()  # a half character would fail here, as on a terminal
 
 
 def test_a_long_stretch_is_shown_by_its_ends(tmp_path: Path) -> None:

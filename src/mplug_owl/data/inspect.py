@@ -274,7 +274,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def _name(picture: ImageSource) -> str:
-    return Path(picture).name if isinstance(picture, (str, Path)) else "picture"
+    return _harmless(Path(picture).name) if isinstance(picture, (str, Path)) else "picture"
 
 
 def _size(picture: ImageSource) -> tuple[int, int] | None:
@@ -285,5 +285,5 @@ def _size(picture: ImageSource) -> tuple[int, int] | None:
 
 
 def _harmless(text: str) -> str:
-    """Text without what would steer the terminal or turn the reading direction."""
-    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
+    """Text without what would steer the terminal, turn the reading direction, or be no character at all."""
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text)

@@ -121,8 +121,9 @@ def expand_home(path: str | Path) -> Path:
 
 
 def shortened(text: str) -> str:
-    """Text for an error: the beginning of what may be a whole file."""
-    return text if len(text) <= SHOWN else f"{text[:60]}... ({len(text):,} characters)"
+    """Text for an error: only the beginning of what may be a whole file, and nothing that a terminal cannot print."""
+    shown = text if len(text) <= SHOWN else f"{text[:60]}... ({len(text):,} characters)"
+    return re.sub("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", shown)
 
 
 def _from_pil(image: Image.Image, name: str) -> Image.Image:

@@ -126,3 +126,27 @@ def test_damaged_records_in_front_do_not_hide_the_format(write: Write) -> None:
     source = read(str(write("a.csv", "image,question,answer\nonly one\ncat.png,What?,A cat.\n")))
     assert source.name.startswith("questions:")
     assert check(source) == ["a.csv, line 2: 1 cells but 3 columns (image, question, answer)"]
+
+
+@pytest.mark.parametrize("name", ["o" * 300, "o/" * 3_000, "~nobody/a.json", "a\0.json", "half \ud800.json"])
+def test_a_name_of_no_file_is_one_sentence(name: str) -> None:
+    for spec in (name, *(f"{kind}:{name}" for kind in FORMATS if kind not in ("hub", "scenes"))):
+        with pytest.raises(UserError, match=r"^[^\n]+$"):
+            read(spec)
+    with pytest.raises(UserError, match=r"^[^\n]+$"):
+        read("scenes:captions", image_root=name)
+
+
+def test_a_file_without_read_permission_is_one_sentence(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("photos.jsonl", CAPTIONS)
+
+    def refused(*how: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"photos\.jsonl: Permission denied"):
+        read(str(path))
+
+
+def test_a_number_of_hundreds_of_digits_is_an_answer(write: Write) -> None:
+    assert read(str(write("a.jsonl", [{"instruction": "?", "output": 10**400}])))[0].answers == (str(10**400),)

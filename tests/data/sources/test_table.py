@@ -33,6 +33,12 @@ def test_a_table_with_a_wrong_row(write: Write) -> None:
     assert problems == ["photos.csv, line 2: no field 'image'; it has 'file', 'caption'"]
 
 
+def test_one_name_for_two_columns_is_refused(write: Write) -> None:
+    with pytest.raises(UserError, match=r"photos\.csv, line 1: more than one column is called 'caption'; rename or drop"):
+        read(str(write("photos.csv", "image,caption,caption\ncat.png,a cat,a dog\n")))
+    assert check(read(str(write("photos.csv", "image,caption,,\ncat.png,a cat,,\n")))) == []
+
+
 def captions_of(path: Path) -> list[str]:
     source = read(str(path))
     return [source[index].answers[0] for index in range(len(source))]

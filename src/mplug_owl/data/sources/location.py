@@ -1,6 +1,5 @@
 """Where a record comes from, and where the pictures that it names are."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from PIL import Image
 from mplug_owl.conversation import ImageSource
 from mplug_owl.data.sources.records import describe
 from mplug_owl.errors import BadSample
-from mplug_owl.model.images import expand_home, picture_bytes
-from mplug_owl.model.images import shortened as cut_short
+from mplug_owl.model.images import expand_home, picture_bytes, shortened
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,3 @@ class Location:
             candidates += [path] if path.is_absolute() else [root / path for root in (*roots, self.folder)]
             candidates += [] if path.is_absolute() else [self.folder / "images" / path]
         return candidates
-
-
-def shortened(text: str) -> str:
-    """What a record says, as an error can show it: not a whole file, and nothing that a terminal can't print."""
-    return re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", cut_short(text))

@@ -203,7 +203,7 @@ def texts(value: Any, name: str, where: object) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     said = []
     for one in values:
-        if isinstance(one, bool) or (isinstance(one, (int, float)) and math.isfinite(one)):
+        if isinstance(one, int) or (isinstance(one, float) and math.isfinite(one)):
             one = json.dumps(one)
         if not isinstance(one, str):
             raise BadSample(f"{where}: field {name!r} is {describe(value)}; expected text")

@@ -19,6 +19,7 @@ from mplug_owl.data.sources.files import SKIP_BROKEN, File, cache_folder, find, 
 from mplug_owl.data.sources.records import decode, describe, parse_json
 from mplug_owl.data.sources.tar import Entry, tars
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.model.images import shortened
 from mplug_owl.writing import replacing
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif")
@@ -301,5 +302,5 @@ def _summed(shards: Sequence[dict[str, PassedOver]]) -> str:
             before, first = sums.get(reason, (0, example))
             sums[reason] = PassedOver(before + number, first)
     whole = sum(one.number for one in sums.values())
-    reasons = ", ".join(f"{one.number:,} {reason} ({one.example})" for reason, one in sums.items())
+    reasons = ", ".join(f"{one.number:,} {reason} ({shortened(one.example)})" for reason, one in sums.items())
     return f"passed over {whole:,} file{'s' * (whole != 1)}: {reasons}" if sums else ""

@@ -11,8 +11,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from mplug_owl.data.sources.formats import FIELDS
 from mplug_owl.data.sources.records import Indexed, Records, Stretch, check_file, decode, ending, unpacked
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.model.images import shortened
 
 # Lines that a quoted cell of a TSV may have before its quote is taken for a letter.
 _LONGEST_CELL = 100
@@ -40,6 +42,8 @@ def read_table(path: Path) -> Records:
         columns = tuple(name.strip() for name in parse(header if tabs else _first_row(path, split)))
     except BadSample as error:
         raise UserError(f"{path}, line 1: {error}") from None
+    if twice := [name for name in columns if name in FIELDS and columns.count(name) > 1]:
+        raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}; rename or drop the others")
     rows = partial(_below_header, split)
     return Indexed(path, rows, partial(_named_cells, parse, columns), expected=_EXPECTED)
 
@@ -58,7 +62,7 @@ def _below_header(split: Callable[[Path], Iterator[Stretch]], path: Path) -> Ite
 def _named_cells(parse: Callable[[str], list[str]], columns: tuple[str, ...], row: str) -> dict[str, str]:
     cells = parse(row)
     if len(cells) != len(columns):
-        raise BadSample(f"{len(cells)} cells but {len(columns)} columns ({', '.join(columns)})")
+        raise BadSample(f"{len(cells)} cells but {len(columns)} columns ({shortened(', '.join(columns))})")
     return dict(zip(columns, cells, strict=True))
 
 
