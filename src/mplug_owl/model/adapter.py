@@ -38,7 +38,8 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
     model.load_state_dict({name.removeprefix(WRAPPED): given[name] for name in whole}, strict=False)
     with known_warnings():
         wrapped = PeftModel(model, settings)
-    expected = get_peft_model_state_dict(wrapped)
+    # Left to itself, peft would ask the hub for the base's vocabulary, whatever the base is.
+    expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     misshapen = {name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape}
     for names, what in (
         (expected.keys() - given.keys(), "missing"),
