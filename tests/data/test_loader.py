@@ -1,5 +1,6 @@
 """From sources to batches: what one forward pass takes."""
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 
 from mplug_owl import MplugOwlProcessor
+from mplug_owl.conversation import Conversation
 from mplug_owl.data import loader
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import Batch, StepDataset, step_loader
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import Source, read
-from mplug_owl.errors import BadSample
+from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.processor import Example
 from tests.world import scenes, write
 
@@ -211,6 +213,23 @@ def test_a_mistake_of_ours_is_a_crash_and_no_bad_sample(
     with pytest.raises(ValueError, match=r"^zip") as error:
         steps(sources, processor, encoding=Encoding(max_tokens=1024, pack=1024))[0]
     assert type(error.value) is ValueError
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_store_that_does_not_answer_ends_the_run_with_its_sentence(processor: MplugOwlProcessor, workers: int) -> None:
+    class Gone:
+        name = "webdataset:s3://gone"
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Conversation:
+            raise UserError("s3://gone: cannot be fetched")
+
+    with pytest.raises(UserError, match=r"^s3://gone: cannot be fetched$") as error:
+        list(step_loader(steps([Gone()], processor, batch=1), 0, 2, workers))
+    assert error.value.__traceback__  # which holds the loader, and yet no worker is left
+    assert not multiprocessing.active_children()
 
 
 def test_a_process_left_with_nothing_still_takes_part(sources: list[Source], processor: MplugOwlProcessor) -> None:

@@ -19,7 +19,7 @@ from mplug_owl.data.augment import crop_box
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import Mixture, SampleId
 from mplug_owl.data.packing import pack, positions
-from mplug_owl.errors import BadSample
+from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.processor import Example
 
@@ -207,12 +207,17 @@ def answer_weights(labels_BT: Tensor) -> Tensor:
 
 
 def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iterator[tuple[int, StepBatches]]:
-    """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them."""
+    """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them.
+
+    Raises UserError where a store does not answer, whichever process asked it.
+    """
     numbers = range(first, last)
     loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)
     made = iter(loader)
     try:
         yield from zip(numbers, made, strict=True)
+    except UserError as error:  # a worker's has its whole traceback for a message, and its sentence at the end
+        raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from error
     finally:
         # They ignore the signal by which Python ends its children, so after a crash it would wait for them for ever.
         if isinstance(made, _MultiProcessingDataLoaderIter):
