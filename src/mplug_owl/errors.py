@@ -1,4 +1,4 @@
-"""What goes wrong, told apart: what a user can mend, what one record did, and how a run that was stopped ends.
+"""What goes wrong, kept apart: what a user can mend, what one record did, and how a run that was stopped ends.
 
 Anything else that is raised is a mistake of ours and ends in a traceback. The command's exit code stands on each class.
 """

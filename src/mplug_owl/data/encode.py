@@ -51,12 +51,12 @@ def encode(conversation: Conversation, processor: MplugOwlProcessor, encoding: E
         if encoding.learn != "answers":
             raise UserError('style "original" learns answers only, as the original does')
         return _as_original(conversation, processor, encoding.max_tokens)
-    whole = processor.encode(conversation)
-    if whole.loss_mask[:1] == (True,):  # no begin token, so nothing predicts the first word
-        whole = replace(whole, loss_mask=(False, *whole.loss_mask[1:]))
+    uncut = processor.encode(conversation)
+    if uncut.loss_mask[:1] == (True,):  # no begin token, so nothing predicts the first word
+        uncut = replace(uncut, loss_mask=(False, *uncut.loss_mask[1:]))
     if encoding.learn == "everything":
-        whole = _everything(whole, processor)
-    return _fitting(whole, processor, encoding.max_tokens)
+        uncut = _everything(uncut, processor)
+    return _fitting(uncut, processor, encoding.max_tokens)
 
 
 def without_pictures(conversation: Conversation) -> Conversation:
@@ -68,26 +68,26 @@ def without_pictures(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(message for message in messages if message.parts))
 
 
-def _everything(whole: Example, processor: MplugOwlProcessor) -> Example:
+def _everything(uncut: Example, processor: MplugOwlProcessor) -> Example:
     """Every word is supervised, as in language modelling: all but the first, which nothing predicts, and the pictures."""
     end = processor.tokenizer.eos_token_id
-    ids = whole.ids if whole.ids[-1:] == (end,) else (*whole.ids, end)
+    ids = uncut.ids if uncut.ids[-1:] == (end,) else (*uncut.ids, end)
     image = processor.image_token_id
     loss_mask = tuple(position > 0 and token != image for position, token in enumerate(ids))
-    return replace(whole, ids=ids, loss_mask=loss_mask)
+    return replace(uncut, ids=ids, loss_mask=loss_mask)
 
 
-def _fitting(whole: Example, processor: MplugOwlProcessor, max_tokens: int) -> Example:
+def _fitting(uncut: Example, processor: MplugOwlProcessor, max_tokens: int) -> Example:
     """The positions that fit, no picture cut in two, and the pictures that stand in them."""
-    length = min(len(whole), max_tokens)
-    kept, part = divmod(whole.ids[:length].count(processor.image_token_id), processor.num_image_tokens)
+    length = min(len(uncut), max_tokens)
+    kept, part = divmod(uncut.ids[:length].count(processor.image_token_id), processor.num_image_tokens)
     length -= part  # the last picture's first positions are all that is left of it
     return replace(
-        whole,
-        ids=whole.ids[:length],
-        loss_mask=whole.loss_mask[:length],
-        pictures=whole.pictures[:kept],
-        cut=len(whole) - length,
+        uncut,
+        ids=uncut.ids[:length],
+        loss_mask=uncut.loss_mask[:length],
+        pictures=uncut.pictures[:kept],
+        cut=len(uncut) - length,
     )
 
 
@@ -102,13 +102,13 @@ def _as_original(conversation: Conversation, processor: MplugOwlProcessor, max_t
     for piece in _original_chunks(conversation.pieces()):
         # The end token is set below. What looks like a special token is one here, as it was in the original.
         tokens = processor.encode_pieces([replace(piece, supervised=False)], plain=False).ids[len(begin) :]
-        whole = len(tokens) + piece.supervised
-        full = full or len(ids) >= room or (piece.text is None and len(ids) + whole > room)
+        uncut = len(tokens) + piece.supervised
+        full = full or len(ids) >= room or (piece.text is None and len(ids) + uncut > room)
         if full:
-            cut += whole
+            cut += uncut
             continue
         tokens = tokens[: room - piece.supervised - len(ids)] + (processor.tokenizer.eos_token_id,) * piece.supervised
-        cut += whole - len(tokens)
+        cut += uncut - len(tokens)
         kept += piece.text is None
         ids += tokens
         loss_mask += [piece.supervised] * len(tokens)

@@ -73,8 +73,8 @@ def show(
     with console.status(f"reading {min(len(source), CHECKED):,} conversations"):
         checked = _spread(len(source), CHECKED)
         problems = check(source, indices=checked)
-        spread = _spread(len(source), SURVEYED)
-        conversations = {index: talk for index in spread if (talk := _readable(source, index)) is not None}
+        surveyed = _spread(len(source), SURVEYED)
+        conversations = {index: talk for index in surveyed if (talk := _readable(source, index)) is not None}
         samples = {index: as_sample(talk, processor, max_tokens) for index, talk in conversations.items()}
     chosen = [list(samples.values())[index] for index in _spread(len(samples), count)]
     unit = "tokens" if processor else "words"

@@ -189,9 +189,9 @@ def _without_bytes(conversation: Conversation) -> Conversation:
 def _pictured(reader: _Reader) -> float:
     """All records of a small source, or `LOOKED_AT` spread over a larger one."""
     size = len(reader)
-    spread = range(size) if size <= READ_THROUGH else np.unique(np.linspace(0, size - 1, LOOKED_AT).astype(int))
+    indices = range(size) if size <= READ_THROUGH else np.unique(np.linspace(0, size - 1, LOOKED_AT).astype(int))
     shown = []
-    for index in spread:
+    for index in indices:
         with contextlib.suppress(BadSample):
             shown.append(bool(reader[int(index)].pictures))
     return sum(shown) / max(1, len(shown))

@@ -67,12 +67,12 @@ def ask(model: ChatModel, questions: Sequence[Question], condition: Condition) -
     """The answers to these questions in one condition, in their order. All first turns are asked, then all second ones."""
     conversations = [_opening(question, condition.mode) for question in questions]
     for turn in range(max((len(question.turns) for question in questions), default=0)):
-        asked = [index for index, question in enumerate(questions) if turn < len(question.turns)]
-        for index in asked:
+        indices = [index for index, question in enumerate(questions) if turn < len(question.turns)]
+        for index in indices:
             conversations[index] = conversations[index].said("user", questions[index].turns[turn][0])
         # A batch takes as long as its longest answer and is as wide as its longest prompt: the model gets like beside like.
-        asked.sort(key=lambda index: (len(questions[index].turns[turn][1]), len(conversations[index].prompt())))
-        for index, answer in zip(asked, model.answers([conversations[index] for index in asked], DECODING), strict=True):
+        indices.sort(key=lambda index: (len(questions[index].turns[turn][1]), len(conversations[index].prompt())))
+        for index, answer in zip(indices, model.answers([conversations[index] for index in indices], DECODING), strict=True):
             conversations[index] = conversations[index].said("assistant", answer)
     return [Answer(question, condition, talk.answers) for question, talk in zip(questions, conversations, strict=True)]
 

@@ -107,10 +107,10 @@ def wrong(grades: Sequence[Grade], radar_file: Path, name: str) -> str:
     for condition in dict.fromkeys(grade.answer.condition for grade in grades if grade.answer.condition.mode != "none"):
         here = [grade for grade in grades if grade.answer.condition == condition]
         for ability in dict.fromkeys(grade.answer.question.ability for grade in here):
-            asked = [grade for grade in here if grade.answer.question.ability == ability]
-            if missed := [grade.answer for grade in asked if not grade.correct]:
+            graded = [grade for grade in here if grade.answer.question.ability == ability]
+            if missed := [grade.answer for grade in graded if not grade.correct]:
                 title = f"{ability}, {condition.title}, {condition.table}"
-                groups.append({"title": title, "asked": len(asked), "answers": missed})
+                groups.append({"title": title, "asked": len(graded), "answers": missed})
     with Image.open(radar_file) as picture:
         drawn = inline(picture, colours=None)
     return render(

@@ -53,8 +53,8 @@ def figures(grades: Sequence[Grade]) -> list[Figures]:
         conditions = dict.fromkeys(grade.answer.condition for grade in here)
         rows = []
         for ability in (*dict.fromkeys(grade.answer.question.ability for grade in here), OVERALL):
-            asked = [grade for grade in here if ability in (grade.answer.question.ability, OVERALL)]
-            shares = [share([grade for grade in asked if grade.answer.condition == condition]) for condition in conditions]
+            graded = [grade for grade in here if ability in (grade.answer.question.ability, OVERALL)]
+            shares = [share([grade for grade in graded if grade.answer.condition == condition]) for condition in conditions]
             rows.append((ability, tuple(shares)))
         tables.append(Figures(title, tuple(condition.title for condition in conditions), tuple(rows)))
     return tables
@@ -70,9 +70,9 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     if not 0 <= correct <= total or total < 1 or not 0 < confidence < 1:
         raise ValueError(f"{correct} correct of {total} at confidence {confidence}: expected 0 <= correct <= total, at least 1")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    value, spread = correct / total, z * z / total
-    centre = (value + spread / 2) / (1 + spread)
-    reach = z / (1 + spread) * math.sqrt(value * (1 - value) / total + spread / (4 * total))
+    value, width = correct / total, z * z / total
+    centre = (value + width / 2) / (1 + width)
+    reach = z / (1 + width) * math.sqrt(value * (1 - value) / total + width / (4 * total))
     # At the ends the formula is exact and its rounding is not.
     low = 0.0 if correct == 0 else centre - reach
     return low, 1.0 if correct == total else centre + reach

@@ -79,7 +79,7 @@ def demo(out: Path, share: float = 1.0, minutes: float | None = None, console: C
         out: a new folder, or that of an earlier demo, which is replaced.
         share: of the usual training steps.
         minutes: how long it may take in all; the steps are then fitted to the machine, and `share` is not used.
-        console: where the story is told.
+        console: where the story is printed.
 
     Raises:
         UserError: `out` holds something else.
@@ -202,7 +202,7 @@ def _empty(out: Path) -> None:
 
 def _introduce(first: Scene, out: Path, console: Console) -> None:
     console.print(
-        f"\n[bold]A small world[/], drawn as it is needed: {out / 'world.png'} has {DRAWN} scenes of it. The first is told as\n"
+        f"\n[bold]A small world[/], drawn as it is needed: {out / 'world.png'} has {DRAWN} scenes of it. The first one:\n"
         f"  “{first.caption}”\n"
         "Two modules come with the package: a language model that has read about this world and never seen it, and an encoder "
         "that has seen it and never spoken. The abstractor between them is new and has learned nothing.\n"

@@ -132,7 +132,7 @@ def curve(points: Sequence[tuple[float, float]]) -> Curve | None:
     """A line through (step, loss) points, None where there are fewer than two."""
     if len(points) < 2:
         return None
-    (first, start), (last, end) = points[0], points[-1]
+    (first, opening), (last, end) = points[0], points[-1]
     top = max(loss for _, loss in points)
     distance = next(d * 10.0**power for power in range(-6, 12) for d in (1, 2, 5) if top <= 5 * d * 10.0**power)
     ceiling = distance * max(1, -(-top // distance))
@@ -140,7 +140,7 @@ def curve(points: Sequence[tuple[float, float]]) -> Curve | None:
     def height(loss: float) -> float:
         return round(BOTTOM - loss / ceiling * (BOTTOM - TOP), 1)
 
-    places = [(f"{LEFT + (step - first) / (last - first) * (RIGHT - LEFT):.1f}", f"{height(loss)}") for step, loss in points]
+    drawn = [(f"{LEFT + (step - first) / (last - first) * (RIGHT - LEFT):.1f}", f"{height(loss)}") for step, loss in points]
     levels = [distance * number for number in range(round(ceiling / distance) + 1)]
-    grid = tuple((height(level), f"{level:g}") for level in levels)
-    return Curve(" ".join(f"{x},{y}" for x, y in places), places[-1], grid, (first, last), (start, end))
+    grid = tuple((height(mark), f"{mark:g}") for mark in levels)
+    return Curve(" ".join(f"{x},{y}" for x, y in drawn), drawn[-1], grid, (first, last), (opening, end))

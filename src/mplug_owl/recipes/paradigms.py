@@ -155,7 +155,7 @@ def minigpt4_instruct() -> Recipe:
         name="paradigms.minigpt4_instruct",
         init_from="runs/paradigms.minigpt4_pretrain",
         encoding=paper.instruct().encoding,
-        # Released code, which goes on for 1,000 steps where the paper says 400.
+        # Released code, which runs for 1,000 steps where the paper says 400.
         optimizer=Optimizer(lr=3e-5, weight_decay=0.05, betas=(0.9, 0.999)),
         schedule=Schedule(warmup_steps=200, min_lr=1e-5),
         steps=400,  # section 3.3

@@ -1,6 +1,6 @@
 """The whole story at a laptop's size, in the drawn world: two foundation modules, then the paper's two stages.
 
-`lookups` with `language` behind it, and `vision`, stand in for downloading LLaMA and CLIP: one module has read about the world
+`lookups` with `language` after it, and `vision`, stand in for downloading LLaMA and CLIP: one module has read about the world
 and never seen it, the other has seen it and never spoken. `pretrain` and `instruct` join them as the paper does.
 """
 
@@ -90,7 +90,7 @@ def _convolving_text(layers: int) -> dict[str, object]:
     }
 
 
-PHRASES = (*(place for row in PLACES for place in row), *ROWS)
+PHRASES = (*(cell for row in PLACES for cell in row), *ROWS)
 FRESH = Modules(owl_tiny, vocabulary=VOCABULARY, phrases=PHRASES, alike=True)
 CAPTIONER = Modules(captioner, vocabulary=VOCABULARY)
 OWL_TINY = Modules(owl_tiny, vision="tiny-vision", language="tiny-language")

@@ -53,11 +53,11 @@ def activation_bytes(owl: MplugOwlForConditionalGeneration, recipe: Recipe, toke
 def _counted(part: nn.Module, run: Callable[[int], Tensor], again: bool) -> float:
     """Bytes kept of one sample, on whatever tensors the surroundings make."""
     _pretend(part)
-    whole, layers = _each(part, run), sum(isinstance(layer, GradientCheckpointingLayer) for layer in part.modules())
+    full, layers = _each(part, run), sum(isinstance(layer, GradientCheckpointingLayer) for layer in part.modules())
     if not again or not layers:
-        return whole
+        return full
     checkpoint_activations(part)
-    return _each(part, run) + whole / layers  # one layer is whole again while it is gone back through
+    return _each(part, run) + full / layers  # one layer is whole again while it is gone back through
 
 
 def _each(part: nn.Module, run: Callable[[int], Tensor]) -> float:
@@ -67,7 +67,7 @@ def _each(part: nn.Module, run: Callable[[int], Tensor]) -> float:
 
 def _kept(part: nn.Module, run: Callable[[int], Tensor], count: int) -> int:
     """Bytes of everything that a forward pass saves, each storage once, the weights of the part aside."""
-    own = {parameter.untyped_storage()._cdata for parameter in part.parameters()}
+    weights = {parameter.untyped_storage()._cdata for parameter in part.parameters()}
     kept: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _kept(part: nn.Module, run: Callable[[int], Tensor], count: int) -> int:
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
         run(count)
-    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
 
 
 def _pretend(part: nn.Module) -> None:

@@ -45,7 +45,7 @@ class Snapshot:
     """
 
     step: int
-    learned: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     recipe: dict[str, object]
     state: dict[str, object]
@@ -63,8 +63,8 @@ def snapshot(
 
     All processes gather sharded weights at once; those that will not write need not `keep` anything.
     """
-    learned = {name: _copy(parameter, keep) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return Snapshot(step, learned, _copy(optimizer.state_dict(), keep), recipe, state)
+    weights = {name: _copy(parameter, keep) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return Snapshot(step, weights, _copy(optimizer.state_dict(), keep), recipe, state)
 
 
 class Writer:
@@ -126,7 +126,7 @@ def write(folder: Path, taken: Snapshot, keep: int) -> Path:
 
 def _write_files(folder: Path, taken: Snapshot) -> None:
     folder.mkdir()
-    save_file(taken.learned, folder / WEIGHTS)
+    save_file(taken.weights, folder / WEIGHTS)
     torch.save(taken.optimizer, folder / OPTIMIZER)
     digests = {file.name: _digest(file) for file in (folder / WEIGHTS, folder / OPTIMIZER)}
     manifest = {"step": taken.step, "recipe": taken.recipe, "state": taken.state, "sha256": digests}
@@ -168,11 +168,11 @@ def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put what was learned and the optimiser's state back. Raises UserError where the model learns something else."""
     saved = load_file(checkpoint.folder / WEIGHTS)
-    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if different := sorted(saved.keys() ^ learned.keys()):
+    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if different := sorted(saved.keys() ^ weights.keys()):
         raise UserError(f"{checkpoint.folder}: holds other weights than this recipe learns, first {different[0]}")
     with torch.no_grad():
-        for name, parameter in learned.items():
+        for name, parameter in weights.items():
             parameter.copy_(to_shard(saved[name], parameter))
     averages = torch.load(checkpoint.folder / OPTIMIZER, weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -225,8 +225,8 @@ def _sync(path: Path) -> None:
 
 def _copy(value: Any, keep: bool) -> Any:
     if isinstance(value, torch.Tensor):
-        whole = full_tensor(value.detach())
-        return whole.to("cpu", copy=True) if keep else None
+        full = full_tensor(value.detach())
+        return full.to("cpu", copy=True) if keep else None
     if isinstance(value, dict):
         return {key: _copy(inner, keep) for key, inner in value.items()}
     return [_copy(inner, keep) for inner in value] if isinstance(value, list) else value

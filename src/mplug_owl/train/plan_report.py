@@ -104,13 +104,13 @@ def _advice(made: Plan, device: Device) -> list[str]:
     left = {setting: gib_with(made, setting) for setting in settings}
     helping = sorted((gib, setting) for setting, gib in left.items() if gib < 0.99 * made.gib)
     lines = [f"--set {setting:<27} {gib:>6,.0f} GiB  {settings[setting]}" for gib, setting in helping]
-    together = made.gib
+    least = made.gib
     if helping:
-        together = helping[0][0]
-    if len(helping) > 1 and together > device.memory_gib:
-        together = gib_with(made, *(setting for _, setting in helping))
-        lines.append(f"{'all of these':<33} {together:>6,.0f} GiB")
-    if together > device.memory_gib:
+        least = helping[0][0]
+    if len(helping) > 1 and least > device.memory_gib:
+        least = gib_with(made, *(setting for _, setting in helping))
+        lines.append(f"{'all of these':<33} {least:>6,.0f} GiB")
+    if least > device.memory_gib:
         lines.append("more devices: accelerate launch with FSDP splits weights, gradients and averages")
     return lines
 

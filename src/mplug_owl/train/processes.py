@@ -72,13 +72,13 @@ def from_main(accelerator: Accelerator, decide: Callable[[], Answer]) -> Answer:
 
     Any other error crashes the main process, and the launcher ends the others.
     """
-    decided: list[Answer | UserError | WriteError | None] = [None]
+    decision: list[Answer | UserError | WriteError | None] = [None]
     if accelerator.is_main_process:
         try:
-            decided = [decide()]
+            decision = [decide()]
         except (UserError, WriteError) as error:
-            decided = [error]
-    (answer,) = broadcast_object_list(decided)
+            decision = [error]
+    (answer,) = broadcast_object_list(decision)
     if isinstance(answer, UserError | WriteError):
         _leave(accelerator)
         raise answer

@@ -85,7 +85,7 @@ def open_data(specs: Sequence[str], image_root: str | None = None) -> tuple[list
 
 
 def initial_model(recipe: Recipe, survey: Survey) -> Owl:
-    """The owl that a run starts with: the one it is told to start from, or one built from the recipe's modules."""
+    """The owl that a run starts with: the one in `init_from`, or one built from the recipe's modules."""
     if recipe.init_from is not None:
         owl = load(recipe.init_from, device="cpu", dtype="float32")
     else:

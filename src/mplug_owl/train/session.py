@@ -90,11 +90,11 @@ def open_session(
         opened.callback(reporter.close)
         reporter.start(recipe.name, parts)
 
-        def settle() -> tuple[Recipe, Mixture]:
+        def resolve() -> tuple[Recipe, Mixture]:
             saved = resume.saved_values(out) if resumed else None
             return resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
 
-        settled, mixture = from_main(accelerator, settle)  # decided once, so a failing disk does not part the processes
+        settled, mixture = from_main(accelerator, resolve)  # decided once, so a failing disk does not part the processes
         rank, world = accelerator.process_index, accelerator.num_processes
         examples = Examples(survey.sources, owl.processor, settled.encoding, settled.seed)
         dataset = StepDataset(examples, mixture, settled.micro_batch, rank, world)

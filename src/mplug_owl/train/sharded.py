@@ -64,8 +64,8 @@ def make_whole(model: nn.Module, keep: bool) -> None:
             if not isinstance(parameter, DTensor):
                 continue
             if id(parameter) not in made:  # tied weights stay tied
-                whole = full_tensor(parameter.detach())
-                made[id(parameter)] = nn.Parameter(whole.cpu(), parameter.requires_grad) if keep else parameter
+                full = full_tensor(parameter.detach())
+                made[id(parameter)] = nn.Parameter(full.cpu(), parameter.requires_grad) if keep else parameter
             setattr(part, name, made[id(parameter)])
 
 

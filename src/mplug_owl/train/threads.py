@@ -99,7 +99,7 @@ class Threads:
             self.note(f"computing with {_threads(self.shared)}, timed before the first step")
 
     def _timed(self, passes: Sequence[Forward], seeds: Sequence[int], positions: int) -> list[Tensor]:
-        """The passes of a step, as many at once as the choice says. It is told how long they took."""
+        """The passes of a step, as many at once as the choice says; the choice learns how long they took."""
         began, used = time.perf_counter(), self.choice.used
         torch.set_num_threads(1)
         losses = self._in_turn(passes, seeds) if self.choice.turn == 1 else self._at_once(passes, seeds, self.choice.turn)

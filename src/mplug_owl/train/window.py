@@ -29,14 +29,14 @@ class StepCounts:
 
 def count_step(accelerator: Accelerator, data: StepBatches) -> StepCounts:
     """Count a step; every process takes part."""
-    own = [
+    counted = [
         sum(batch.supervised for batch in data.batches),
         sum(batch.tokens for batch in data.batches),
         len(data.bad),
         len(data.batches),
         any(batch.pixel_values is not None for batch in data.batches),
     ]
-    counts = accelerator.gather(torch.tensor([own], device=accelerator.device))  # a row of every process
+    counts = accelerator.gather(torch.tensor([counted], device=accelerator.device))  # a row of every process
     supervised, tokens, bad = counts[:, :3].sum(0)
     records = gather_object(list(data.bad)) if bad else []
     return StepCounts(supervised, int(tokens), tuple(records), int(counts[:, 3].max()), bool(counts[:, 4].any()))

@@ -189,8 +189,8 @@ def checked(conversation: Conversation, location: Location) -> Conversation:
             raise BadSample(f"{location}: half a character, \\u{ord(half[0]):04x}, in {words[:40]!a}")
         if message.role == "user" and (mark := _OTHER_MARK.search(words)):
             raise BadSample(f"{location}: {mark[0].strip()} in the text; {_SENSES}")
-    learned = (message for message in conversation.messages if message.role == "assistant" and message.supervised)
-    if not any(message.text.strip() for message in learned):
+    supervised = (message for message in conversation.messages if message.role == "assistant" and message.supervised)
+    if not any(message.text.strip() for message in supervised):
         raise BadSample(f"{location}: {_NOTHING_TO_LEARN if conversation.style is PLAIN else _NO_ANSWER}")
     return conversation
 

@@ -125,10 +125,10 @@ def assembled(
         messages = in_their_positions(messages, images, location)
     for name in ("system", "system_prompt"):
         if has_value(record, name):
-            own = field(record, name, str, location)
-            if system is not None and system != own:
+            found = field(record, name, str, location)
+            if system is not None and system != found:
                 raise BadSample(f"{location}: a system sentence in {name!r} and another one elsewhere; expected one")
-            system = own
+            system = found
     return Conversation(tuple(messages), SYSTEM_PROMPT if system is None else system or None, name=str(location))
 
 
