@@ -18,27 +18,27 @@ from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.trainable import checkpoint_activations, set_mode
 
 
-def activation_bytes(owl: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: int) -> tuple[float, float]:
+def activation_bytes(model: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: int) -> tuple[float, float]:
     """Bytes kept of one sample of so many tokens by f_L, and of one picture by f_V and f_K.
 
-    `owl` is prepared for the recipe, on the meta device, and of no use afterwards.
+    `model` is prepared for the recipe, on the meta device, and of no use afterwards.
     """
-    seeing = nn.ModuleList([owl.model.vision_tower, owl.model.abstractor])
+    seeing = nn.ModuleList([model.model.vision_tower, model.model.abstractor])
     in_front = any(parameter.requires_grad for parameter in seeing.parameters())
-    side, width = image_size(owl.config.vision_config), owl.config.text_config.hidden_size
-    channels = getattr(owl.config.vision_config, "num_channels", 3)
+    side, width = image_size(model.config.vision_config), model.config.text_config.hidden_size
+    channels = getattr(model.config.vision_config, "num_channels", 3)
 
     def read(samples: int) -> Tensor:
         words = torch.empty(samples, tokens, width, requires_grad=in_front)
-        return owl.model.language_model(inputs_embeds=words, use_cache=False).last_hidden_state
+        return model.model.language_model(inputs_embeds=words, use_cache=False).last_hidden_state
 
     def see(pictures: int) -> Tensor:
         pixels = torch.empty(pictures, channels, side, side)
-        return owl.model.abstractor(encode_images(owl.model.vision_tower, pixels).last_hidden_state)
+        return model.model.abstractor(encode_images(model.model.vision_tower, pixels).last_hidden_state)
 
-    set_mode(owl, recipe.trainable)
+    set_mode(model, recipe.trainable)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-        read_bytes = _counted(owl.model.language_model, read, recipe.gradient_checkpointing)
+        read_bytes = _counted(model.model.language_model, read, recipe.gradient_checkpointing)
     if not in_front:
         return read_bytes, 0.0
     try:
