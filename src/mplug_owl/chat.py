@@ -209,7 +209,7 @@ class OwlChatModel:
             finally:
                 closed.set()
 
-    def _continue(self, sample: Example, decoding: Decoding, tokens: "TokenQueue", closed: Event) -> None:
+    def _continue(self, sample: Example, decoding: Decoding, tokens: TokenQueue, closed: Event) -> None:
         """Generate after a prompt, from where it differs from the last one, and keep what was computed for the next."""
         past, self._past = self._past, _Past()  # whoever comes meanwhile, or after a failure, starts anew
         features_INE = self._features(past, sample)
