@@ -187,7 +187,7 @@ def test_a_role_mark_without_its_space_is_no_silent_loss(write: Write) -> None:
 
 
 def test_a_field_that_has_a_value_is_taken(write: Write, tmp_path: Path) -> None:
-    for empty in (None, float("nan")):
+    for empty in (None, float("nan"), ""):
         record = {"image": empty, "file_name": "cat.png", "caption": empty, "text": "a cat"}
         talk = read(str(write("a.jsonl", [record])))[0]
         assert (talk.answers, talk.pictures) == (("a cat",), (Picture(tmp_path / "cat.png"),))

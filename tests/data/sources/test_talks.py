@@ -149,7 +149,7 @@ def test_pictures_stand_at_their_marks_or_in_front(
         ("What?", "A cat.", {"audios": ["a.wav"]}, "has 'audios'; an owl sees pictures"),
         ("What?", "A cat.", {"tools": "[{}]"}, "has 'tools'"),
         ("What?", "A cat.", {"image_path": "cat.png"}, "has 'image_path'; expected pictures in 'image' or 'images'"),
-        ("What?", "A cat.", {"img": "cat.png"}, "has 'img'; expected pictures in 'image' or 'images'"),
+        ("What?", "A cat.", {"img": "cat.png", "image": None}, "has 'img'; expected pictures in 'image' or 'images'"),
         ("What?", "A cat.", {"rejected": "A dog."}, "preferences are not learned"),
         ("What?", "A cat.", {"system": ["Be brief."]}, "field 'system' is a list; expected text"),
         ("What?", "A cat.", {"history": "before"}, "field 'history' is text; expected a list"),
@@ -304,3 +304,11 @@ def test_numbers_are_answers_in_chats_too(write: Write) -> None:
     for value, words in ((7, "7"), (0.5, "0.5"), (True, "true")):
         record = {"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": value}]}
         assert read(str(write("a.jsonl", [record])))[0].answers == (words,)
+
+
+@pytest.mark.parametrize("name", ["image", "images", "file_name", "jpg", "png"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_picture_is_taken_under_every_name_of_its_own(write: Write, tmp_path: Path, layout: str, name: str) -> None:
+    record = in_every_layout("What?", "A cat.", **{"image": None, name: "cat.png"})[layout]
+    talk = read(f"{layout}:{write('a.jsonl', [record])}")[0]
+    assert talk.pictures == (Picture(tmp_path / "cat.png"),)

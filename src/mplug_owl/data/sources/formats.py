@@ -13,9 +13,8 @@ from mplug_owl.data.sources.records import describe, field, field_names, is_miss
 from mplug_owl.errors import BadSample, UserError
 
 Convert = Callable[[Any, Location], Conversation]
+IMAGE = talks.IMAGE
 
-# A picture and its words: ours, an image folder's, and the endings that img2dataset and WebDataset make columns of.
-IMAGE = ("image", "images", "file_name", "jpg", "jpeg", "png", "webp")
 CAPTION = ("caption", "captions", "text", "txt")
 QUESTION = ("question", "query")
 ANSWER = ("answer", "multiple_choice_answer", "answers", "label", "response")
@@ -173,7 +172,7 @@ def refuse_unseen(record: Any, location: Location) -> None:
     for name in (*_UNSEEN, *_PREFERENCES):
         if talks.has_value(record, name):
             raise BadSample(f"{location}: has {name!r}; {_SENSES if name in _UNSEEN else 'preferences are not learned'}")
-    if {*_TURNS} & {*record} and not {*IMAGE} & {*record}:
+    if {*_TURNS} & {*record} and not any(talks.has_value(record, name) for name in IMAGE):
         for name in _ELSEWHERE:
             if talks.has_value(record, name):
                 raise BadSample(f"{location}: has {name!r}; expected pictures in 'image' or 'images'")
@@ -218,4 +217,4 @@ def _options(record: Mapping[str, Any]) -> list[str]:
 def _first_with_value(record: Any, *names: str) -> str:
     """The first of these names under which the record has a value; else the first that it has, or the first of all."""
     held = [name for name in names if isinstance(record, Mapping) and name in record]
-    return next((name for name in held if not is_missing(record[name])), held[0] if held else names[0])
+    return next((name for name in held if talks.has_value(record, name)), held[0] if held else names[0])

@@ -14,6 +14,8 @@ from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.records import describe, field, is_missing, present, texts
 from mplug_owl.errors import BadSample, UserError
 
+# A picture: ours, an image folder's, and the endings that img2dataset and WebDataset make columns of.
+IMAGE = ("image", "images", "file_name", "jpg", "jpeg", "png", "webp")
 USERS = ("human", "user")
 ASSISTANTS = ("gpt", "chatgpt", "assistant", "bing", "bard")
 # A mark that stands for a picture wherever it is: at either end of what is asked, or on a line of its own.
@@ -198,17 +200,21 @@ def _history(record: Mapping[str, Any], location: Location) -> list[Message]:
 
 
 def pictures_of(record: Mapping[str, Any], location: Location) -> list[ImageSource]:
-    """The pictures that a record names in `image` or `images`."""
+    """The pictures that a record names in `image` or `images`, else under another name of theirs."""
     return [location.picture(file) for file in _files(record, location)]
 
 
 def _files(record: Mapping[str, Any], location: Location) -> list[Any]:
-    """What a record says about pictures, in `image` or `images`: nothing, one of them or a list."""
-    given = [record[name] for name in ("image", "images") if not is_missing(record.get(name)) and record[name] not in ("", [])]
-    lists = [files if isinstance(files, list) else [files] for files in given]
-    if len(lists) == 2 and lists[0] != lists[1]:
+    """What a record says about pictures: nothing, one of them or a list."""
+    lists = [_listed(record[name]) for name in IMAGE if has_value(record, name)]
+    both = has_value(record, "image") and has_value(record, "images")
+    if both and lists[0] != lists[1]:
         raise BadSample(f"{location}: has pictures in 'image' and others in 'images'; expected one of the two")
     return lists[0] if lists else []
+
+
+def _listed(files: Any) -> list[Any]:
+    return files if isinstance(files, list) else [files]
 
 
 def _with_images(messages: Sequence[Any], images: Sequence[Any], where: object) -> list[Any]:
