@@ -8,6 +8,7 @@ import pytest
 
 from mplug_owl.conversation import caption
 from mplug_owl.data.sources import check, read
+from mplug_owl.errors import UserError
 from tests.data.sources.layouts import every, jpeg
 
 
@@ -56,4 +57,27 @@ def test_coco_that_is_broken(coco: Path) -> None:
     coco.write_text(json.dumps(whole))
     (coco.parents[1] / "val2017").rename(coco.parents[1] / "elsewhere")
     with pytest.raises(ValueError, match=r"no picture 000000000139\.jpg; looked for it in .*val2017"):
+        read(str(coco))
+
+
+def test_cocos_pictures_may_be_elsewhere(coco: Path, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    (tmp_path / "val2017").rename(root / "val2017")
+    with pytest.raises(UserError, match=r"no picture 000000000139\.jpg; looked for it in"):
+        read(str(coco))
+    for folder in (root, root / "val2017"):
+        assert check(read(str(coco), folder)) == []
+        assert read(str(coco), folder)[1].pictures[0].source == root / "val2017" / "000000000139.jpg"
+
+
+@pytest.mark.parametrize("number", [[1], {"a": 1}])
+def test_an_odd_id_is_no_crash(coco: Path, number: object) -> None:
+    whole = json.loads(coco.read_text())
+    whole["annotations"][0]["image_id"] = number
+    coco.write_text(json.dumps(whole))
+    assert "is not among the file's images" in check(read(str(coco)))[0]
+    whole["images"][0]["id"] = number
+    coco.write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"field 'id' is .*; expected a number"):
         read(str(coco))
