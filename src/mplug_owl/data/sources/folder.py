@@ -94,7 +94,7 @@ def _table(folder: Path) -> Path | None:
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """The pictures below a folder, those behind links to folders too. Raises UserError where a folder may not be read."""
+    """The pictures below a folder, those that links lead to included. Raises UserError where a folder may not be read."""
 
     def refused(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})")

@@ -95,7 +95,7 @@ class Shards:
         try:
             said = decode(text)
             record = parse_json(said) if words.ending == "json" else {"caption": said}
-        except ValueError as error:
+        except BadSample as error:
             raise BadSample(f"{file.name}, {key}.{words.ending}: {error}") from None
         if not isinstance(record, dict):
             raise BadSample(f"{file.name}, {key}.{words.ending}: {describe(record)}; expected an object with a caption")
@@ -144,13 +144,8 @@ def contents_of(file: File) -> Contents:
     try:
         told = {reason: PassedOver(*one) for reason, one in json.loads(notes.read_bytes()).items()}
         return Contents(np.load(kept, mmap_mode="r"), told)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        AttributeError,
-    ):  # not there yet, or a machine went down while it was written
+    # Not there yet, or a machine went down while it was written.
+    except (OSError, ValueError, EOFError, TypeError, AttributeError):
         pass
     contents = _read(file)
     try:
