@@ -108,17 +108,17 @@ def kernel(queries, keys, values, bounds, same_bounds, longest, same_longest, *,
 def test_packed_attention_is_causal_and_within_its_conversation(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention.varlen, "varlen_attn", kernel)
     monkeypatch.setattr(attention, "KERNEL_DTYPES", (torch.float64,))
-    queries, keys, values = (by_head(500 * quiet(1, 6, WIDTH, seed=seed)) for seed in range(3))
-    keys, values = keys[:, :1], values[:, :1]  # one head of keys to two of queries
+    queries = 500 * quiet(1, 4, 6, 8)
+    keys, values = (500 * quiet(1, 2, 6, 8, seed=seed) for seed in (1, 2))  # one head of them to two of queries
     bounds = torch.tensor([0, 4, 6], dtype=torch.int32)
     mixed, _ = packed_attention(
         nn.Identity(), queries, keys, values, None, scaling=0.3, packed_bounds=bounds, packed_longest=4, sliding_window=window
     )
-    for head in range(HEADS):
+    for head in range(4):
         for position in range(6):
             first = max(0 if position < 4 else 4, 0 if window is None else position - window + 1)
-            scores = queries[0, head, position] @ keys[0, 0, first : position + 1].T * 0.3
-            assert_same(mixed[0, position, head], scores.softmax(-1) @ values[0, 0, first : position + 1])
+            scores = queries[0, head, position] @ keys[0, head // 2, first : position + 1].T * 0.3
+            assert_same(mixed[0, position, head], scores.softmax(-1) @ values[0, head // 2, first : position + 1])
 
 
 @pytest.mark.parametrize("reason", ["not packed", "dropout", "rows", "fp32"])

@@ -30,6 +30,21 @@ def test_an_owl_from_scratch_is_its_seed() -> None:
     assert not torch.equal(first.model.abstractor.query_tokens, third.model.abstractor.query_tokens)
 
 
+def test_fresh_attention_looks_for_what_is_like_itself_where_it_is_asked_to() -> None:
+    for alike in (False, True):
+        weights = build(Modules(lambda: tiny_config(language="opt"), vocabulary=300, alike=alike), TEXTS, seed=0).model
+        attention = weights.model.language_model.decoder.layers[0].self_attn
+        assert torch.equal(attention.q_proj.weight, attention.k_proj.weight) == alike
+
+
+def test_a_pictures_id_stands_above_the_vocabulary_of_the_weights(tmp_path: Path) -> None:
+    trained(tmp_path, AutoModelForCausalLM, {**LANGUAGES["llama"], "vocab_size": 300})
+    tiny_tokenizer().save_pretrained(tmp_path)
+    owl = build(Modules(tiny_config, language=str(tmp_path)), [], seed=0)
+    assert owl.model.config.image_token_id == owl.processor.image_token_id == 300
+    assert owl.model.lm_head.weight.shape[0] == 300
+
+
 @pytest.mark.parametrize("language", ["llama", "bloom", "opt"])
 def test_trained_modules_come_in_as_they_are(tmp_path: Path, language: str) -> None:
     """LLaVA's way: somebody's encoder, somebody's language model, a fresh connector."""
