@@ -225,6 +225,19 @@ def test_a_developer_can_see_where_it_came_from(monkeypatch: pytest.MonkeyPatch)
         mplug_owl_cli.main()
 
 
+@pytest.mark.parametrize("raised", [ValueError("zip() argument 2 is shorter"), OSError("a bug of ours")])
+def test_a_mistake_of_ours_is_a_crash_and_no_sentence(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only our own classes of errors are a user's; a library's ValueError in the middle of an exam is shown with its traceback."""
+
+    def broken(self: object, answers: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("mplug_owl.eval.graders.exact.ExactMatch.grades", broken)
+    monkeypatch.setattr(sys, "argv", ["owl", "eval", "owl-tiny", "scenes", "--limit", "1"])
+    with pytest.raises(type(raised), match=str(raised).replace("(", r"\(").replace(")", r"\)")):
+        mplug_owl_cli.main()
+
+
 # A story
 
 
