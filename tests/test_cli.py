@@ -113,7 +113,7 @@ def test_the_package_is_the_command_too() -> None:
 
 
 LINES = {
-    "broken.jsonl": '{"messages": [{"role": "assistant", "content": "Hello."}]}\n\n{"messages": \n',
+    "broken.jsonl": '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}\n\n{"a"\n',
     "listed.json": '[\n {"image": "a.png", "caption": "a"},\n {"image" "b.png"}\n]',
     "silent.jsonl": '{"messages": [{"role": "user", "content": "Hello?"}]}\n',
     "crowded.jsonl": '{"text": "Human: <image><image>\\nAI: two", "image": ["a.png"]}\n',
@@ -227,7 +227,7 @@ def test_a_developer_can_see_where_it_came_from(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("raised", [ValueError("zip() argument 2 is shorter"), OSError("a bug of ours")])
 def test_a_mistake_of_ours_is_a_crash_and_no_sentence(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only our own classes of errors are a user's; a library's ValueError in the middle of an exam is shown with its traceback."""
+    """Only our own classes of errors are a user's. A library's ValueError in the middle of an exam has its traceback."""
 
     def broken(self: object, answers: object) -> None:
         raise raised
