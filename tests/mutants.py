@@ -385,7 +385,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main(
     seed: Annotated[int, typer.Option(help="Which faults are drawn.")] = 0,
-    limit: Annotated[int, typer.Option(help="How many; those made by hand come on top.")] = 300,
+    limit: Annotated[int, typer.Option(help="How many; those made by hand come on top.")] = 200,
     only: Annotated[str, typer.Option(help="Modules whose name begins so.")] = "",
     out: Annotated[Path, typer.Option(help="Results, a line each; a later run resumes.")] = Path("runs/mutants.jsonl"),
 ) -> None:
