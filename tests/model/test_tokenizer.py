@@ -1,13 +1,16 @@
 """The LLaMA owls' tokenizer. ../parity holds its ids against the original's; here is why it is not the stock one."""
 
+import re
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from mplug_owl.model.tokenizer import MplugOwlTokenizer
+from mplug_owl.errors import UserError
+from mplug_owl.model.tokenizer import FILES, MplugOwlTokenizer, check_tokenizer, refuse_missing
 from tests.conftest import SHARED
 from tests.golden import original
+from tests.tiny import VOCABULARY, tiny_config, tiny_tokenizer
 
 
 @pytest.fixture(scope="module", params=["our own", "owl-llama-tiny"])
@@ -64,3 +67,40 @@ def test_it_saves_and_loads(tokenizer: MplugOwlTokenizer, tmp_path: Path) -> Non
     assert isinstance(again, MplugOwlTokenizer)
     assert ids(again, " a</s> b") == ids(tokenizer, " a</s> b")
     assert again.vocab_size == tokenizer.vocab_size
+
+
+# A tokenizer beside a model
+
+
+def test_a_folder_without_a_tokenizer_is_told_which_file_it_lacks(tmp_path: Path) -> None:
+    for language, name in (("llama", FILES[0]), ("bloom", FILES[1])):
+        with pytest.raises(UserError, match=rf"^{tmp_path}: no {re.escape(name)} in it; copy the tokenizer's files"):
+            refuse_missing(tmp_path, tiny_config(language=language))
+    (tmp_path / FILES[1]).write_text("{}")
+    refuse_missing(tmp_path, tiny_config())
+    refuse_missing(tmp_path / "nowhere", tiny_config())
+
+
+def test_a_tokenizer_fills_the_vocabulary_and_leaves_the_pictures_id_alone() -> None:
+    tokenizer, config = tiny_tokenizer(), tiny_config()
+    check_tokenizer(tokenizer, config, "here")
+    config.text_config.vocab_size = config.image_token_id = 2 * VOCABULARY + 1
+    with pytest.raises(UserError, match=r"^here: its tokenizer has 259 entries and the model a vocabulary of 519"):
+        check_tokenizer(tokenizer, config, "here")
+    config = tiny_config()
+    config.image_token_id = 7
+    with pytest.raises(UserError, match=r"^here: image_token_id is 7, which is .*write 259 into config\.json"):
+        check_tokenizer(tokenizer, config, "here")
+
+
+def test_nothing_but_padding_stands_above_the_vocabulary() -> None:
+    tokenizer, config = tiny_tokenizer(), tiny_config()
+    config.image_token_id = VOCABULARY + 5
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    check_tokenizer(tokenizer, config, "here")
+    tokenizer.add_tokens(["stranger"])
+    with pytest.raises(UserError, match=r"^here: its tokenizer has 'stranger', above the model's vocabulary of 259"):
+        check_tokenizer(tokenizer, config, "here")
+    config.image_token_id = VOCABULARY + 1
+    with pytest.raises(UserError, match=r"image_token_id is 260, which is 'stranger' in the tokenizer; .*write 261 into"):
+        check_tokenizer(tokenizer, config, "here")
