@@ -26,8 +26,10 @@ from mplug_owl.data.loader import Batch, StepDataset
 from mplug_owl.data.mixture import Mixture
 from mplug_owl.model.attention import PACKED, use_packed_attention
 from mplug_owl.model.fresh import learn_tokenizer
+from mplug_owl.model.images import MplugOwlImageProcessor
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.model.towers import image_size
 from mplug_owl.recipes import paper, tiny
 from mplug_owl.scenes import scenes
 from mplug_owl.train.flops import Utilisation, count_flops
@@ -74,7 +76,9 @@ def stage(name: str, size: str, row: int) -> tuple[Recipe, Talks]:
 def rows(recipe: Recipe, talks: Talks, owl: MplugOwlForConditionalGeneration, count: int) -> list[Batch]:
     """So many packed rows, made as the loop makes them and kept: reading data is measured elsewhere."""
     texts = (talks[index].messages[-1].text for index in range(50))
-    processor = MplugOwlProcessor.for_model(owl, learn_tokenizer(texts, 400))
+    # Not `for_model`, which refuses a tokenizer so small beside a model so large: nothing is answered here.
+    images = MplugOwlImageProcessor(size=image_size(owl.config.vision_config))
+    processor = MplugOwlProcessor(images, learn_tokenizer(texts, 400), owl.num_image_tokens, owl.config.image_token_id)
     encoding: Encoding = recipe.encoding
     assert encoding.pack is not None
     made: list[Batch] = []

@@ -84,7 +84,7 @@ def packed_sequences(language_model: PreTrainedModel, position_ids_1T: Tensor) -
 
 
 # Over 40 lines: attention's parameters are transformers', and the kernel's are written out.
-def packed_attention(  # over 40 lines: the interface names every argument of the kernel
+def packed_attention(
     module: nn.Module,
     query_BHTK: Tensor,
     key_BHSK: Tensor,

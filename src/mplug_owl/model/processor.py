@@ -74,8 +74,8 @@ class MplugOwlProcessor(ConversationProcessor):
         processor.follow(model.config)
         return processor
 
-    # Over 40 lines: half of them say what goes in and what comes out.
-    def __call__(  # over 40 lines, of which half say what goes in and what goes wrong
+    # Over 40 lines: half of them say what goes in and what goes wrong.
+    def __call__(
         self,
         images: ImageInput | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
         text: str | Sequence[str] | None = None,
