@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mplug_owl.data.loader import StepDataset
 from mplug_owl.errors import BadSample, Interrupted, UserError
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl, load
-from mplug_owl.train import loop, metrics
+from mplug_owl.train import checkpoint, loop, metrics
 from mplug_owl.train.loop import dropout_seed
 from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule
 from mplug_owl.train.reporter import Progress
@@ -275,6 +276,19 @@ def test_before_its_first_checkpoint_it_starts_again(data: Path, tmp_path: Path,
     assert told == [f"{tmp_path}: no whole checkpoint; starting from the beginning"]
     assert same(weights, unbroken[0])
     assert losses(tmp_path) == losses(unbroken[1])
+
+
+def test_an_error_waits_for_the_checkpoint_that_was_begun(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.write
+
+    def slowly(*args) -> Path:
+        time.sleep(1)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint, "write", slowly)
+    with pytest.raises(PowerCutError):
+        trained(FORGETFUL, data, tmp_path, report=killed_at(4))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "manifest"])

@@ -109,6 +109,8 @@ def open_session(
         log = metrics.Metrics(out / "metrics.jsonl", first_step, trackers, reporter.note) if main else None
         if log is not None:
             opened.callback(log.close)
+        writer = checkpoint.Writer(out / "checkpoints", settled.keep_checkpoints)
+        opened.callback(writer.wait)  # whoever resumes after an error finds the checkpoint that was begun before it
         skipped = JsonLines(out / "skipped.jsonl", lambda row: row["step"] <= first_step, reporter.note) if main else None
         tflops = settled.tflops or device_tflops(accelerator.device)
         utilisation = Utilisation(count_flops(owl.model.config, parts), tflops) if tflops else None
@@ -127,7 +129,7 @@ def open_session(
             dataset=dataset,
             quarantine=Quarantine(out / "quarantine.jsonl" if main else None, settled.max_bad_share, reporter.note),
             guard=LossGuard(settled.spike, settled.patience, settled.rollbacks, dataset.names, skipped, state),
-            writer=checkpoint.Writer(out / "checkpoints", settled.keep_checkpoints),
+            writer=writer,
             metrics=log,
             window=Window(utilisation),
             time_left=TimeLeft(first_step, settled.steps or 0),
