@@ -19,4 +19,4 @@ def test_an_example_is_true(path: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"chat.py", "grade.py", "answer.py"} <= {path.name for path in EXAMPLES}
+    assert {"owl.py", "grade.py", "answer.py"} <= {path.name for path in EXAMPLES}

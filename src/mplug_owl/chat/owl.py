@@ -1,16 +1,11 @@
-"""Talking with a model: a conversation goes in, words stream out. Nothing else in the project calls generate.
-
-chat = Chat(load("runs/tiny.instruct"))
-print(chat.ask("What is in the picture?", images=["photo.jpg"]))
-"""
+"""Our own models as ChatModels, by transformers' generate. Nothing else in the project calls it for them."""
 
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from threading import Event
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,121 +15,11 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from mplug_owl.conversation import Conversation, ImageSource, Picture
-from mplug_owl.errors import UserError
-from mplug_owl.model.images import open_image
-from mplug_owl.model.load import Owl, load
+from mplug_owl.chat.protocol import Decoding
+from mplug_owl.conversation import Conversation, ImageSource
+from mplug_owl.model.load import Owl
 from mplug_owl.model.processor import Example
 from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, settled_answer
-
-__all__ = ["Chat", "ChatModel", "Decoding", "OwlChatModel", "load"]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How words are chosen and where an answer ends.
-
-    Args:
-        max_new_tokens: An answer has at most so many tokens.
-        temperature: 0 picks the likeliest token; above, tokens are drawn.
-        top_p: Tokens are drawn from this share of the likeliest mass.
-        stop: An answer ends before the first of these words.
-        repetition_penalty: 1 is none; above, tokens of prompt and answer become less likely (arXiv 1909.05858).
-
-    Raises:
-        UserError: A value is out of its range.
-
-    Example:
-        >>> from mplug_owl import Decoding
-        >>> Decoding(max_new_tokens=64, stop=("Human:",)).temperature
-        0.0
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 0.9
-    stop: tuple[str, ...] = ()
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        ranges = {
-            f"max_new_tokens is {self.max_new_tokens}; expected at least 1": self.max_new_tokens >= 1,
-            f"temperature is {self.temperature:g}; expected at least 0": self.temperature >= 0,
-            f"top_p is {self.top_p:g}; expected above 0 and at most 1": 0 < self.top_p <= 1,
-            f"stop is {self.stop!r}; expected words, none of them empty": not isinstance(self.stop, str) and all(self.stop),
-            f"repetition_penalty is {self.repetition_penalty:g}; expected above 0": self.repetition_penalty > 0,
-        }
-        for problem, fine in ranges.items():
-            if not fine:
-                raise UserError(problem)
-
-
-class ChatModel(Protocol):
-    """Whoever answers: our own models, other libraries', a server, a file of answers. Plug in any object that has these."""
-
-    def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
-        """The next answer in each conversation, in their order."""
-
-    def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
-        """The next answer as it comes. The parts joined are what `answers` gives; closing the generator stops the answer."""
-
-
-class Chat:
-    """One conversation with history. Pictures come with the question they belong to and stay in sight.
-
-    Args:
-        model: An owl, or any other ChatModel.
-        conversation: Where to start, such as a system sentence of your own.
-        decoding: How words are chosen.
-
-    Example:
-        >>> from mplug_owl import Chat, load
-        >>> chat = Chat(load("owl-tiny"))
-        >>> chat.ask("Name a red fruit.")  # doctest: +SKIP
-        'cherry'
-        >>> chat.ask("What colour is the circle?", images=["scene.png"])  # doctest: +SKIP
-        'blue'
-    """
-
-    def __init__(
-        self, model: Owl | ChatModel, conversation: Conversation | None = None, decoding: Decoding | None = None
-    ) -> None:
-        self.model: ChatModel = OwlChatModel(model) if isinstance(model, Owl) else model
-        self.empty = conversation or Conversation(())
-        self.conversation = self.empty
-        self.decoding = decoding or Decoding()
-
-    def ask(self, question: str, images: Sequence[ImageSource] = ()) -> str:
-        """The answer, once it is whole. Arguments and errors are those of `stream`."""
-        return "".join(self.stream(question, images))
-
-    def stream(self, question: str, images: Sequence[ImageSource] = ()) -> Generator[str, None, None]:
-        """The answer as it comes. The history takes question and answer in when it has ended.
-
-        Args:
-            question: What the user says; it may be empty where a picture says enough.
-            images: Files, bytes or opened pictures that belong to the question.
-
-        Raises:
-            BadSample: A picture cannot be opened.
-            UserError: The question is no text, or the conversation is longer than the model's positions.
-        """
-        try:
-            question.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError("the question holds bytes that are no UTF-8; type it again in UTF-8") from error
-        pictures = [Picture(open_image(image)) for image in images]  # opened now: a bad file leaves the history as it was
-        asked = self.conversation.said("user", *pictures, *([question] if question else []))
-        parts = []
-        with closing(self.model.stream(asked, self.decoding)) as answer:
-            for part in answer:
-                parts.append(part)
-                yield part
-        self.conversation = asked.said("assistant", "".join(parts))
-
-    def forget(self) -> None:
-        """Start a new conversation."""
-        self.conversation = self.empty
 
 
 @dataclass
