@@ -21,7 +21,14 @@ CONDITIONS = (
 
 def question(number: int, ability: str = "reading", turns: int = 1) -> Question:
     asked = tuple((f"What is on card {number}, line {turn}?", f"line {turn} of {number}.") for turn in range(turns))
-    return Question(ability, "card", asked, lambda: Image.new("RGB", (28, 28), (number % 256, 90, 120)), f"card {number}")
+    return Question(
+        f"{ability}-{number}-{turns}",
+        ability,
+        "card",
+        asked,
+        lambda: Image.new("RGB", (28, 28), (number % 256, 90, 120)),
+        f"card {number}",
+    )
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,12 @@ class Quiz:
     conditions: Sequence[Condition] = CONDITIONS
     grader: Grader = field(default_factory=ExactMatch)
 
-    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+    def questions(self, split: str, count: int | None, seed: int) -> list[Question]:
         abilities = ("reading", "talking") if split == "plain" else ("reading",)
         return [
-            question(seed + number, ability, 1 + (ability == "talking")) for ability in abilities for number in range(count)
+            question(seed + number, ability, 1 + (ability == "talking"))
+            for ability in abilities
+            for number in range(count or 9)
         ]
 
 

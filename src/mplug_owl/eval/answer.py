@@ -1,10 +1,13 @@
 """A model takes an exam: many conversations at once, later turns after the model's own earlier answers."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
-from mplug_owl.chat import ChatModel, Decoding
+from mplug_owl.chat import ChatModel, Decoding, arriving
 from mplug_owl.conversation import Conversation, Picture
+from mplug_owl.eval.answers_file import AnswersFile
 from mplug_owl.eval.task import Condition, Mode, Question, Task
 
 # The likeliest words, and more of them than any target of the drawn world has.
@@ -19,6 +22,7 @@ class Answer:
         question: What was asked.
         condition: What the model was given with it.
         turns: An answer to each turn of the question.
+        model: Who answered.
 
     Example:
         >>> from mplug_owl.eval.tasks.scenes import DrawnWorld
@@ -31,6 +35,12 @@ class Answer:
     question: Question
     condition: Condition
     turns: tuple[str, ...]
+    model: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Sixteen characters that change with the answer or with what led up to it."""
+        return sha256(json.dumps([self.question.prompt(len(self.turns)), self.turns]).encode()).hexdigest()[:16]
 
     @property
     def text(self) -> str:
@@ -46,40 +56,79 @@ class Answer:
 def answer_task(
     model: ChatModel,
     task: Task,
-    count: int,
+    count: int | None,
     seed: int,
     conditions: Sequence[Condition] | None = None,
     on_condition: Callable[[Condition], None] = lambda condition: None,
+    answers_file: AnswersFile | None = None,
+    decoding: Decoding = DECODING,
 ) -> list[Answer]:
     """The answers to a whole task, or to some of its `conditions`, with `count` questions an ability in each.
 
     A split has the same questions in every mode, so that what the picture adds is seen question by question.
-    `on_condition` is called before each condition.
+    `on_condition` is called before each condition. What `answers_file` holds is not asked again; what is asked goes there.
     """
+    kept = answers_file or AnswersFile()
     answers = []
     for condition in task.conditions if conditions is None else conditions:
         on_condition(condition)
-        answers += ask(model, task.questions(condition.split, count, seed), condition)
+        answers += ask(model, task.questions(condition.split, count, seed), condition, kept, decoding)
     return answers
 
 
-def ask(model: ChatModel, questions: Sequence[Question], condition: Condition) -> list[Answer]:
-    """The answers to these questions in one condition, in their order. All first turns are asked, then all second ones."""
-    conversations = [_opening(question, condition.mode) for question in questions]
+def ask(
+    model: ChatModel,
+    questions: Sequence[Question],
+    condition: Condition,
+    answers_file: AnswersFile | None = None,
+    decoding: Decoding = DECODING,
+) -> list[Answer]:
+    """The answers to these questions in one condition, in their order. All first turns are asked, then all second ones.
+
+    Each answer is kept as soon as it is there. Questions that begin alike about one picture share what they begin with.
+    Over 40 lines with its arguments, so that a turn is read in one place: what is known, what is asked, what arrives.
+    """
+    kept = answers_file or AnswersFile()
+    turns: list[list[str]] = [[] for _ in questions]
     for turn in range(max((len(question.turns) for question in questions), default=0)):
-        indices = [index for index, question in enumerate(questions) if turn < len(question.turns)]
-        for index in indices:
-            conversations[index] = conversations[index].said("user", questions[index].turns[turn][0])
+        asked: dict[tuple[str, ...], list[int]] = {}
+        for index, question in enumerate(questions):
+            if turn < len(question.turns):
+                asked.setdefault(question.prompt(turn), []).append(index)
+
+        def take(prompt: tuple[str, ...], answer: str, asked: dict[tuple[str, ...], list[int]] = asked) -> None:
+            for index in asked[prompt]:
+                turns[index].append(answer)
+                kept.add(questions[index], condition, turns[index])
+
+        talks = {}
+        for prompt, (first, *_) in asked.items():
+            known = kept.known(questions[first], condition, turn)
+            if known is not None:
+                take(prompt, known)
+            else:
+                talks[prompt] = conversation(questions[first], condition.mode, turns[first])
         # A batch takes as long as its longest answer and is as wide as its longest prompt: the model gets like beside like.
-        indices.sort(key=lambda index: (len(questions[index].turns[turn][1]), len(conversations[index].prompt())))
-        for index, answer in zip(indices, model.answers([conversations[index] for index in indices], DECODING), strict=True):
-            conversations[index] = conversations[index].said("assistant", answer)
-    return [Answer(question, condition, talk.answers) for question, talk in zip(questions, conversations, strict=True)]
+        target = {prompt: len(questions[first].turns[turn][1]) for prompt, (first, *_) in asked.items()}
+        prompts = sorted(talks, key=lambda prompt: (target[prompt], len(talks[prompt].prompt())))
+        for position, answer in arriving(model, [talks[prompt] for prompt in prompts], decoding):
+            take(prompts[position], answer)
+    return [
+        Answer(question, condition, tuple(answered), kept.model) for question, answered in zip(questions, turns, strict=True)
+    ]
 
 
-def _opening(question: Question, mode: Mode) -> Conversation:
-    """The message before the first turn: the picture or its description, as in training."""
-    conversation = Conversation(())
-    if mode == "none":
-        return conversation
-    return conversation.said("user", Picture(question.picture()) if mode == "picture" else question.description)
+def conversation(question: Question, mode: Mode, answers: Sequence[str]) -> Conversation:
+    """A question's turns up to the one after these answers: the picture or its description first, as in training."""
+    talk = Conversation((), question.system, name=f"question {question.id}")
+    if not question.parts and mode != "none":
+        if mode == "description":
+            talk = talk.said("user", question.description)
+        elif question.picture is not None:
+            talk = talk.said("user", Picture(question.picture()))
+    for turn in range(len(answers) + 1):
+        parts = question.parts[turn] if question.parts else (question.turns[turn][0],)
+        talk = talk.said("user", *(part for part in parts if mode == "picture" or isinstance(part, str)))
+        if turn < len(answers):
+            talk = talk.said("assistant", answers[turn])
+    return talk

@@ -1,20 +1,52 @@
 """Grading: answers become grades, and an exam is a task answered and graded."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from mplug_owl.chat import ChatModel
+from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer, answer_task
 from mplug_owl.eval.task import Condition, Task
+
+# The four levels of Self-Instruct (arXiv 2212.10560) by which people grade OwlEval, the best first: valid and satisfying;
+# acceptable with minor errors; relevant, with significant errors; irrelevant or invalid.
+Letter = Literal["A", "B", "C", "D"]
+LETTERS: tuple[Letter, ...] = ("A", "B", "C", "D")
+ACCEPTABLE = ("A", "B")
+# Who graded, and whether a judge was shown the picture, none, or another question's.
+Kind = Literal["metric", "person", "judge", "file"]
+Shown = Literal["picture", "removed", "exchanged"]
 
 
 @dataclass(frozen=True)
 class Grade:
-    """An answer, and whether it is correct."""
+    """An answer, and how good it is.
+
+    Args:
+        answer: What is graded.
+        score: 1 is correct and 0 is not, or a share between. CIDEr goes above. None where no grade could be given.
+        letter: On the scale from A to D, of which A and B score 1.
+        grader: A person's, a judge's or a metric's name.
+        kind: What the grader is.
+        round: 0, and 1 where the same grader saw the same answer a second time.
+        shown: What a judge saw. Grades from other things than the picture audit the judge and never count for the model.
+        details: What else is kept, such as a judge's whole reply.
+    """
 
     answer: Answer
-    correct: bool
+    score: float | None
+    letter: Letter | None = None
+    grader: str = "exact"
+    kind: Kind = "metric"
+    round: int = 0
+    shown: Shown = "picture"
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def correct(self) -> bool:
+        """Whether it has the full score."""
+        return self.score is not None and self.score >= 1
 
     def row(self) -> dict[str, object]:
         """Plain values, as results.json holds them."""
@@ -34,6 +66,11 @@ class Grade:
         }
 
 
+def lettered(answer: Answer, letter: Letter | None, grader: str, kind: Kind) -> Grade:
+    """A grade from A to D, or none that could be read: unscored, which is not D."""
+    return Grade(answer, None if letter is None else float(letter in ACCEPTABLE), letter, grader, kind)
+
+
 class Grader(Protocol):
     """Plug in any object that has this."""
 
@@ -44,7 +81,7 @@ class Grader(Protocol):
 def evaluate(
     model: ChatModel,
     task: Task,
-    count: int,
+    count: int | None,
     seed: int,
     conditions: Sequence[Condition] | None = None,
     on_condition: Callable[[Condition], None] = lambda condition: None,
@@ -54,13 +91,13 @@ def evaluate(
     Args:
         model: Who answers; `OwlChatModel(load("owl-tiny"))` for one of ours.
         task: What is asked, and by whom it is graded.
-        count: How many questions an ability, in each condition.
+        count: How many questions an ability, in each condition; as many as belong to the exam where None.
         seed: Another seed asks other questions.
         conditions: Some of the task's conditions; all where None.
         on_condition: Called before each condition.
 
     Raises:
-        UserError: A conversation of the exam is longer than the model's positions.
+        UserError: A conversation of the exam is longer than the model's positions, or nobody can say at once what is correct.
 
     Example:
         >>> from mplug_owl import OwlChatModel, evaluate, load
@@ -69,4 +106,6 @@ def evaluate(
         >>> sum(grade.correct for grade in grades), len(grades)  # doctest: +SKIP
         (404, 600)
     """
+    if task.grader is None:
+        raise UserError(f"{task.name}: its answers are graded by people or a judge afterwards; owl eval writes them down")
     return task.grader.grades(answer_task(model, task, count, seed, conditions, on_condition))

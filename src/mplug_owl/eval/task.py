@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL import Image
 
+from mplug_owl.conversation import SYSTEM_PROMPT, Picture
+
 if TYPE_CHECKING:  # a grade holds its question
     from mplug_owl.eval.grade import Grader
 
@@ -17,14 +19,31 @@ Mode = Literal["picture", "none", "description"]
 class Question:
     """Turns in their order, each with its target answer. The last is graded, the ones before lead up to it.
 
-    `picture` draws or opens what is asked about, `description` says the same in words. `kind` is finer than `ability`.
+    Args:
+        id: What it is called, one name for each question of a split.
+        ability: What it tries; a row of the tables.
+        kind: Finer than the ability.
+        turns: Words and target answer, turn by turn. A target is empty where only people or a judge can grade.
+        picture: Draws or opens what is asked about; None where the question has words alone.
+        description: The picture in words.
+        image: The picture's name. Questions about one picture are resampled together; the id where it is empty.
+        references: Further correct answers to the last turn, besides its target.
+        abilities: All that it needs, where a table counts it more than once; its ability alone where it is empty.
+        parts: What the user says turn by turn, with pictures inside; the picture and then the words where it is empty.
+        system: The system sentence above the conversation.
     """
 
+    id: str
     ability: str
     kind: str
     turns: tuple[tuple[str, str], ...]
-    picture: Callable[[], Image.Image]
-    description: str
+    picture: Callable[[], Image.Image] | None = None
+    description: str = ""
+    image: str = ""
+    references: tuple[str, ...] = ()
+    abilities: tuple[str, ...] = ()
+    parts: tuple[tuple[str | Picture, ...], ...] = ()
+    system: str | None = SYSTEM_PROMPT
 
     @property
     def text(self) -> str:
@@ -35,6 +54,15 @@ class Question:
     def target(self) -> str:
         """The answer that it should get."""
         return self.turns[-1][1]
+
+    @property
+    def cluster(self) -> str:
+        """What its answers share with those to other questions: the picture's name, or its own."""
+        return self.image or self.id
+
+    def prompt(self, turn: int) -> tuple[str, ...]:
+        """The picture's name and all words up to a turn: questions that begin alike share these answers."""
+        return (self.cluster, *(words for words, _ in self.turns[: turn + 1]))
 
 
 @dataclass(frozen=True)
@@ -59,8 +87,11 @@ class Task(Protocol):
         """Every split and mode that belongs to the whole exam, in the order in which they are shown."""
 
     @property
-    def grader(self) -> "Grader":
-        """Who says which answers are correct."""
+    def grader(self) -> "Grader | None":
+        """Who says which answers are correct; None where people or a judge do so afterwards."""
 
-    def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """`count` questions an ability; the same seed gives the same ones."""
+    def questions(self, split: str, count: int | None, seed: int) -> list[Question]:
+        """At most `count` questions an ability where they are drawn, in all where they are read; the same seed, the same ones.
+
+        None is as many as belong to the exam.
+        """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -158,7 +159,7 @@ class _Told:
         return [
             story.Exchange(
                 question.ability,
-                question.picture(),
+                cast(Callable[[], Image.Image], question.picture)(),  # the drawn world draws one for each
                 question.text,
                 question.target,
                 [

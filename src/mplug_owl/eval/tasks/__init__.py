@@ -1,15 +1,21 @@
 """The tasks there are, by name."""
 
+from pathlib import Path
+
 from mplug_owl.errors import UserError
 from mplug_owl.eval.task import Task
+from mplug_owl.eval.tasks.owleval import OwlEval
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 
-TASKS: tuple[Task, ...] = (DrawnWorld(),)
+NAMES = ("scenes", "owleval")
 
 
-def find(name: str) -> Task:
-    """The task of this name. Raises UserError that lists those there are."""
-    for task in TASKS:
-        if task.name == name:
-            return task
-    raise UserError(f"no task {name!r}; there is {', '.join(task.name for task in TASKS)}")
+def find(name: str, data: Path | None = None) -> Task:
+    """The task of this name, which reads `data` where it needs any. Raises UserError that lists those there are."""
+    if name == "scenes":
+        return DrawnWorld()
+    if name == "owleval":
+        if data is None:
+            raise UserError("owleval: its questions and pictures are not part of this package; name their folder, --data DIR")
+        return OwlEval(data)
+    raise UserError(f"no task {name!r}; there is {', '.join(NAMES)}")

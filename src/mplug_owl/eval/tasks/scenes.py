@@ -8,6 +8,7 @@ from mplug_owl.eval.graders.exact import ExactMatch
 from mplug_owl.eval.task import Condition, Question
 from mplug_owl.scenes import exam
 
+COUNT = 200
 WORLD, WORDS = "scenes never seen", "written words never trained"
 
 
@@ -26,9 +27,9 @@ class DrawnWorld:
     )
     grader: Grader = field(default_factory=ExactMatch)
 
-    def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """`count` items an ability of this split, as questions."""
+    def questions(self, split: str, count: int | None, seed: int) -> list[Question]:
+        """`count` items an ability of this split as questions, 200 where None."""
         return [
-            Question(item.ability, item.kind, item.turns, item.scene.draw, item.scene.description)
-            for item in exam(count, split, seed)
+            Question(f"{split}-{seed}-{number}", item.ability, item.kind, item.turns, item.scene.draw, item.scene.description)
+            for number, item in enumerate(exam(COUNT if count is None else count, split, seed))
         ]
