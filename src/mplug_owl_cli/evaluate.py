@@ -5,33 +5,36 @@ from typing import Annotated
 
 import typer
 
-from mplug_owl_cli.app import DeviceOption, ModelArgument
+from mplug_owl_cli.app import DeviceOption
 
 
 def evaluate(
-    model: ModelArgument,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="What to ask: scenes, six abilities in the drawn world.")],
-    limit: Annotated[int, typer.Option(help="How many questions for each ability.", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 0,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="owl-tiny, a model's or run's folder, an adapter, a hub id, or answers:FILE."),
+    ],
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="scenes (six abilities in the drawn world), or owleval (with --data).")
+    ],
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="What the task reads, such as OwlEval's folder.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="How many questions: scenes for each ability, elsewhere the first ones.",
+            min=1,
+            show_default="scenes 200, else all",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other questions.")] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="How long an answer gets.", min=1, show_default="scenes 48, else 512")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask everything anew, whatever the folder holds.")] = False,
     device: DeviceOption = None,
 ) -> None:
-    """Examine a model in six abilities, with the picture, without it and from a description; writes a report."""
-    from rich.console import Console
+    """Examine a model. Each answer is kept at once, and the same command again asks only what is missing."""
+    from mplug_owl.eval import tasks
+    from mplug_owl.eval.exam import run_exam
 
-    from mplug_owl.chat import OwlChatModel, load
-    from mplug_owl.eval import grade, report, tasks
-
-    asked = tasks.find(task)
-    answering = OwlChatModel(load(model, device))
-    folder = Path(model).resolve()
-    name = folder.parent.name if folder.name == "model" else folder.name
-    beside = (folder.parent if folder.name == "model" else folder).parent if folder.is_dir() else Path("runs")
-    target = out or beside / f"eval-{task}-{name}"
-    with Console(stderr=True).status("") as status:
-        grades = grade.evaluate(
-            answering, asked, limit, seed, on_condition=lambda one: status.update(f"{one.table}, {one.title} …")
-        )
-    report.show(grades, Console())
-    report.write(grades, target, name)
-    print(target)
+    print(run_exam(model, tasks.find(task, data), data, limit, seed, max_new_tokens, out, fresh, device))

@@ -99,6 +99,8 @@ def ask(
         def take(prompt: tuple[str, ...], answer: str, asked: dict[tuple[str, ...], list[int]] = asked) -> None:
             for index in asked[prompt]:
                 turns[index].append(answer)
+            ends = [index for index in asked[prompt] if len(questions[index].turns) == len(turns[index])]
+            for index in ends or asked[prompt][:1]:  # what only leads up to questions is written once
                 kept.add(questions[index], condition, turns[index])
 
         talks = {}

@@ -42,6 +42,11 @@ class AnswersFile:
         self.path = path
         self._lines = AppendedLines(path, SYNC_SECONDS) if path is not None else None
 
+    @property
+    def count(self) -> int:
+        """How many answers the file holds."""
+        return len(self._written)
+
     def known(self, question: Question, condition: Condition, turn: int) -> str | None:
         """The answer to a turn of a question, if there is one."""
         written = self._written.get((condition.split, condition.mode, question.id, turn))

@@ -1,0 +1,166 @@
+"""`owl eval` from a name to a report: who answers, where the answers are kept, and what is shown at the end."""
+
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mplug_owl.chat import ChatModel, Decoding, OwlChatModel, arriving, load
+from mplug_owl.conversation import Conversation
+from mplug_owl.eval import report
+from mplug_owl.eval.answer import Answer, answer_task
+from mplug_owl.eval.answers_file import AnswersFile
+from mplug_owl.eval.exam_folder import ExamSettings, fingerprint, open_exam
+from mplug_owl.eval.read_answers import read_answers
+from mplug_owl.eval.task import Task
+from mplug_owl.model.locate import locate
+
+# A file of answers in a model's place.
+FROM_FILE = "answers:"
+# How long answers get where nothing is known of them; those of the drawn world are shorter.
+MAX_NEW_TOKENS, MAX_NEW_TOKENS_SCENES = 512, 48
+
+
+def run_exam(
+    model: str,
+    task: Task,
+    data: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    max_new_tokens: int | None = None,
+    out: Path | None = None,
+    fresh: bool = False,
+    device: str | None = None,
+) -> Path:
+    """Let a model take an exam, or read its answers from a file; returns the folder with answers and report.
+
+    Over 40 lines with its arguments.
+
+    Args:
+        model: A name that `chat.find` knows, or answers:FILE.
+        task: What is asked.
+        data: What the task reads.
+        limit: How many questions, as the task counts them.
+        seed: That of the questions.
+        max_new_tokens: How long an answer gets.
+        out: The folder; beside the model where None.
+        fresh: Whether answers that are there are asked anew.
+        device: Where our own model answers.
+
+    Raises:
+        UserError: There is no such model, the folder holds another exam, or an endpoint is down. What was answered is kept.
+    """
+    for condition in task.conditions:
+        task.questions(condition.split, limit, seed)  # what is wrong with the data is said before a model is loaded
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    length = max_new_tokens or (MAX_NEW_TOKENS_SCENES if task.name == "scenes" else MAX_NEW_TOKENS)
+    entered: list[Answer] | None = None
+    if model.startswith(FROM_FILE):
+        entered = read_answers(Path(model.removeprefix(FROM_FILE)), task, limit, seed, notes.print)
+        name, weights = entered[0].model, ""
+    else:
+        name, weights = _name(model), _weights(model)
+    settings = ExamSettings(task.name, str(data.resolve()) if data else None, name, weights, limit, seed, length)
+    folder = out or _beside(model) / re.sub(r"[^\w.+-]+", "-", f"eval-{task.name}-{name}")
+    with open_exam(folder, settings, fresh) as kept:
+        if kept.count:
+            notes.print(f"{folder}: {kept.count} answers are there; only what is missing is asked (--fresh asks all anew)")
+        if entered is None:
+            answers = _asked(OwlChatModel(load(model, device)), task, settings, kept)
+        else:
+            answers = entered
+            for answer in answers:
+                kept.add(answer.question, answer.condition, answer.turns)
+    if task.grader is not None:
+        grades = task.grader.grades(answers)
+        report.show(grades, Console())
+        report.write(grades, folder, name)
+    else:
+        for line in _summary(answers, task, folder):
+            Console(soft_wrap=True).print(line, highlight=False, markup=False)
+    return folder
+
+
+class Watched:
+    """A ChatModel that reports how many conversations it is given, and each answer as it arrives."""
+
+    def __init__(self, model: ChatModel, begin: Callable[[int], None], arrived: Callable[[], None]) -> None:
+        self.model, self.begin, self.arrived = model, begin, arrived
+
+    def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
+        """The model's own."""
+        return self.model.answers(conversations, decoding)
+
+    def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
+        """The model's own."""
+        return self.model.stream(conversation, decoding)
+
+    def arriving(self, conversations: Sequence[Conversation], decoding: Decoding) -> Iterator[tuple[int, str]]:
+        """The model's own, counted."""
+        self.begin(len(conversations))
+        for answer in arriving(self.model, conversations, decoding):
+            self.arrived()
+            yield answer
+
+
+def _asked(model: ChatModel, task: Task, settings: ExamSettings, kept: AnswersFile) -> list[Answer]:
+    """The answers to a task, those that are known and those that are missing, with a bar of the latter."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=None)
+        return answer_task(
+            Watched(model, lambda count: progress.reset(bar, total=count), lambda: progress.advance(bar)),
+            task,
+            settings.limit,
+            settings.seed,
+            on_condition=lambda one: progress.update(bar, description=f"{one.table}, {one.title}"),
+            answers_file=kept,
+            decoding=Decoding(max_new_tokens=settings.max_new_tokens),
+        )
+
+
+def _summary(answers: Sequence[Answer], task: Task, folder: Path) -> Iterator[str]:
+    """What is known of answers that nobody has graded: how many there are, and who can grade them."""
+    for condition in task.conditions:
+        here = [answer for answer in answers if answer.condition == condition]
+        words = [len(answer.text.split()) for answer in here if answer.text]
+        if here:
+            length = f", {mean(words):.0f} words in the mean" if words else ""
+            yield f"{condition.title}: {len(words)} of {len(here)} questions answered{length}"
+    yield "Not graded yet. People grade with"
+    yield f"  owl rate {folder}"
+    yield "a judge that sees the pictures with"
+    yield f"  owl judge JUDGE {folder}"
+    yield "and the table is made by"
+    yield f"  owl report {folder}"
+
+
+def _name(model: str) -> str:
+    """What tables call a model: its folder's name, a run's for the model in it, or what an address ends with."""
+    if "#" in model and "://" in model:
+        return model.rpartition("#")[2]
+    folder = Path(model.removeprefix("hf:"))
+    if not folder.exists():
+        return model.removeprefix("hf:")
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def _weights(model: str) -> str:
+    """A digest of a model's files where they are here."""
+    if "://" in model:
+        return ""
+    if model.startswith("hf:"):
+        return fingerprint(model.removeprefix("hf:"))
+    return fingerprint(locate(model))
+
+
+def _beside(model: str) -> Path:
+    """Where an exam's folder goes: beside the model's or the run's folder, else in runs/."""
+    folder = Path(model.removeprefix("hf:")).resolve()
+    if not folder.is_dir():
+        return Path("runs")
+    return (folder.parent if folder.name == "model" else folder).parent
