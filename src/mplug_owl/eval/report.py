@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mplug_owl.eval.grade import Grade
-from mplug_owl.eval.statistics import OVERALL, Figures, figures
+from mplug_owl.eval.statistics import OVERALL, Figures, counted, figures
 from mplug_owl.page.render import inline, render
 from mplug_owl.writing import writing
 
@@ -44,7 +44,9 @@ def show(grades: Sequence[Grade], console: Console) -> None:
                 table.add_section()
             style = "bold" if ability == OVERALL else None
             table.add_row(ability, *map(str, shares), style=style)
-        console.print(f"{made.title}: percent right [95 % interval]", style="bold", highlight=False)
+        if made.unscored:
+            table.add_row("without a grade", *map(str, made.unscored), style="dim")
+        console.print(f"{made.title}: {made.measure} [95 % interval]", style="bold", highlight=False)
         console.print(table)
 
 
@@ -94,7 +96,7 @@ def _dress(panel: PolarAxes, angles: Sequence[float], abilities: Sequence[str], 
     panel.set_xticks(angles, abilities)
     panel.tick_params(pad=10)
     panel.set_yticks([0.25, 0.5, 0.75, 1.0], ["25", "50", "75", "100 %"], color="#777777", fontsize=8)
-    panel.set(ylim=(0, 1))
+    panel.set(ylim=(0, max(1.0, panel.get_ylim()[1])))  # CIDEr goes above 1
     panel.grid(alpha=0.3)
     panel.spines["polar"].set_alpha(0.2)
     panel.set_title(title, pad=18)
@@ -102,7 +104,12 @@ def _dress(panel: PolarAxes, angles: Sequence[float], abilities: Sequence[str], 
 
 
 def wrong(grades: Sequence[Grade], radar_file: Path, name: str) -> str:
-    """A page of the wrong answers, each beside its picture. Those given without a picture are left out: they are guesses."""
+    """A page of the wrong answers, each beside its picture. Those given without a picture are left out: they are guesses.
+
+    Where there are several graders the first one says what is wrong, and what it could not grade is not wrong.
+    """
+    everything = grades
+    grades = [one for one in counted(grades) if one.grader == grades[0].grader and one.score is not None]
     groups = []
     for condition in dict.fromkeys(grade.answer.condition for grade in grades if grade.answer.condition.mode != "none"):
         here = [grade for grade in grades if grade.answer.condition == condition]
@@ -118,7 +125,8 @@ def wrong(grades: Sequence[Grade], radar_file: Path, name: str) -> str:
         title=f"What {name} got wrong",
         lede="Every wrong answer beside what was asked about: the answer in red, the correct one in green. "
         "Where the model got a description, the picture is shown here all the same.",
-        tables=figures(grades),
+        tables=(tables := figures(everything)),
+        measure=" · ".join(dict.fromkeys(table.measure for table in tables)).capitalize(),
         radar=drawn,
         groups=groups,
     )
