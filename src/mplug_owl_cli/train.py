@@ -22,9 +22,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest whole checkpoint in the run's folder.")
     ] = False,
-    eval_every: Annotated[
-        int | None, typer.Option(help="Ask a few questions about the drawn world every so many steps.", min=1)
-    ] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Ask a few questions every so many steps.", min=1)] = None,
+    eval_task: Annotated[
+        str, typer.Option(metavar="TASK", help="What --eval-every asks: scenes, or FORMAT:PATH, questions of your own.")
+    ] = "scenes",
 ) -> None:
     """Train one stage by a recipe. With --resume, settings that are not given again come from the run's folder."""
     from mplug_owl.recipes import find
@@ -46,7 +47,7 @@ def train(
         from mplug_owl.eval.during import small_exam
         from mplug_owl.train.exam import Exam
 
-        exam = Exam(eval_every, small_exam(tasks.find("scenes"), made.encoding.pictures, screen.console.print))
+        exam = Exam(eval_every, small_exam(tasks.find(eval_task), made.encoding.pictures, screen.console.print))
     finished = run(made, folder, resume=resume, reporter=screen, exam=exam)
     if os.environ.get("RANK", "0") == "0":
         print(finished)

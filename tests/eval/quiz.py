@@ -35,7 +35,7 @@ def question(number: int, ability: str = "reading", turns: int = 1) -> Question:
 class Quiz:
     name: str = "quiz"
     conditions: Sequence[Condition] = CONDITIONS
-    grader: Grader = field(default_factory=ExactMatch)
+    grader: Grader | None = field(default_factory=ExactMatch)
 
     def questions(self, split: str, count: int | None, seed: int) -> list[Question]:
         abilities = ("reading", "talking") if split == "plain" else ("reading",)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mplug_owl.errors import Interrupted
+from mplug_owl.errors import Interrupted, UserError
 from mplug_owl.eval.during import small_exam
 from mplug_owl.model.build import Modules
 from mplug_owl.model.load import Owl
@@ -17,6 +17,7 @@ from mplug_owl.train.recipe import LoRA
 from mplug_owl.train.reporter import Progress
 from tests.eval.quiz import Quiz
 from tests.school import initial_model, lesson, lessons, quietly, small_with_dropout
+from tests.tiny import tiny_config, tiny_owl, tiny_processor
 
 FORGETFUL = lesson(
     language="lora",
@@ -115,3 +116,18 @@ def test_one_that_sees_no_pictures_is_asked_about_descriptions(tmp_path: Path, d
 
 def test_it_is_due_every_so_many_steps_and_at_the_end() -> None:
     assert [step for step in range(1, 12) if Exam(4, lambda owl: {}).due(step, 11)] == [4, 8, 11]
+
+
+def test_a_task_that_nobody_can_grade_at_once_is_refused() -> None:
+    with pytest.raises(UserError, match="quiz: people or a judge grade it afterwards"):
+        small_exam(Quiz(grader=None), pictures=True)
+
+
+def test_a_task_without_descriptions_is_asked_as_it_is(asked: list[str]) -> None:
+    quiz = Quiz(conditions=Quiz().conditions[3:])
+    model = tiny_owl(tiny_config())
+    owl = Owl(model, tiny_processor(model))
+    assert set(small_exam(quiz, pictures=False, report=asked.append, count=2)(owl)) == {
+        "eval/picture/reading",
+        "eval/picture/overall",
+    }

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mplug_owl.chat import OwlChatModel
+from mplug_owl.errors import UserError
 from mplug_owl.eval.grade import evaluate
 from mplug_owl.eval.statistics import figures
 from mplug_owl.eval.task import Task
@@ -16,10 +17,17 @@ def small_exam(
 ) -> Callable[[Owl], dict[str, float]]:
     """An exam to repeat as an owl learns: shares by name, such as `eval/picture/visual`, and a line for `report`.
 
-    The task's first split is asked with the picture and without it; from descriptions where the run sees no `pictures`.
+    The task's first split is asked with the picture and without it; from descriptions where the run sees no `pictures`, or
+    as the task has it where it has no such condition.
+
+    Raises:
+        UserError: Nobody can say at once which answers are correct.
     """
+    if task.grader is None:
+        raise UserError(f"{task.name}: people or a judge grade it afterwards; during training ask a task with targets")
     modes = ("picture", "none") if pictures else ("description",)
-    conditions = [one for one in task.conditions if one.split == task.conditions[0].split and one.mode in modes]
+    first = [one for one in task.conditions if one.split == task.conditions[0].split]
+    conditions = [one for one in first if one.mode in modes] or first
 
     def take(owl: Owl) -> dict[str, float]:
         (made,) = figures(evaluate(OwlChatModel(owl), task, count or COUNT, SEED, conditions))
