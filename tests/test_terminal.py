@@ -27,7 +27,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Type lines, then end the input; what the terminal showed comes back as lines."""
-    monkeypatch.setattr(terminal, "load", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
 
     def session(*lines: str, images: list[Path] | None = None) -> list[str]:
         waiting = iter(lines)
@@ -48,7 +48,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 def test_a_question_on_the_command_line_gets_one_answer(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "load", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
     terminal.talk("an owl", QUESTION, [picture], Decoding(64))
     assert capsys.readouterr().out == RIGHT + "\n"
 
@@ -120,7 +120,7 @@ def test_a_scene_is_drawn_when_asked_for(typed) -> None:
 def test_the_owl_that_is_shipped_gets_a_scene_and_no_photograph(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "load", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
     terminal.talk("owl-tiny", QUESTION, [], Decoding(64))
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1  # the answer alone, for a program to read
@@ -138,7 +138,7 @@ def test_bytes_that_are_no_utf8_are_reported_and_the_conversation_continues(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Typed into a real standard input, one that escapes such bytes and one that refuses them."""
-    monkeypatch.setattr(terminal, "load", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
     for errors in ("surrogateescape", "strict"):
         lines = b"caf\xe9\n" + f"/image {picture}\n{QUESTION}\n".encode()
         monkeypatch.setattr("sys.stdin", Lines(lines, errors))
@@ -185,7 +185,7 @@ def test_a_device_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((model, device))
         raise UserError("no such device")
 
-    monkeypatch.setattr(terminal, "load", load)
+    monkeypatch.setattr(terminal, "find", load)
     with pytest.raises(UserError, match="no such device"):
         terminal.talk("an owl", None, [], Decoding(), device="cuda:7")
     assert asked == [("an owl", "cuda:7")]

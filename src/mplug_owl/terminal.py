@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from mplug_owl.chat import Chat, Decoding, load
+from mplug_owl.chat import Chat, Decoding, find
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.locate import BUNDLED
@@ -32,7 +32,7 @@ def talk(model: str, question: str | None, images: Sequence[Path], decoding: Dec
         BadSample: A picture of the one question cannot be opened.
     """
     console = Console(highlight=False, soft_wrap=True)
-    session = _Session(Chat(load(model, device), decoding=decoding), console)
+    session = _Session(Chat(find(model, device), decoding=decoding), console)
     if model in BUNDLED and not images:  # it knows no photographs, so it gets what it knows
         images = [session.draw()]
     if question is not None:

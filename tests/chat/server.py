@@ -166,12 +166,16 @@ def trickles(handler: Handler, question: str) -> None:
         threading.Event().wait(0.02)
 
 
-def streams(*parts: str, reason: str | None = "stop", done: bool = True, pause: float = 0.0) -> Behaviour:
-    """Chunks of a stream; without a reason it is one that broke off."""
+def streams(
+    *parts: str, reason: str | None = "stop", done: bool = True, pause: float = 0.0, promised: int | None = None
+) -> Behaviour:
+    """Chunks of a stream; without a reason it is one that broke off. `promised` bytes do not all come."""
 
     def behave(handler: Handler, question: str) -> None:
         handler.send_response(200)
         handler.send_header("content-type", "text/event-stream")
+        if promised is not None:
+            handler.send_header("content-length", str(promised))
         handler.end_headers()
         for part in parts:
             _event(handler, {"content": part}, None)

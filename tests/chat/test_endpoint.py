@@ -66,8 +66,8 @@ PASSING: dict[str, tuple[Behaviour, str]] = {
     "content in parts": (says([{"type": "text", "text": "x"}]), "without content"),
     "an empty answer that was filtered": (says("", "content_filter"), "empty answer (finish_reason content_filter)"),
     "an empty answer without a reason": (says(" ", None), "empty answer"),
-    "a cut connection": (cuts, "no connection"),
-    "no reply": (hangs_up, "no connection"),
+    "a cut connection": (cuts, "the connection failed"),
+    "no reply": (hangs_up, "the connection failed"),
     "too late": (waits(0.8), "no answer in time"),
     "byte by byte": (trickles, "no answer in time"),
 }
@@ -292,7 +292,7 @@ def free_port() -> int:
 
 def test_a_server_that_is_not_there_is_found_in_seconds() -> None:
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"127\.0\.0\.1.*#parrot: no connection"):
+    with pytest.raises(UserError, match=r"127\.0\.0\.1.*#parrot: the connection failed"):
         model(f"http://127.0.0.1:{free_port()}/v1", retries=50, backoff=10).answers(talks(100), DECODING)
     assert time.monotonic() - began < 5
 
@@ -308,7 +308,7 @@ def test_a_server_without_a_list_of_models_is_asked_all_the_same(behave: Behavio
     with serving(lambda question, tried: good) as server:
         server.on_list = lambda handler: behave(handler, "")
         if behave is hangs_up:
-            with pytest.raises(UserError, match="no connection"):
+            with pytest.raises(UserError, match="the connection failed"):
                 model(server).answers(talks(1), DECODING)
         else:
             assert model(server).answers(talks(1), DECODING) == expected(1)
@@ -470,6 +470,7 @@ def test_a_stream_ends_before_a_stop_word(parts: Sequence[str]) -> None:
         hangs_up,
         streams(reason=None),
         streams(reason=None, done=False),
+        streams(reason=None, done=False, promised=1000),
         streams(reason="content_filter"),
         sends("data: junk\n\n", kind="text/event-stream"),
         sends("data: [1]\n\n", kind="text/event-stream"),
@@ -484,12 +485,13 @@ def test_a_stream_that_fails_before_its_first_word_is_begun_again(fault: Behavio
     assert len(server.requests) == 2
 
 
-def test_a_stream_that_breaks_off_after_its_first_word_is_an_error() -> None:
+@pytest.mark.parametrize(("promised", "words"), [(None, "the stream broke off"), (1000, "peer closed")])
+def test_a_stream_that_breaks_off_after_its_first_word_is_an_error(promised: int | None, words: str) -> None:
     shown: list[str] = []
-    with serving(first_only(streams("A re", "d", reason=None, done=False))) as server:
-        words = model(server).stream(talks(1)[0], DECODING)
-        with pytest.raises(UserError, match="broke off"):
-            take(words, shown)
+    with serving(first_only(streams("A re", "d", reason=None, done=False, promised=promised))) as server:
+        broken = model(server).stream(talks(1)[0], DECODING)
+        with pytest.raises(UserError, match=words):
+            take(broken, shown)
     assert shown == ["A re", "d"]
     assert len(server.requests) == 1
 

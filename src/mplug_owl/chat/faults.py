@@ -58,14 +58,16 @@ def fault_of(error: Exception) -> Fault | None:
         case openai.APIStatusError():
             return _refused(error.status_code, error.body, error.response.headers)
         case openai.APIConnectionError():
-            return Fault(f"no connection ({shortened(str(error.__cause__ or error)) or type(error.__cause__).__name__})", True)
+            return Fault(
+                f"the connection failed ({shortened(str(error.__cause__ or error)) or type(error.__cause__).__name__})", True
+            )
         case openai.APIError():
             return Fault(shortened(error.message), True)
         case json.JSONDecodeError() | UnicodeDecodeError() | RecursionError():
             return Fault("the reply is no JSON", True)
     # Before 3 the package let its HTTP library's errors through where a stream breaks off.
     if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
-        return Fault(f"the connection broke off ({shortened(str(error))})", True)
+        return Fault(f"the connection failed ({shortened(str(error))})", True)
     return None
 
 

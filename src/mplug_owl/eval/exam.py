@@ -8,7 +8,7 @@ from statistics import mean
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mplug_owl.chat import ChatModel, Decoding, OwlChatModel, arriving, load
+from mplug_owl.chat import ChatModel, Decoding, arriving, find
 from mplug_owl.conversation import Conversation
 from mplug_owl.eval import report
 from mplug_owl.eval.answer import Answer, answer_task
@@ -48,7 +48,7 @@ def run_exam(
         max_new_tokens: How long an answer gets.
         out: The folder; beside the model where None.
         fresh: Whether answers that are there are asked anew.
-        device: Where our own model answers.
+        device: Where a model that runs here answers.
 
     Raises:
         UserError: There is no such model, the folder holds another exam, or an endpoint is down. What was answered is kept.
@@ -69,7 +69,7 @@ def run_exam(
         if kept.count:
             notes.print(f"{folder}: {kept.count} answers are there; only what is missing is asked (--fresh asks all anew)")
         if entered is None:
-            answers = _asked(OwlChatModel(load(model, device)), task, settings, kept)
+            answers = _asked(find(model, device), task, settings, kept)
         else:
             answers = entered
             for answer in answers:

@@ -1,0 +1,30 @@
+"""Who answers under a name that a user types: our own models, and any server's."""
+
+from mplug_owl.chat.address import Endpoint
+from mplug_owl.chat.endpoint import EndpointChatModel
+from mplug_owl.chat.owl import OwlChatModel
+from mplug_owl.chat.protocol import ChatModel
+from mplug_owl.errors import UserError
+from mplug_owl.model.load import load
+
+
+def find(name: str, device: str | None = None) -> ChatModel:
+    """Whoever answers under a name.
+
+    Args:
+        name: What `load` opens, such as `owl-tiny`, a folder or a hub id; or `http://HOST/v1#MODEL`, an endpoint.
+        device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
+
+    Raises:
+        UserError: There is no such model, its files do not fit, or a package that it needs is not installed.
+
+    Example:
+        >>> from mplug_owl.chat import find
+        >>> find("http://localhost:8000/v1#owl").endpoint.model
+        'owl'
+    """
+    if name.startswith(("http://", "https://")):
+        if device is not None:
+            raise UserError(f"{name} answers where its server runs; leave --device {device} out")
+        return EndpointChatModel(Endpoint.from_name(name))
+    return OwlChatModel(load(name, device))
