@@ -34,7 +34,7 @@ class Draws:
         index: dict[str, int] = {}
         self.cluster_of = np.array([index.setdefault(cluster, len(index)) for cluster in clusters], dtype=np.int64)
         self.count, self.seed = len(index), seed
-        self.resamples = max(min(resamples, MOST_DRAWN // max(self.count, 1)), 200)
+        self.resamples = min(resamples, max(MOST_DRAWN // max(self.count, 1), 200))
 
     def counts(self) -> Iterator[NDArray[np.int64]]:
         """How often each cluster is in each resample, some resamples at a time: [resamples, clusters]."""
