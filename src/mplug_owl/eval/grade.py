@@ -71,6 +71,13 @@ def lettered(answer: Answer, letter: Letter | None, grader: str, kind: Kind) -> 
     return Grade(answer, None if letter is None else float(letter in ACCEPTABLE), letter, grader, kind)
 
 
+def scored(answers: Sequence[Answer], grader: str, score: Callable[[str, tuple[str, ...]], float]) -> list[Grade]:
+    """Each answer's grade by its words and the accepted ones; without a score where nothing is there to compare with."""
+    return [
+        Grade(one, score(one.text, one.question.accepted) if one.question.accepted else None, grader=grader) for one in answers
+    ]
+
+
 class Grader(Protocol):
     """Plug in any object that has this."""
 

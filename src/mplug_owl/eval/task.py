@@ -56,6 +56,11 @@ class Question:
         return self.turns[-1][1]
 
     @property
+    def accepted(self) -> tuple[str, ...]:
+        """Every correct answer to the last turn: the target and its references; none where only people or a judge can grade."""
+        return tuple(words for words in (self.target, *self.references) if words.strip())
+
+    @property
     def cluster(self) -> str:
         """What its answers share with those to other questions: the picture's name, or its own."""
         return self.image or self.id
