@@ -313,8 +313,13 @@ class MplugOwlImageProcessor(BaseImageProcessor):
         """Squares of uint8 to pixel values [I, 3, S, S] of float32: one table look-up a value."""
         levels = (np.arange(256) * self.rescale_factor).astype(np.float32)[:, None]
         table = (levels - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)
-        planes = [np.stack([table[:, c][square[..., c]] for c in range(3)]) for square in squares_ISSC]
-        return torch.from_numpy(np.stack(planes)) if planes else torch.empty(0, 3, self.size, self.size)
+        columns = [np.ascontiguousarray(table[:, c]) for c in range(3)]
+        squares = list(squares_ISSC)
+        pixels_ICSS = np.empty((len(squares), 3, self.size, self.size), np.float32)
+        for square, planes in zip(squares, pixels_ICSS, strict=True):
+            for c, plane in enumerate(planes):
+                columns[c].take(square[..., c], mode="clip", out=plane)  # no copy; a byte is never out of the table
+        return torch.from_numpy(pixels_ICSS)
 
     def preprocess(self, images: Any, return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
         """Pictures (one, a list, or a list of lists) to `pixel_values`; tensors whatever `return_tensors` says."""
