@@ -44,11 +44,11 @@ def mistaken(*_: object, **__: object) -> None:
     list(zip((1,), (), strict=True))
 
 
-@pytest.mark.parametrize("place", ["generate", "grader"])
+@pytest.mark.parametrize("place", ["model", "grader"])
 def test_a_programmers_mistake_is_no_wrong_answer(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends the exam with the traceback of where it was raised, as what it is: no UserError, no wrong answer."""
     model = tiny_owl(tiny_config())
-    monkeypatch.setattr(*{"generate": (type(model), "generate"), "grader": (exact, "_bare")}[place], mistaken)
+    monkeypatch.setattr(*{"model": (type(model), "forward"), "grader": (exact, "_bare")}[place], mistaken)
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter") as raised:
         evaluate(OwlChatModel(Owl(model, tiny_processor(model))), Quiz(), 1, 0)
     assert raised.type is ValueError

@@ -1,11 +1,12 @@
-"""Our own models as ChatModels, by transformers' generate. Nothing else in the project calls it for them."""
+"""Our own models as ChatModels: many conversations at once by `decode`, one as it comes by transformers' generate."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from threading import Event
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mplug_owl.chat.decode import Prompt, decode
+from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.conversation import Conversation, ImageSource
+from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
 from mplug_owl.model.processor import Example
 from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, settled_answer
@@ -33,14 +37,14 @@ class _Past:
 
 
 class OwlChatModel:
-    """One of our models as a ChatModel, by transformers' generate.
+    """One of our models as a ChatModel.
 
     `stream` keeps what it computed of a conversation. Where the next conversation begins with the same tokens and pictures,
     only the rest is computed.
 
     Args:
         owl: Model and processor.
-        batch_size: How many conversations `answers` gives to the model at once.
+        batch_size: At most so many conversations are answered at once.
 
     Example:
         >>> from mplug_owl import Conversation, Decoding, OwlChatModel, load
@@ -52,6 +56,7 @@ class OwlChatModel:
     def __init__(self, owl: Owl, batch_size: int = 100) -> None:
         self.model, self.processor, self.batch_size = owl.model, owl.processor, batch_size
         self._past = _Past()
+        self._look = PictureFeatures(owl)
 
     def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
         """The next answer in each conversation. Text alone and pictures mix freely.
@@ -59,14 +64,31 @@ class OwlChatModel:
         Raises:
             UserError: A conversation is longer than the model's positions.
         """
-        answers: list[str] = []
-        for first in range(0, len(conversations), self.batch_size):
-            samples = [self.processor.encode(talk, reply=True) for talk in conversations[first : first + self.batch_size]]
-            inputs = self.processor.batch(samples).to(self.model.device)
-            length = inputs["input_ids"].shape[1]
-            ids_BT = self._generate(inputs, decoding).sequences
-            answers += [clean_answer(self._decode(row), decoding.stop) for row in ids_BT[:, length:].tolist()]
-        return answers
+        found = dict(self.arriving(conversations, decoding))
+        return [found[index] for index in range(len(conversations))]
+
+    def arriving(self, conversations: Sequence[Conversation], decoding: Decoding) -> Iterator[tuple[int, str]]:
+        """Each answer as soon as it is whole, with its conversation's position. Short conversations come first.
+
+        What is said in one depends on no other, and where words are drawn, on torch's seed and the position.
+
+        Raises:
+            UserError: A conversation is longer than the model's positions. Then none is answered.
+        """
+        samples = [self.processor.encode(talk, reply=True) for talk in conversations]
+        for sample in samples:
+            refuse_too_long(len(sample), self.model.config.text_config)
+        seeds = torch.randint(2**62, (len(samples),)).tolist() if decoding.temperature > 0 else [0] * len(samples)
+        order = sorted(range(len(samples)), key=lambda index: len(samples[index]))
+        prompts = (Prompt(samples[index].ids, conversations[index].pictures, seeds[index]) for index in order)
+        config = self._generation_config(decoding)
+        found = decode(self.model, prompts, self._look, config, partial(self._stops, decoding), self.batch_size)
+        for number, ids in found:
+            yield order[number], clean_answer(self._decode(ids), decoding.stop)
+
+    def _stops(self, decoding: Decoding, ids: Sequence[int]) -> bool:
+        """Whether an answer has one of the words that end it."""
+        return bool(decoding.stop) and any(word in self._decode(ids) for word in decoding.stop)
 
     def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
         """The next answer as it comes. Closing the generator ends it within a token.
@@ -116,9 +138,7 @@ class OwlChatModel:
         alike = _alike(past.pictures, sample.pictures)
         features = [past.features[:alike]] if past.features is not None and alike else []
         if new := list(sample.pictures[alike:]):
-            pixels = self.processor.image_processor(new)["pixel_values"].to(self.model.device)
-            seen = self.model.get_image_features(pixels, return_dict=True)
-            features.append(cast(Tensor, seen.pooler_output))
+            features.append(self._look.encode(new))
         return torch.cat(features) if features else None
 
     def _known(self, past: _Past, sample: Example) -> tuple[int, Cache | None]:

@@ -90,6 +90,7 @@ def ask(
     """
     kept = answers_file or AnswersFile()
     turns: list[list[str]] = [[] for _ in questions]
+    shown: dict[int, Picture] = {}  # the very same in each turn: a model need not look again
     for turn in range(max((len(question.turns) for question in questions), default=0)):
         asked: dict[tuple[str, ...], list[int]] = {}
         for index, question in enumerate(questions):
@@ -109,7 +110,9 @@ def ask(
             if known is not None:
                 take(prompt, known)
             else:
-                talks[prompt] = conversation(questions[first], condition.mode, turns[first])
+                talks[prompt] = conversation(questions[first], condition.mode, turns[first], shown.get(first))
+                for picture in talks[prompt].pictures[:1]:
+                    shown[first] = picture
         # A batch takes as long as its longest answer and is as wide as its longest prompt: the model gets like beside like.
         target = {prompt: len(questions[first].turns[turn][1]) for prompt, (first, *_) in asked.items()}
         prompts = sorted(talks, key=lambda prompt: (target[prompt], len(talks[prompt].prompt())))
@@ -120,14 +123,17 @@ def ask(
     ]
 
 
-def conversation(question: Question, mode: Mode, answers: Sequence[str]) -> Conversation:
-    """A question's turns up to the one after these answers: the picture or its description first, as in training."""
+def conversation(question: Question, mode: Mode, answers: Sequence[str], shown: Picture | None = None) -> Conversation:
+    """A question's turns up to the one after these answers: the picture or its description first, as in training.
+
+    `shown` is the question's picture where it was opened before.
+    """
     talk = Conversation((), question.system, name=f"question {question.id}")
     if not question.parts and mode != "none":
         if mode == "description":
             talk = talk.said("user", question.description)
         elif question.picture is not None:
-            talk = talk.said("user", Picture(question.picture()))
+            talk = talk.said("user", shown or Picture(question.picture()))
     for turn in range(len(answers) + 1):
         parts = question.parts[turn] if question.parts else (question.turns[turn][0],)
         talk = talk.said("user", *(part for part in parts if mode == "picture" or isinstance(part, str)))

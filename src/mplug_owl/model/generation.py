@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import FloatTensor, LongTensor, Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.generation import LogitsProcessorList
 
 from mplug_owl.errors import UserError
@@ -72,15 +72,21 @@ class PictureGenerationMixin(Generation):
         self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
     ) -> None:
         """An answer ends at the language model's last position. Raises UserError where the prompt alone is too long."""
-        limit = max_positions(self.config.text_config)
-        if limit is not None and input_ids_length >= limit:
-            raise UserError(
-                f"the conversation takes {input_ids_length} positions and the language model has {limit}, one of them for an "
-                "answer; start a new conversation, or say and show less"
-            )
+        refuse_too_long(input_ids_length, self.config.text_config)
         super()._validate_generated_length(generation_config, input_ids_length, has_default_max_length)
+        limit = max_positions(self.config.text_config)
         if limit is not None and generation_config.max_length > limit:
             generation_config.max_length = limit
+
+
+def refuse_too_long(length: int, text_config: PreTrainedConfig) -> None:
+    """Raises UserError where a prompt of so many ids leaves its language model no position for an answer."""
+    limit = max_positions(text_config)
+    if limit is not None and length >= limit:
+        raise UserError(
+            f"the conversation takes {length} positions and the language model has {limit}, one of them for an "
+            "answer; start a new conversation, or say and show less"
+        )
 
 
 class _PictureBlind(LogitsProcessorList):

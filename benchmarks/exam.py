@@ -1,0 +1,155 @@
+"""How long an owl takes for an exam: rows that are done leave, beside one call of transformers' generate for each batch.
+
+64 questions of the drawn world's exam, with the picture, as `owl eval` asks them: later turns after the model's own answers.
+Both ways in one process, in turn, on one thread; the first exam of each is not counted. An answer is compared to the letter.
+
+`--against PATH` is a checkout of another commit: its exam is timed in a process of its own, in turn with this one's.
+
+    python benchmarks/exam.py [--model owl-tiny] [--questions 64] [--repeats 15] [--dtype auto] [--against PATH]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mplug_owl.chat import ChatModel, Decoding, OwlChatModel
+from mplug_owl.conversation import Conversation
+from mplug_owl.eval.answer import Answer, ask
+from mplug_owl.eval.task import Question
+from mplug_owl.eval.tasks.scenes import DrawnWorld
+from mplug_owl.model.load import Owl, load
+from mplug_owl.model.streaming import clean_answer
+
+BAR = 1.5
+
+
+class WholeBatches:
+    """How exams were answered before: each batch by one call of generate, which lasts as long as its longest answer."""
+
+    def __init__(self, owl: Owl, batch_size: int = 100) -> None:
+        self.inner, self.batch_size = OwlChatModel(owl), batch_size
+
+    def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
+        """The next answer in each conversation, in their order."""
+        processor, answers = self.inner.processor, []
+        for first in range(0, len(conversations), self.batch_size):
+            samples = [processor.encode(talk, reply=True) for talk in conversations[first : first + self.batch_size]]
+            inputs = processor.batch(samples).to(self.inner.model.device)
+            ids_BT = self.inner._generate(inputs, decoding).sequences
+            rows = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
+            answers += [clean_answer(processor.decode(row, skip_special_tokens=True), decoding.stop) for row in rows]
+        return answers
+
+    def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
+        """The answer at once."""
+        yield self.answers([conversation], decoding)[0]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that one exam took."""
+
+    wall: float
+    cpu: float
+
+
+def timed(model: ChatModel, questions: Sequence[Question]) -> tuple[Cost, list[Answer]]:
+    """One exam, drawing its pictures included."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    answers = ask(model, questions, DrawnWorld().conditions[0])
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu), answers
+
+
+def compare(owl: Owl, questions: Sequence[Question], repeats: int) -> tuple[dict[str, list[Cost]], int]:
+    """Costs by way, in turn, and how many of the answers differ."""
+    ways: dict[str, Callable[[], ChatModel]] = {"before": lambda: WholeBatches(owl), "now": lambda: OwlChatModel(owl)}
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    said: dict[str, list[Answer]] = {}
+    for repeat in range(repeats + 1):
+        for name, make in ways.items():
+            cost, said[name] = timed(make(), questions)
+            costs[name] += [cost] if repeat else []
+    return costs, sum(one.turns != other.turns for one, other in zip(said["before"], said["now"], strict=True))
+
+
+def against(checkout: Path, given: argparse.Namespace) -> tuple[dict[str, list[Cost]], int]:
+    """The same between two checkouts, a process each. They take their exams in turn, one line of input for each."""
+    here = Path(__file__).parents[1]
+    command = [sys.executable, __file__, "--model", given.model, "--questions", str(given.questions), "--dtype", given.dtype]
+    ways = {
+        name: subprocess.Popen(
+            [*command, "--lines"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(where / "src"), "OMP_NUM_THREADS": "1"},
+        )
+        for name, where in (("before", checkout), ("now", here))
+    }
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    said: dict[str, list[list[str]]] = {}
+    for repeat in range(given.repeats + 1):
+        for name, process in ways.items():
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print("exam", file=process.stdin, flush=True)
+            wall, cpu, said[name] = json.loads(process.stdout.readline())
+            costs[name] += [Cost(wall, cpu)] if repeat else []
+    for process in ways.values():
+        process.communicate()
+    return costs, sum(one != other for one, other in zip(said["before"], said["now"], strict=True))
+
+
+def answer_lines(owl: Owl, questions: Sequence[Question]) -> None:
+    """One exam for each line of input, its cost and answers on a line of output."""
+    for _ in sys.stdin:
+        cost, answers = timed(OwlChatModel(owl), questions)
+        print(json.dumps([cost.wall, cost.cpu, [list(answer.turns) for answer in answers]]), flush=True)
+
+
+def machine() -> str:
+    """The processor's name and how many cores are here."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {'AMX' if 'amx_bf16' in flags else 'no AMX'}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="owl-tiny")
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    owl = load(given.model, device="cpu", dtype=given.dtype)
+    questions = DrawnWorld().questions("seen", -(-given.questions // 6), 0)[: given.questions]
+    if given.lines:
+        answer_lines(owl, questions)
+        return
+    costs, different = against(given.against, given) if given.against else compare(owl, questions, given.repeats)
+    print(f"{machine()}; {owl.model.dtype}; {len(questions)} questions, {different} answered otherwise")
+    for name in ("cpu", "wall"):
+        before, now = ([getattr(cost, name) for cost in costs[way]] for way in ("before", "now"))
+        for label, pick in (("minimum", min), ("median", statistics.median)):
+            print(f"{name} {label}: before {pick(before):.3f} s, now {pick(now):.3f} s, {pick(before) / pick(now):.2f} times")
+        pairs = statistics.median(one / other for one, other in zip(before, now, strict=True))
+        print(f"{name} median of pairs: {pairs:.2f} times (bar {BAR})")
+
+
+if __name__ == "__main__":
+    main()
