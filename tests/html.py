@@ -15,7 +15,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.sources += [value or "" for name, value in attributes if name in ("src", "srcset", "poster", "data")]
-        if tag not in ("meta", "img", "br", "link", "path", "hr"):
+        if tag not in ("meta", "img", "br", "link", "path", "hr", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

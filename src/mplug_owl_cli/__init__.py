@@ -17,6 +17,7 @@ from mplug_owl_cli.data import inspect
 from mplug_owl_cli.evaluate import evaluate
 from mplug_owl_cli.experiments import demo
 from mplug_owl_cli.model import convert
+from mplug_owl_cli.rate import rate
 from mplug_owl_cli.train import plan, recipes, train
 
 __all__ = ["app", "main"]
@@ -30,6 +31,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "train": train,
     "eval": evaluate,
+    "rate": rate,
     "convert": convert,
 }
 for name, verb in VERBS.items():

@@ -12,6 +12,8 @@ from mplug_owl.eval.lines import AppendedLines, read_lines, text
 
 # Which answer a line is about.
 Key = tuple[str, str, str, str]
+# A line without a grade whose details have this says what a person did instead: the answer is as if never graded.
+ACTION, SKIP, UNDO = "action", "skip", "undo"
 
 
 def key(answer: Answer) -> Key:
@@ -52,6 +54,8 @@ class GradesFile:
 def read_grades(path: Path, task: str, answers: Iterable[Answer]) -> list[Grade]:
     """The grades in a file for these answers. A later line of one grader and round takes the place of an earlier one.
 
+    What a person skipped or took back is as if never graded.
+
     A hand-made file needs `question_id`, `grade` (A to D, or null for none) and, where answers of several models or splits are
     graded, `model_id` and `split`. Grades for answers of other models are left out.
 
@@ -70,19 +74,16 @@ def read_grades(path: Path, task: str, answers: Iterable[Answer]) -> list[Grade]
             raise UserError(f"{where}: a grade for {row['task']!r:.80}, not for {task}")
         if "model_id" in row and row["model_id"] not in models:
             continue
-        named = [
-            (name, row[other]) for name, other in (("model", "model_id"), ("split", "split"), ("mode", "mode")) if other in row
-        ]
-        fitting = [
-            one
-            for one in known.get(text(row, "question_id", where), [])
-            if all(value in (one.model, one.condition.split, one.condition.mode) for _, value in named)
-        ]
+        fitting = [one for one in known.get(text(row, "question_id", where), []) if _fits(row, one)]
         if len(fitting) != 1:
             many = "no answer here" if not fitting else f"{len(fitting)} answers"
             raise UserError(f"{where}: fits {many}; expected question_id, and model_id and split where several answers have it")
         grade = _grade(row, fitting[0], where)
-        found[key(grade.answer), grade.grader, grade.kind, grade.round, grade.shown] = grade
+        graded = (key(grade.answer), grade.grader, grade.kind, grade.round, grade.shown)
+        if grade.letter is None and grade.details.get(ACTION) in (SKIP, UNDO):
+            found.pop(graded, None)
+        else:
+            found[graded] = grade
     return list(found.values())
 
 
@@ -107,4 +108,6 @@ def _grade(row: Mapping[str, Any], answer: Answer, where: str) -> Grade:
         raise UserError(f"{where}: score is {score!r:.80}; expected a number, or null where there is none")
     grader = text(row, "grader", where) if "grader" in row else "file"
     details = row.get("details", {})
+    if not isinstance(details, dict):
+        raise UserError(f"{where}: details is {details!r:.80}; expected an object")
     return Grade(answer, score, letter, grader, cast(Kind, kind), turn, cast(Shown, shown), details)

@@ -44,12 +44,12 @@ class AppendedLines:
             try:
                 file.write(line)
                 file.flush()
+                if time.monotonic() - self._synced >= self.sync_seconds:
+                    os.fsync(file.fileno())  # where some disks find out that they are full
+                    self._synced = time.monotonic()
             except OSError:
                 file.truncate(size)
                 raise
-            if time.monotonic() - self._synced >= self.sync_seconds:
-                os.fsync(file.fileno())
-                self._synced = time.monotonic()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

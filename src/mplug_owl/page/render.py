@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,6 +25,12 @@ def render(template: str, **values: object) -> str:
     Raises:
         jinja2.UndefinedError: The template names something that is not among the values.
     """
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    """One for all pages: a server renders a template again and again, and compiling it takes far longer."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1]),
         autoescape=True,
@@ -32,7 +39,7 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["inline"] = inline
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def inline(image: Image.Image, colours: int | None = COLOURS) -> str:
