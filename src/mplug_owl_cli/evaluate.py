@@ -14,9 +14,25 @@ def evaluate(
         typer.Argument(metavar="MODEL", help="owl-tiny, a model's or run's folder, an adapter, a hub id, or answers:FILE."),
     ],
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="scenes (six abilities in the drawn world), or owleval (with --data).")
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="scenes (six abilities in the drawn world), owleval or text (with --data), or your questions, FORMAT:PATH.",
+        ),
     ],
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="What the task reads, such as OwlEval's folder.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="What the task reads, such as OwlEval's folder; for your own questions, the pictures' folder."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="exact, normalised, contains, vqa, anls or cider; several, each with --metric in front.",
+            show_default="the task's own",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -34,7 +50,8 @@ def evaluate(
     device: DeviceOption = None,
 ) -> None:
     """Examine a model. Each answer is kept at once, and the same command again asks only what is missing."""
-    from mplug_owl.eval import tasks
+    from mplug_owl.eval import graders, tasks
     from mplug_owl.eval.exam import run_exam
 
-    print(run_exam(model, tasks.find(task, data), data, limit, seed, max_new_tokens, out, fresh, device))
+    chosen = [graders.find(name) for name in dict.fromkeys(metric or ())]
+    print(run_exam(model, tasks.find(task, data), data, limit, seed, max_new_tokens, out, fresh, device, chosen))

@@ -14,6 +14,7 @@ from mplug_owl.eval import report
 from mplug_owl.eval.answer import Answer, answer_task
 from mplug_owl.eval.answers_file import AnswersFile
 from mplug_owl.eval.exam_folder import ExamSettings, fingerprint, open_exam
+from mplug_owl.eval.grade import Grader
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.task import Task
 from mplug_owl.model.locate import locate
@@ -34,6 +35,7 @@ def run_exam(
     out: Path | None = None,
     fresh: bool = False,
     device: str | None = None,
+    graders: Sequence[Grader] = (),
 ) -> Path:
     """Let a model take an exam, or read its answers from a file; returns the folder with answers and report.
 
@@ -49,6 +51,7 @@ def run_exam(
         out: The folder; beside the model where None.
         fresh: Whether answers that are there are asked anew.
         device: Where a model that runs here answers.
+        graders: Who grades, each in a column; the task's own where there is none.
 
     Raises:
         UserError: There is no such model, the folder holds another exam, or an endpoint is down. What was answered is kept.
@@ -74,8 +77,8 @@ def run_exam(
             answers = entered
             for answer in answers:
                 kept.add(answer.question, answer.condition, answer.turns)
-    if task.grader is not None:
-        grades = task.grader.grades(answers)
+    if chosen := graders or ((task.grader,) if task.grader is not None else ()):
+        grades = [grade for grader in chosen for grade in grader.grades(answers)]
         report.show(grades, Console())
         report.write(grades, folder, name)
     else:

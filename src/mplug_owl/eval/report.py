@@ -29,6 +29,8 @@ LINES = (
     ("#e69f00", "-"),
     ("#56b4e9", "--"),
 )
+# A radar of fewer abilities has no area.
+SPOKES = 3
 MARKERS = ("", "o", "s", "^", "D", "v", "P", "X")
 
 
@@ -51,12 +53,14 @@ def show(grades: Sequence[Grade], console: Console) -> None:
 
 
 def write(grades: Sequence[Grade], out: Path, name: str) -> None:
-    """results.json, radar.png and wrong.html of an exam into a folder. `name` is the model's, for the titles."""
+    """results.json, wrong.html and, of three abilities or more, radar.png into a folder. `name` is the model's, for titles."""
     rows = [grade.row() for grade in grades]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-        radar(figures(grades)[0], out / "radar.png", name)
+        first = figures(grades)[0]
+        if len(first.rows) - 1 >= SPOKES:
+            radar(first, out / "radar.png", name)
         (out / "wrong.html").write_text(wrong(grades, out / "radar.png", name), encoding="utf-8")
 
 
@@ -118,8 +122,10 @@ def wrong(grades: Sequence[Grade], radar_file: Path, name: str) -> str:
             if missed := [grade.answer for grade in graded if not grade.correct]:
                 title = f"{ability}, {condition.title}, {condition.table}"
                 groups.append({"title": title, "asked": len(graded), "answers": missed})
-    with Image.open(radar_file) as picture:
-        drawn = inline(picture, colours=None)
+    drawn = None
+    if radar_file.is_file():
+        with Image.open(radar_file) as picture:
+            drawn = inline(picture, colours=None)
     return render(
         "eval/wrong.html.jinja",
         title=f"What {name} got wrong",

@@ -112,6 +112,10 @@ _OTHERS = ("input", "output", "system", "system_prompt", "history", "url", "URL"
 FIELDS = frozenset(
     (*IMAGE, *CAPTION, *QUESTION, *ANSWER, *_TURNS, *_OTHERS, *_UNSEEN, *_PREFERENCES, *_ELSEWHERE, "hint", *_OPTIONS)
 )
+# What an exam reads besides: what a question is called, and the rows of its tables, the broadest label first.
+ID_FIELDS = ("question_id", "id")
+ABILITY_FIELDS = ("ability", "category", "answer_type", "question_type", "type")
+READ_FIELDS = FIELDS.union(ID_FIELDS, ABILITY_FIELDS)
 
 _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "chat": lambda record: "messages" in record,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mplug_owl.data.sources.files import exists, needed
-from mplug_owl.data.sources.formats import FIELDS
+from mplug_owl.data.sources.formats import READ_FIELDS
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import expand_home
 
@@ -21,9 +21,9 @@ class HubRecords:
             )
         if not len(dataset):
             raise UserError(f"{title}: no records in the data set")
-        known = [name for name in dataset.column_names if name in FIELDS]
+        known = [name for name in dataset.column_names if name in READ_FIELDS]
         # Columns that no format here knows are not read, but an error can name them.
-        self.unread = dict.fromkeys(name for name in dataset.column_names if known and name not in FIELDS)
+        self.unread = dict.fromkeys(name for name in dataset.column_names if known and name not in READ_FIELDS)
         dataset = dataset.select_columns(known) if known else dataset
         # As Arrow has it: otherwise pictures come decoded, whatever is wrong with them.
         self.dataset, self.title, self.folder = dataset.with_format("arrow"), title, Path()

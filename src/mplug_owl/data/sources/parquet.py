@@ -21,7 +21,7 @@ from mplug_owl.data.sources.files import (
     say_once,
     skip_broken,
 )
-from mplug_owl.data.sources.formats import FIELDS
+from mplug_owl.data.sources.formats import FIELDS, READ_FIELDS
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.writing import replacing
 
@@ -139,16 +139,16 @@ def _footer(file: File) -> Footer:
         raise UserError(f"{file.address}: not a whole parquet file ({error})") from None
     if twice := [name for name in FIELDS if names.count(name) > 1]:
         raise UserError(f"{file.address}: more than one column is called {twice[0]!r}; rename or drop the others")
-    known = [name for name in names if name in FIELDS]
+    known = [name for name in names if name in READ_FIELDS]
     ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)])
-    return Footer(ends, tuple(name for name in names if known and name not in FIELDS))
+    return Footer(ends, tuple(name for name in names if known and name not in READ_FIELDS))
 
 
 def _read(file: File, group: int, location: str) -> Any:
     parquet = needed("pyarrow.parquet", "parquet")
     try:
         with file.open() as stream, parquet.ParquetFile(stream) as table:
-            known = [name for name in table.schema_arrow.names if name in FIELDS]
+            known = [name for name in table.schema_arrow.names if name in READ_FIELDS]
             # One thread: worker processes are as many as there are cores already.
             return table.read_row_group(group, columns=known or None, use_threads=False)
     except UserError:
