@@ -8,6 +8,7 @@ import typer
 from mplug_owl_cli.app import DeviceOption
 
 
+# Over 40 lines for its options.
 def evaluate(
     model: Annotated[
         str,

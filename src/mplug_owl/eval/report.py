@@ -29,8 +29,8 @@ LINES = (
     ("#e69f00", "-"),
     ("#56b4e9", "--"),
 )
-# A radar of fewer abilities has no area.
-SPOKES = 3
+# One ability has nothing to be compared with.
+SPOKES = 2
 MARKERS = ("", "o", "s", "^", "D", "v", "P", "X")
 
 
@@ -53,7 +53,7 @@ def show(grades: Sequence[Grade], console: Console) -> None:
 
 
 def write(grades: Sequence[Grade], out: Path, name: str) -> None:
-    """results.json, wrong.html and, of three abilities or more, radar.png into a folder. `name` is the model's, for titles."""
+    """results.json, wrong.html and, of two abilities or more, radar.png into a folder. `name` is the model's, for titles."""
     rows = [grade.row() for grade in grades]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
