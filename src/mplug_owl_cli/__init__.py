@@ -16,6 +16,7 @@ from mplug_owl_cli.chat import chat
 from mplug_owl_cli.data import inspect
 from mplug_owl_cli.evaluate import evaluate
 from mplug_owl_cli.experiments import demo
+from mplug_owl_cli.judge import judge
 from mplug_owl_cli.model import convert
 from mplug_owl_cli.rate import rate
 from mplug_owl_cli.train import plan, recipes, train
@@ -32,6 +33,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "rate": rate,
+    "judge": judge,
     "convert": convert,
 }
 for name, verb in VERBS.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -41,15 +41,6 @@ class Judging:
     sample: int | None = None
 
 
-@runtime_checkable
-class CountsTokens(Protocol):
-    """A ChatModel that says what it has used."""
-
-    @property
-    def usage(self) -> object:
-        """With prompt_tokens and completion_tokens."""
-
-
 @contextmanager
 def judging_in(folder: Path) -> Iterator[None]:
     """Nobody else judges into the folder meanwhile. Raises UserError where somebody does."""
@@ -70,7 +61,7 @@ def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress
     """Grade an exam's answers into grades.jsonl, and pairs of them into pairs.jsonl; what is there already is not asked again.
 
     Returns:
-        All grades in the file, others' too, and this judge's pairs.
+        All grades in the file, others' too, in the order of the exam's answers; and this judge's pairs.
 
     Raises:
         UserError: The judge is not there or refuses, or a file is damaged. What it had replied is kept.
@@ -89,7 +80,9 @@ def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress
         for pair in progress("comparing", len(pairs), compare(judge, pairs)):
             pairs_file.add(pair)
     compared = read_pairs(pairs_path, exam.task.name, exam.answers, judge.name) if pairs_path.is_file() else []
-    return read_grades(grades_path, exam.task.name, exam.answers), compared
+    order = {key(answer): number for number, answer in enumerate(exam.answers)}
+    grades = read_grades(grades_path, exam.task.name, exam.answers)
+    return sorted(grades, key=lambda grade: order[key(grade.answer)]), compared
 
 
 def first_questions(answers: Sequence[Answer], limit: int | None) -> list[Answer]:

@@ -146,10 +146,14 @@ def passport(grades: Sequence[Grade], pairs: Sequence[Pair], judge: str) -> Pass
 
 
 def people_letters(grades: Sequence[Grade]) -> dict[Key, Letter]:
-    """What people gave each answer in their first round: the middle letter, of two middle ones the worse."""
+    """What people gave each answer in their first round: the middle letter, of two middle ones the worse.
+
+    Grades from files made by hand count as people's where there are none from `owl rate`.
+    """
+    kind = "person" if any(grade.kind == "person" for grade in grades) else "file"
     found: dict[Key, list[Letter]] = {}
     for grade in grades:
-        if grade.kind in ("person", "file") and grade.round == 0 and grade.letter is not None:
+        if grade.kind == kind and grade.round == 0 and grade.letter is not None:
             found.setdefault(key(grade.answer), []).append(grade.letter)
     return {answer: sorted(letters)[len(letters) // 2] for answer, letters in found.items()}
 
@@ -159,8 +163,8 @@ def _with_people(first: Sequence[Grade], people: dict[Key, Letter]) -> list[Line
     both = [(one, one.letter, people[key(one.answer)]) for one in first if one.letter and key(one.answer) in people]
     how = "people grade the same answers: owl rate, then --people grades.jsonl"
     return [
-        _agreement("agreement with people (alpha)", both, ordinal_alpha, ALPHA_PEOPLE, how),
-        _agreement("agreement with people (kappa)", both, weighted_kappa, KAPPA, how),
+        _agreement("people, alpha", both, ordinal_alpha, ALPHA_PEOPLE, how),
+        _agreement("people, kappa", both, weighted_kappa, KAPPA, how),
     ]
 
 
@@ -168,7 +172,7 @@ def _retest(first: Sequence[Grade], again: Sequence[Grade]) -> Line:
     """The same answers graded a second time."""
     letters = {key(one.answer): one.letter for one in first}
     both = [(one, letters[key(one.answer)], one.letter) for one in again if one.letter and letters.get(key(one.answer))]
-    line = _agreement("test-retest (alpha)", both, ordinal_alpha, ALPHA_SELF, "owl judge ... --audit")
+    line = _agreement("test-retest, alpha", both, ordinal_alpha, ALPHA_SELF, "owl judge ... --audit")
     if line.value is None:
         return line
     same = sum(one == other for _, one, other in both) / len(both)
@@ -192,7 +196,7 @@ def _agreement(
 
 def _picture(first: Sequence[Grade], mine: Sequence[Grade], shown: Shown) -> Line:
     """What becomes of A and B where the picture is removed or exchanged. A bad answer is bad beside any picture."""
-    name = f"picture {shown}, A or B unchanged"
+    name = f"picture {shown}"
     letters = {key(one.answer): one.letter for one in first if one.letter is not None}
     pairs = [
         (one, letters[key(one.answer)])
@@ -208,30 +212,32 @@ def _picture(first: Sequence[Grade], mine: Sequence[Grade], shown: Shown) -> Lin
         return Line(name, "not measured", f"none of the {len(pairs)} answers had A or B beside its picture")
     same = np.array([(one.letter == before, 1) for one, before in praised], dtype=np.float64)
     every = sum(one.letter == before for one, before in pairs) / len(pairs)
-    note = f"at most {UNCHANGED:.0%}; of all grades {every:.0%} are unchanged"
+    note = f"A or B stays, at most {UNCHANGED:.0%}; of all grades {every:.0%} stay"
     value = float(same[:, 0].mean())
     return _line(name, value, [one.answer for one, _ in praised], same, _ratio, (0.0, UNCHANGED), note, is_share=True)
 
 
 def _position(pairs: Sequence[Pair]) -> Line:
     """How often the answer that is shown first is chosen, of those times where one is."""
-    name = "position: the first one wins"
+    name = "position"
     read = [pair for pair in pairs if pair.verdict is not None]
     wins = np.array([pair.shown_first_won for pair in read], dtype=np.float64).reshape(-1, 2)
     if not wins[:, 1].sum():
         return Line(name, "not measured", "owl judge ... --pairs" if not read else f"all {len(read)} pairs are ties")
     flips = sum(pair.flipped for pair in read) / len(read)
-    note = f"{FIRST[0]:.0%} to {FIRST[1]:.0%}; {flips:.0%} of {len(read)} verdicts flip with the order and count as ties"
+    note = (
+        f"the first one wins, {FIRST[0]:.0%} to {FIRST[1]:.0%}; {flips:.0%} of {len(read)} verdicts flip with the order: ties"
+    )
     return _line(name, float(_ratio(wins.sum(0))), [pair.first for pair in read], wins, _ratio, FIRST, note, is_share=True)
 
 
 def _length(first: Sequence[Grade], people: dict[Key, Letter]) -> Line:
     """What a doubling of the answer's length adds to its grade, between systems that answered the same question."""
-    name = "length: levels a doubling"
+    name = "length"
     found = length_slope(first, people, PICTURES)
     if found is None:
         return Line(name, "not measured", "two systems' answers to the same questions, of unequal length")
-    note = f"at most {SLOPE:g} either way"
+    note = f"levels a doubling, at most {SLOPE:g} either way"
     line = _line(name, found.value, [one.answer for one in found.grades], found.values, found.slope, (-SLOPE, SLOPE), note)
     if found.beside_people:
         return replace(line, reason=f"{line.reason}; people's grades held equal")
@@ -243,7 +249,7 @@ def _length(first: Sequence[Grade], people: dict[Key, Letter]) -> Line:
 def _readable(mine: Sequence[Grade]) -> Line:
     """How many of the judge's replies ended as they were asked to."""
     replies = [grade for grade in mine if grade.details.get("why") != "no answer"]
-    name, note = "replies that can be read", f"at least {READABLE:.0%}; Wilson's interval"
+    name, note = "replies", f"can be read, at least {READABLE:.0%}, Wilson's interval"
     if not replies:
         return Line(name, "not measured", "every answer is empty")
     read = sum(grade.letter is not None or grade.details.get("why") == "declined" for grade in replies)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from mplug_owl.eval.corrected import CorrectedShare
-from mplug_owl.eval.grade import ACCEPTABLE, LETTERS, Grade
+from mplug_owl.eval.grade import LETTERS, Grade
 from mplug_owl.eval.passport import Passport
 from mplug_owl.eval.statistics import counted, share
 
@@ -17,26 +18,28 @@ def show_letters(grades: Sequence[Grade], passport: Passport, console: Console) 
     """How many of each system's answers a judge gave each letter, and the share of A or B: as judged, and corrected."""
     mine = counted([one for one in grades if one.kind == "judge" and one.grader == passport.judge])
     corrected = {(share.model, share.split): share for share in passport.shares}
-    table = Table(highlight=False)
-    for column in ("system", "questions", *LETTERS, "unscored", "no answer", "A or B, % [95 %]", "corrected"):
-        table.add_column(column, justify="left" if column in ("system", "questions") else "right")
-    for model, condition in dict.fromkeys((one.answer.model, one.answer.condition) for one in mine):
-        here = [one for one in mine if (one.answer.model, one.answer.condition) == (model, condition)]
-        letters = [sum(one.letter == letter for one in here) for letter in LETTERS]
-        empty = sum(not one.answer.text.strip() for one in here)
-        cells = [*letters, len(here) - sum(letters) - empty, empty]
-        table.add_row(
-            model, condition.title, *map(str, cells), str(share(here)), _corrected(corrected.get((model, condition.split)))
-        )
-    console.print(f"Graded by {passport.judge}: {' or '.join(ACCEPTABLE)} is acceptable", style="bold", highlight=False)
-    console.print(table)
+    for condition in dict.fromkeys(one.answer.condition for one in mine):
+        table = Table("system", highlight=False, box=SIMPLE_HEAD)
+        for column in ("/".join(LETTERS), "unscored", "no answer", "A or B, %", "corrected, %"):
+            table.add_column(column, justify="right", no_wrap=True)
+        there = [one for one in mine if one.answer.condition == condition]
+        for model in dict.fromkeys(one.answer.model for one in there):
+            here = [one for one in there if one.answer.model == model]
+            letters = [sum(one.letter == letter for one in here) for letter in LETTERS]
+            empty = sum(not one.answer.text.strip() for one in here)
+            unscored = len(here) - sum(letters) - empty
+            cells = ("/".join(map(str, letters)), str(unscored), str(empty), str(share(here)))
+            table.add_row(model, *cells, _corrected(corrected.get((model, condition.split))))
+        console.print(f"{condition.table}, {condition.title}, graded by {passport.judge}", style="bold", highlight=False)
+        console.print(table)
 
 
 def show_passport(passport: Passport, console: Console) -> None:
     """What is known of a judge, line by line; it belongs beside every table of its grades."""
-    table = Table(highlight=False)
-    for column in ("what", "figure [95 %]", "verdict", "limit, and what else"):
-        table.add_column(column, overflow="fold")
+    table = Table(highlight=False, box=SIMPLE_HEAD)
+    for column in ("", "figure [95 %]", "verdict"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("limit, and what else was seen", overflow="fold")
     for line in passport.lines:
         table.add_row(line.name, line.figure, f"[{STYLES[line.verdict]}]{line.verdict}[/]", line.reason)
     console.print(f"The judge's passport: {passport.judge}", style="bold", highlight=False)
