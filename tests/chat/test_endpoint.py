@@ -3,6 +3,7 @@
 import base64
 import gc
 import io
+import re
 import socket
 import threading
 import time
@@ -211,26 +212,23 @@ def test_a_fault_that_passes_costs_a_try() -> None:
     assert set(server.tries.values()) == {2}
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_a_fault_that_stays_is_an_error_that_names_it(fault: str) -> None:
-    behave, words = PASSING[fault]
-    with serving(lambda question, tried: behave) as server, pytest.raises(UserError) as raised:
-        model(server, timeout=0.2, retries=1).answers(talks(1), DECODING)
-    assert f"{server.address}#{MODEL}: " in str(raised.value)
-    assert words in str(raised.value)
-    assert str(raised.value).endswith("in 2 tries")
-    assert "\n" not in str(raised.value)
+def test_a_fault_that_stays_is_an_error_that_names_it() -> None:
+    """One server and one model for all, as a connection costs more than a question."""
+    staying = {f"question {number}": behave for number, (behave, _) in enumerate(PASSING.values())}
+    with serving(lambda question, tried: staying[question]) as server:
+        asked = model(server, timeout=0.2, retries=1)
+        for talk, (_, words) in zip(talks(len(PASSING)), PASSING.values(), strict=True):
+            with pytest.raises(UserError) as raised:
+                asked.answers([talk], DECODING)
+            assert re.fullmatch(rf"{server.address}#{MODEL}: .*{re.escape(words)}.*, in 2 tries", str(raised.value))
 
 
 @pytest.mark.parametrize(
     ("headers", "wait"),
     [
         ({"retry_after": "7"}, 7),
-        ({"retry_after_ms": "300"}, 0.3),
         ({"retry_after_ms": "300", "retry_after": "7"}, 0.3),
-        ({"retry_after": "0"}, 0),
         ({"retry_after": "soon"}, 0.5),
-        ({"retry_after": "-5"}, 0.5),
         ({"retry_after": "nan"}, 0.5),
         ({"retry_after": "Sat, 01 Jan 2000 00:00:00 GMT"}, 0),
         ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(seconds=100))}, 100),

@@ -7,6 +7,7 @@ print(chat.ask("What is in the picture?", images=["photo.jpg"]))
 from mplug_owl.chat.address import Endpoint
 from mplug_owl.chat.chat import Chat
 from mplug_owl.chat.endpoint import EndpointChatModel
+from mplug_owl.chat.huggingface import HuggingFaceChatModel
 from mplug_owl.chat.names import find
 from mplug_owl.chat.owl import OwlChatModel
 from mplug_owl.chat.protocol import AnswersArrive, ChatModel, Decoding, arriving
@@ -19,6 +20,7 @@ __all__ = [
     "Decoding",
     "Endpoint",
     "EndpointChatModel",
+    "HuggingFaceChatModel",
     "OwlChatModel",
     "arriving",
     "find",

@@ -1,10 +1,13 @@
-"""Who answers under a name that a user types: our own models, and any server's."""
+"""Who answers under a name that a user types: our own models, any model of transformers, any server's."""
 
 from mplug_owl.chat.address import Endpoint
+from mplug_owl.chat.auto_classes import open_config
 from mplug_owl.chat.endpoint import EndpointChatModel
+from mplug_owl.chat.huggingface import HuggingFaceChatModel
 from mplug_owl.chat.owl import OwlChatModel
 from mplug_owl.chat.protocol import ChatModel
 from mplug_owl.errors import UserError
+from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.load import load
 
 
@@ -12,7 +15,8 @@ def find(name: str, device: str | None = None) -> ChatModel:
     """Whoever answers under a name.
 
     Args:
-        name: What `load` opens, such as `owl-tiny`, a folder or a hub id; or `http://HOST/v1#MODEL`, an endpoint.
+        name: What `load` opens, such as `owl-tiny`, a folder or a hub id; `hf:` and a folder or hub id for any
+            image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
         device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
 
     Raises:
@@ -27,4 +31,9 @@ def find(name: str, device: str | None = None) -> ChatModel:
         if device is not None:
             raise UserError(f"{name} answers where its server runs; leave --device {device} out")
         return EndpointChatModel(Endpoint.from_name(name))
+    if name.startswith("hf:"):
+        path = name.removeprefix("hf:")
+        if open_config(path).model_type != MplugOwlConfig.model_type:
+            return HuggingFaceChatModel.open(path, device)
+        name = path
     return OwlChatModel(load(name, device))

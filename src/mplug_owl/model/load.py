@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
         >>> owl.model.num_image_tokens
         41
     """
-    target, where = _device(device), locate(path)
+    target, where = find_device(device), locate(path)
     with quiet():
         owl = _load(where, dtype)
     module: torch.nn.Module = owl.model  # whose `to` type checkers can read; transformers' own is wrapped
@@ -92,7 +92,7 @@ def _load(where: str, dtype: str | torch.dtype) -> Owl:
     return Owl(model.eval(), processor)
 
 
-def _device(name: str | torch.device | None) -> torch.device:
+def find_device(name: str | torch.device | None) -> torch.device:
     """The device of this name; by default the accelerator (CUDA, then Apple's) where there is one, else the CPU."""
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
