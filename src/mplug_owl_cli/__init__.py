@@ -19,6 +19,7 @@ from mplug_owl_cli.experiments import demo
 from mplug_owl_cli.judge import judge
 from mplug_owl_cli.model import convert
 from mplug_owl_cli.rate import rate
+from mplug_owl_cli.report import report
 from mplug_owl_cli.train import plan, recipes, train
 
 __all__ = ["app", "main"]
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "rate": rate,
     "judge": judge,
+    "report": report,
     "convert": convert,
 }
 for name, verb in VERBS.items():

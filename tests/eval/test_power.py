@@ -37,7 +37,7 @@ def test_what_so_many_questions_show_needs_so_many(found: tuple[float, float]) -
     assert smallest_shown(round(needed * 1e6), share) is not None
     shown = smallest_shown(max(round(needed), 1), share)
     if shown is not None:
-        assert questions_needed(shown, share) == pytest.approx(max(round(needed), 1), rel=1e-6)
+        assert questions_needed(shown, share) == pytest.approx(max(round(needed), 1), rel=1e-9)
 
 
 def test_an_exam_of_two_questions_shows_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from mplug_owl.eval.ranking import PRIOR, Comparison, strengths
+from mplug_owl.eval.ranking import PRIOR, Match, strengths
 
 pytest.importorskip("evalica", reason="the extra `eval` is not installed")
 optimize = pytest.importorskip("scipy.optimize")
@@ -20,11 +20,11 @@ results = some.lists(
 )
 
 
-def compared(found: list[tuple[tuple[str, str], str]]) -> list[Comparison]:
-    return [Comparison(*pair, verdict, str(number // 2)) for number, (pair, verdict) in enumerate(found)]
+def compared(found: list[tuple[tuple[str, str], str]]) -> list[Match]:
+    return [Match(*pair, verdict, str(number // 2)) for number, (pair, verdict) in enumerate(found)]
 
 
-def gradient(logs: np.ndarray, systems: list[str], found: list[Comparison]) -> list[float]:
+def gradient(logs: np.ndarray, systems: list[str], found: list[Match]) -> list[float]:
     """The derivative of the log likelihood by each log strength, written out: wins less expected wins. Their mean is held."""
     strength = dict(zip(systems, logs, strict=True))
     slope = dict.fromkeys(systems, float(sum(logs)))
@@ -40,9 +40,9 @@ def gradient(logs: np.ndarray, systems: list[str], found: list[Comparison]) -> l
 @given(results)
 @settings(max_examples=25)
 def test_strengths_are_where_the_likelihood_is_largest(found: list[tuple[tuple[str, str], str]]) -> None:
-    comparisons = compared(found)
-    made = {one.system: one.points for one in strengths(comparisons, resamples=1)}
-    solved = optimize.root(gradient, np.zeros(len(made)), (list(made), comparisons), tol=1e-14)
+    matches = compared(found)
+    made = {one.system: one.points for one in strengths(matches, resamples=1)}
+    solved = optimize.root(gradient, np.zeros(len(made)), (list(made), matches), tol=1e-14)
     points = solved.x * 400 / math.log(10)
     assert list(made.values()) == pytest.approx(list(points - points.mean()), abs=1e-9)
 
@@ -71,8 +71,8 @@ def test_all_ties_are_equal_strengths() -> None:
 def test_pairs_about_one_picture_are_drawn_together() -> None:
     """All pairs of a picture alike: forty of them about ten pictures tell less than forty about forty."""
     verdicts = ["first", "first", "second", "first", "tie", "second", "first", "first", "second", "first"]
-    few = [Comparison("a", "b", verdict, str(number)) for number, verdict in enumerate(verdicts) for _ in range(4)]
-    many = [Comparison("a", "b", one.verdict, str(number)) for number, one in enumerate(few)]
+    few = [Match("a", "b", verdict, str(number)) for number, verdict in enumerate(verdicts) for _ in range(4)]
+    many = [Match("a", "b", one.verdict, str(number)) for number, one in enumerate(few)]
     (wide, _), (narrow, _) = strengths(few, 300), strengths(many, 300)
     assert wide.points == pytest.approx(narrow.points)
     assert wide.interval[1] - wide.interval[0] > 1.5 * (narrow.interval[1] - narrow.interval[0])

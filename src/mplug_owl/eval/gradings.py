@@ -39,7 +39,7 @@ class Grading:
     @property
     def lettered(self) -> bool:
         """Whether the grades are letters, rather than scores."""
-        return any(grade.letter is not None for grade in self.grades) or self.kind != "metric"
+        return any(grade.letter is not None for grade in self.grades) or all(grade.score is None for grade in self.grades)
 
     @property
     def rule(self) -> str:

@@ -21,7 +21,7 @@ RESAMPLED_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Match:
     """Two systems' answers to one question, and which is better."""
 
     first: str
@@ -42,7 +42,7 @@ class Strength:
     tied: int
 
 
-def strengths(comparisons: Sequence[Comparison], resamples: int = RESAMPLES) -> list[Strength]:
+def strengths(matches: Sequence[Match], resamples: int | None = None) -> list[Strength]:
     """Systems by strength, the strongest first.
 
     R. A. Bradley and M. E. Terry, Biometrika 39 (1952): the first one wins with odds of their strengths. A tie is half a win
@@ -50,21 +50,21 @@ def strengths(comparisons: Sequence[Comparison], resamples: int = RESAMPLES) -> 
     `newman`, where ties have a parameter of their own, does not move where there are none, as in many a resample. Raises
     UserError without evalica.
     """
-    if not comparisons:
+    if not matches:
         return []
-    systems = list(dict.fromkeys(name for one in comparisons for name in (one.first, one.second)))
-    kinds = list(dict.fromkeys((one.first, one.second, one.verdict) for one in comparisons))
+    systems = list(dict.fromkeys(name for one in matches for name in (one.first, one.second)))
+    kinds = list(dict.fromkeys((one.first, one.second, one.verdict) for one in matches))
     both_ways = [(*pair, verdict) for pair in combinations(systems, 2) for verdict in ("first", "second")]
     rows, prior = [*kinds, *both_ways], np.full(len(both_ways), PRIOR)
-    of_kind = np.array([[kind == (one.first, one.second, one.verdict) for kind in kinds] for one in comparisons], dtype=float)
+    of_kind = np.array([[kind == (one.first, one.second, one.verdict) for kind in kinds] for one in matches], dtype=float)
     points = _fit(rows, np.concatenate([of_kind.sum(0), prior]), systems, TOLERANCE)
-    draws = Draws([one.cluster for one in comparisons], resamples)
+    draws = Draws([one.cluster for one in matches], resamples or RESAMPLES)
     drawn = [_fit(rows, np.concatenate([totals, prior]), systems, RESAMPLED_TOLERANCE) for totals in draws.totals(of_kind)]
     spread = np.stack(drawn)
     made = []
     for number, system in enumerate(systems):
         interval = percentiles(spread[:, number]) if draws.count > 1 else UNKNOWN
-        made.append(Strength(system, float(points[number]), interval, *_record(system, comparisons)))
+        made.append(Strength(system, float(points[number]), interval, *_record(system, matches)))
     return sorted(made, key=lambda one: -one.points)
 
 
@@ -88,11 +88,9 @@ def _fit(
     return POINTS * (logs - logs.mean())
 
 
-def _record(system: str, comparisons: Sequence[Comparison]) -> tuple[int, int, int]:
+def _record(system: str, matches: Sequence[Match]) -> tuple[int, int, int]:
     """How many pairs a system won, lost and tied."""
-    mine = [
-        (one.verdict, "first" if one.first == system else "second") for one in comparisons if system in (one.first, one.second)
-    ]
+    mine = [(one.verdict, "first" if one.first == system else "second") for one in matches if system in (one.first, one.second)]
     tied = sum(verdict == "tie" for verdict, _ in mine)
     won = sum(verdict == side for verdict, side in mine)
     return won, len(mine) - won - tied, tied

@@ -64,8 +64,8 @@ def write(grades: Sequence[Grade], out: Path, name: str) -> None:
         (out / "wrong.html").write_text(wrong(grades, out / "radar.png", name), encoding="utf-8")
 
 
-def radar(made: Figures, target: Path, name: str) -> Figure:
-    """The abilities as spokes, 0 to 100 %: a line a condition, the first two filled, and the first one's intervals."""
+def radar(made: Figures, target: Path, name: str, filled: int = 2) -> Figure:
+    """The abilities as spokes, 0 to 100 %: a line a column, the first ones `filled`, and then the first one's intervals."""
     figure = Figure(figsize=(6, 6), dpi=130)
     FigureCanvasAgg(figure)
     panel = cast(PolarAxes, figure.add_subplot(projection="polar"))
@@ -84,9 +84,9 @@ def radar(made: Figures, target: Path, name: str) -> Figure:
             linewidth=1.8,
             label=title,
         )
-        if number < 2:
+        if number < filled:
             panel.fill(angles, heights, color=colour, alpha=0.12)
-    for angle, (_, shares) in zip(angles, rows, strict=True):
+    for angle, (_, shares) in zip(angles, rows, strict=True) if filled else ():
         panel.plot([angle, angle], shares[0].interval, color=LINES[0][0], linewidth=4, alpha=0.35, solid_capstyle="butt")
     _dress(panel, angles, [ability for ability, _ in rows], f"{name}, {made.title}")
     figure.savefig(target, bbox_inches="tight", pad_inches=0.25)

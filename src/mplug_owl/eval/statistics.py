@@ -18,7 +18,8 @@ class Share:
     Args:
         correct: How many were.
         total: Of how many.
-        resampled: Its interval resampled by picture, where several questions are about one; None where none share any.
+        resampled: Its interval resampled by picture, where several questions are about one; None where none share any, and
+            where all are correct or none is: resamples are then all alike, which says nothing.
     """
 
     correct: int
@@ -63,18 +64,20 @@ class Figures:
         columns: Their titles: the conditions', and graders' and models' names where there are several.
         rows: A name and a figure a column.
         unscored: How many answers of each column have no grade and are in none of its figures.
+        correct: What is counted as correct.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Share | Mean, ...]], ...]
     unscored: tuple[int, ...] = ()
+    correct: str = "right"
 
     @property
     def measure(self) -> str:
         """What the figures are. All scores are shown times 100, CIDEr too, as papers have it."""
         kinds = {type(figure) for _, figures in self.rows for figure in figures}
-        shares, means = "percent right", "mean score times 100"
+        shares, means = f"percent {self.correct}", "mean score times 100"
         return shares if Mean not in kinds else means if Share not in kinds else f"{shares} or {means}"
 
 
@@ -82,9 +85,10 @@ def share(grades: Sequence[Grade]) -> Share:
     """The correct ones among these grades, those without a score left out."""
     scored = [grade for grade in grades if grade.score is not None]
     clusters = [grade.answer.question.cluster for grade in scored]
-    shared = 1 < len(set(clusters)) < len(clusters)
-    resampled = mean_interval([float(grade.correct) for grade in scored], clusters) if shared else None
-    return Share(sum(grade.correct for grade in scored), len(scored), resampled)
+    correct = sum(grade.correct for grade in scored)
+    tells = 1 < len(set(clusters)) < len(clusters) and 0 < correct < len(scored)
+    resampled = mean_interval([float(grade.correct) for grade in scored], clusters) if tells else None
+    return Share(correct, len(scored), resampled)
 
 
 def mean(grades: Sequence[Grade]) -> Mean:

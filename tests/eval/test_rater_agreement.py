@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mplug_owl.eval import raters
-from mplug_owl.eval.raters import between_raters, ordinal_alpha
+from mplug_owl.eval import rater_agreement
+from mplug_owl.eval.rater_agreement import between_raters, ordinal_alpha
 from tests.eval.letters import grades_of
 
 pytest.importorskip("evalica", reason="the extra `eval` is not installed")
@@ -17,7 +17,7 @@ pytest.importorskip("evalica", reason="the extra `eval` is not installed")
 @pytest.fixture(autouse=True)
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each resample is a call of evalica."""
-    monkeypatch.setattr(raters, "RESAMPLES", 200)
+    monkeypatch.setattr(rater_agreement, "RESAMPLES", 200)
 
 
 levels = some.lists(
@@ -65,13 +65,13 @@ def test_a_judge_is_no_person_and_a_second_look_is_no_second_person() -> None:
 
 def test_test_retest_is_each_person_with_themselves() -> None:
     anna, ben = grades_of({"owl": "ABCDABCD"}, "anna"), grades_of({"owl": "DDDDDDDD"}, "ben")
-    assert raters.test_retest([*anna, *ben]) is None
+    assert rater_agreement.test_retest([*anna, *ben]) is None
     again = [replace(grade, round=1) for grade in anna[:4]]
-    made = raters.test_retest([*anna, *ben, *again])
+    made = rater_agreement.test_retest([*anna, *ben, *again])
     assert made is not None
     assert (made.answers, made.same, made.alpha) == (4, 1.0, 1.0)
     changed = [replace(again[0], letter="B"), *again[1:]]
-    made = raters.test_retest([*anna, *ben, *changed])
+    made = rater_agreement.test_retest([*anna, *ben, *changed])
     assert made is not None
     assert made.same == 0.75
 
