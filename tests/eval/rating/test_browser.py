@@ -222,12 +222,13 @@ def test_a_picture_enlarges_in_its_page_and_two_clicks_are_one(browser, tmp_path
         assert page.is_visible("dialog img")
         page.keyboard.press("a")  # grades nothing while the picture is in front
         page.keyboard.press("Escape")
-        assert page.query_selector("dialog") is None
+        page.wait_for_selector("dialog", state="detached")
         assert person.done == 0
         with page.expect_navigation():
             page.dblclick("button[value=C]")
         page.wait_for_load_state("networkidle")
         assert person.done == 1
+        assert page.query_selector(".notice") is None  # the second click was not sent
         assert len(out.read_text().splitlines()) == 1
         page.go_back()
         page.wait_for_function("document.querySelector('progress').value === 1")  # a page kept by the browser is asked again

@@ -176,7 +176,7 @@ def test_every_answer_has_its_policy(client) -> None:
 def test_a_name_is_needed(client) -> None:
     refused = client.post("/", data={"name": "  "})
     assert refused.status_code == 400
-    assert "a name has 1 to 40 letters" in refused.text
+    assert "A name has 1 to 40 letters" in refused.text
     assert client.post("/", data={"name": "Zoë O'Hara"}).url.path == "/rate/Zoë O'Hara"
 
 
