@@ -43,7 +43,8 @@ class Paper:
 
 CLICKS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(LETTERS), st.integers(0, 3)),  # a grade for the current item or a later one
+        st.tuples(st.sampled_from(LETTERS), st.just(0)),  # a grade for the current item
+        st.tuples(st.sampled_from(LETTERS), st.integers(1, 29)),  # for a later one
         st.tuples(st.sampled_from(LETTERS), st.integers(-3, -1)),  # for one of those graded before
         st.tuples(st.sampled_from(["skip", "undo", "undo", "kill", "torn"]), st.just(0)),
     ),
@@ -151,6 +152,7 @@ def test_a_summary_counts_answers_and_pairs(exam: Exam, tmp_path: Path) -> None:
         here.grade(anna, anna.current.id, "A")
     count = len(answers)
     assert here.summaries() == [Summary("anna", count, 0, (round(0.3 * count),) * 2, (1, 2))]
+    assert raters(exam, here.path).progress("anna").graded == anna.graded
     repeated = next(item for item in anna.items if item.round == 1)
     here.grade(anna, repeated.id, "B")
     assert here.summaries()[0].repeated == (round(0.3 * count) - 1, round(0.3 * count))
@@ -181,6 +183,21 @@ def test_lines_of_others_are_left_alone(exam: Exam, tmp_path: Path) -> None:
     for change in ({"kind": "judge"}, {"grader": None}, {"model_id": "another"}, {"round": "1"}, {"question_id": "999"}):
         path.write_text(path.read_text() + json.dumps({**row, "grade": "D", **change}) + "\n")
     assert list(raters(exam, path).progress("anna").graded.values()) == ["A"]
+
+
+def test_an_undo_is_that_of_its_answer(exam: Exam, tmp_path: Path) -> None:
+    """Also where the files of two sessions were joined, so that something else came last."""
+    path = tmp_path / "grades.jsonl"
+    here = raters(exam, path)
+    anna = here.progress("anna")
+    first = anna.current
+    here.grade(anna, first.id, "A")
+    here.undo(anna, anna.current.id)
+    here.grade(anna, anna.waiting[1].id, "B")
+    graded, undone, other = path.read_text().splitlines()
+    path.write_text("\n".join((graded, other, undone)) + "\n")
+    again = raters(exam, path).progress("anna")
+    assert (list(again.graded.values()), again.current.answer) == (["B"], first.answer)
 
 
 def test_one_server_writes_a_file(tmp_path: Path) -> None:
