@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,9 +19,13 @@ from mplug_owl.eval.graders.judge import Judge
 from mplug_owl.eval.graders.pairs import Pair
 from mplug_owl.eval.grades_file import read_grades
 from mplug_owl.eval.judging import REPLIES, Judging, cost, judge_exam, judging_in
+from mplug_owl.eval.judging import Progress as ShowsProgress
 from mplug_owl.eval.passport import Passport, passport
 from mplug_owl.eval.passport_table import show_letters, show_passport
 from mplug_owl.eval.reply_cache import ReplyCache
+from mplug_owl.eval.tasks.text import NAME as TEXT
+from mplug_owl.eval.text_judging import score_exam
+from mplug_owl.eval.text_table import show_text
 from mplug_owl.model.locate import locate
 from mplug_owl.writing import replacing, writing
 
@@ -71,10 +76,17 @@ def run_judge(run: JudgeRun) -> Path:
         model = find(run.judge, run.device)
         judge = Judge(model, name, ReplyCache(folder / REPLIES), identity=_identity(run.judge))
         try:
-            grades, pairs = _watched(judge, exam, folder, run.judging)
+            with _bar() as watch:
+                if exam.task.name == TEXT:
+                    tables = score_exam(judge, exam, folder, run.judging, watch)
+                else:
+                    grades, pairs = judge_exam(judge, exam, folder, run.judging, watch)
         finally:
             if (used := getattr(model, "usage", None)) is not None:
                 notes.print(cost(used, run.price_in, run.price_out))
+        if exam.task.name == TEXT:
+            show_text(tables, Console())
+            return folder
         made = _shown([*grades, *others], pairs, name)
         with writing(folder / PASSPORT), replacing(folder / PASSPORT) as new:
             new.write_text(json.dumps(made.row(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -101,8 +113,9 @@ def _folder(entries: Sequence[str], exam: Exam, name: str) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", f"judge-{exam.task.name}-{name}")
 
 
-def _watched(judge: Judge, exam: Exam, folder: Path, judging: Judging) -> tuple[list[Grade], list[Pair]]:
-    """Judging with a bar of what is missing."""
+@contextmanager
+def _bar() -> Iterator[ShowsProgress]:
+    """A bar of what is missing."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=None)
@@ -113,7 +126,7 @@ def _watched(judge: Judge, exam: Exam, folder: Path, judging: Judging) -> tuple[
                 progress.advance(bar)
                 yield item
 
-        return judge_exam(judge, exam, folder, judging, watch)
+        yield watch
 
 
 def _shown(grades: Sequence[Grade], pairs: Sequence[Pair], name: str) -> Passport:

@@ -7,6 +7,7 @@ from mplug_owl.eval.task import Task
 from mplug_owl.eval.tasks.from_data import FromData, is_source
 from mplug_owl.eval.tasks.owleval import OwlEval
 from mplug_owl.eval.tasks.scenes import DrawnWorld
+from mplug_owl.eval.tasks.text import TextQuestions
 
 NAMES = ("scenes", "owleval", "text")
 
@@ -22,6 +23,10 @@ def find(name: str, data: Path | None = None) -> Task:
         if data is None:
             raise UserError("owleval: its questions and pictures are not part of this package; name their folder, --data DIR")
         return OwlEval(data)
+    if name == "text":
+        if data is None:
+            raise UserError("text: its questions are not part of this package; name their folder or JSON lines, --data PATH")
+        return TextQuestions(data)
     if is_source(name):
         return FromData(name, data)
     raise UserError(f"no task {name!r}; there is {', '.join(NAMES)}, or your own questions, FORMAT:PATH")
