@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,6 +185,21 @@ def test_lines_of_others_are_left_alone(exam: Exam, tmp_path: Path) -> None:
     for change in ({"kind": "judge"}, {"grader": None}, {"model_id": "another"}, {"round": "1"}, {"question_id": "999"}):
         path.write_text(path.read_text() + json.dumps({**row, "grade": "D", **change}) + "\n")
     assert list(raters(exam, path).progress("anna").graded.values()) == ["A"]
+
+
+def test_clicks_at_the_same_time_count_once(exam: Exam, tmp_path: Path) -> None:
+    here = raters(exam, tmp_path / "grades.jsonl")
+    people = [here.progress("anna"), here.progress("ben")]
+    with ThreadPoolExecutor(8) as threads:
+        while people[0].current is not None:
+            shown_now = [(person, person.current.id) for person in people * 4]
+            clicks = [threads.submit(here.grade, person, item, "B") for person, item in shown_now]
+            assert Counter(click.result() for click in clicks) == {"graded": 2, "same": 6}
+    lines = here.path.read_text().splitlines()
+    assert len(lines) == sum(len(person.items) for person in people)
+    assert [person.graded for person in map(raters(exam, here.path).progress, ("anna", "ben"))] == [
+        person.graded for person in people
+    ]
 
 
 def test_an_undo_is_that_of_its_answer(exam: Exam, tmp_path: Path) -> None:
