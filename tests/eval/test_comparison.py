@@ -96,6 +96,7 @@ def test_each_group_of_graders_has_its_own_figures(entries: list[str], data: Pat
     assert counts["one"].counts == (2, 1, 1, 1)
     assert (counts["two"].graded, counts["two"].unanswered, counts["small"].ungraded) == (3, 2, 5)
     assert dict(judge.halves[2].counts)["one"].unscored == 2
+    assert people.halves[0].abilities.rows[-1][1][0].total == 2  # two of the single-turn questions
     assert people.passport is None
     assert judge.passport is not None
     assert judge.passport.judge == "gpt"
@@ -217,6 +218,7 @@ def test_scores_that_are_no_letters_have_means(entries: list[str], data: Path) -
     scores = [Grade(answer, 0.25, grader="anls") for answer in exam.answers]
     (made,) = compare(exam, scores).gradings
     assert made.halves == ()
+    assert made.tables[0].columns[0] == "one, single-turn"
     assert made.tables[0].rows[-1][1][0].value == 0.25
 
 

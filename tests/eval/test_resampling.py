@@ -84,8 +84,11 @@ def test_it_covers_what_is_true_as_often_as_it_says() -> None:
 
 def test_many_clusters_are_drawn_less_often_and_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Draws([str(number) for number in range(100_000)]).resamples == 2000
-    monkeypatch.setattr("mplug_owl.eval.resampling.CHUNK", 300)
     draws = Draws([str(number) for number in range(100)], resamples=200)
+    (whole,) = draws.counts()
+    monkeypatch.setattr("mplug_owl.eval.resampling.CHUNK", 300)
+    monkeypatch.setattr("mplug_owl.eval.resampling.KEPT", 0)
+    assert (np.concatenate(list(draws.counts())) == whole).all()
     assert [len(chunk) for chunk in draws.counts()] == [3] * 66 + [2]
     assert len(draws.means([0.5] * 100)) == 200
 

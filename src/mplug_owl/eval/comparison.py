@@ -34,11 +34,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Half:
-    """A condition, or all of them: what each system got in it, and every two systems against each other."""
+    """A condition, or all of them.
+
+    Args:
+        title: The condition's.
+        counts: What each system got in it.
+        paired: Every two systems against each other.
+        abilities: A or B by ability, a column a system.
+    """
 
     title: str
     counts: tuple[tuple[str, LetterCounts], ...]
     paired: tuple[PairedDifference, ...]
+    abilities: Figures
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class GradingFigures:
     Args:
         grading: Who they are, and their grades.
         halves: Each condition, and then all of them where there are several; empty where scores are no letters.
-        tables: A or B by ability, a column a system; means of scores where they are no letters.
+        tables: A or B by ability in all conditions, a column a system; means of scores where they are no letters.
         agreement: Of people with each other and with themselves.
         passport: What is known of a judge.
     """
@@ -116,22 +124,27 @@ def by_ability(grades: Sequence[Grade], systems: Sequence[str], labels: Labels) 
 def _grading_figures(exam: Exam, grading: Grading, grades: Sequence[Grade], labels: Labels) -> GradingFigures:
     """The figures of one group of graders."""
     if not grading.lettered:
-        return GradingFigures(grading, (), tuple(figures(grading.grades)))
+        return GradingFigures(grading, (), tuple(_named(made, exam.models) for made in figures(grading.grades)))
     asked = [one for one in exam.task.conditions if any(answer.condition == one for answer in exam.answers)]
-    halves = [_half(exam, one.title, [one], grading) for one in asked]
+    halves = [_half(exam, one.title, [one], grading, labels) for one in asked]
     if len(asked) > 1:
-        halves.append(_half(exam, BOTH, asked, grading))
-    given = [grade for grade in grading.grades if grade.answer.text]
+        halves.append(_half(exam, BOTH, asked, grading, labels))
     agreement = [between_raters(grades), test_retest(grades)] if grading.kind == "person" else []
     found = tuple(one for one in agreement if one is not None)
-    return GradingFigures(grading, tuple(halves), (by_ability(given, exam.models, labels),), found)
+    return GradingFigures(grading, tuple(halves), (halves[-1].abilities,), found)
 
 
-def _half(exam: Exam, title: str, conditions: Sequence[Condition], grading: Grading) -> Half:
+def _half(exam: Exam, title: str, conditions: Sequence[Condition], grading: Grading, labels: Labels) -> Half:
     """What these conditions' answers got."""
     grades = [grade for grade in grading.grades if grade.answer.condition in conditions]
     counts = [(system, letter_counts(_of(exam, system, conditions), grades)) for system in exam.models]
-    return Half(title, tuple(counts), tuple(paired_differences(grades)))
+    given = [grade for grade in grades if grade.answer.text]
+    return Half(title, tuple(counts), tuple(paired_differences(grades)), by_ability(given, exam.models, labels))
+
+
+def _named(made: Figures, systems: Sequence[str]) -> Figures:
+    """The one column there is has the one system's name."""
+    return replace(made, columns=tuple(systems)) if len(made.columns) == len(systems) == 1 else made
 
 
 def _ranking(judge: str, pairs: Sequence[Pair]) -> Ranking:

@@ -85,7 +85,7 @@ def draw(comparison: Comparison | None, out: Path, published: Published | None) 
         save(figure, out, "published")
         drawn["published"] = _address(out / "published.svg")
     for one in comparison.gradings if comparison is not None else ():
-        stem = re.sub(r"[^\w.+-]+", "-", one.grading.title)
+        stem = re.sub(r"[^\w.+-]+", "-", one.grading.title)[:80]
         if one.halves:
             panels = {f"{half.title}, {_size(half.counts)} questions": dict(half.counts) for half in one.halves}
             save(draw_bars(panels, f"Graded by {one.grading.title}", one.grading.rule), out, f"bars-{stem}")

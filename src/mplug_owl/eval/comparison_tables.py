@@ -74,7 +74,7 @@ def show_figures(made: Figures, console: Console) -> None:
         rows.append([system, *(percent(cell.value) if cell.total else "–" for cell in cells)])
     console.print(f"{made.title}, {made.measure}; intervals are in the report", highlight=False)
     names = (name.replace("optical character recognition", "OCR").replace(" ", "\n") for name, _ in made.rows)
-    console.print(_table(("system", *names), rows))
+    console.print(_table(("", *names), rows))
 
 
 def show_paired(half: Half, console: Console) -> None:

@@ -78,6 +78,7 @@ def _half(half: Half) -> dict[str, Any]:
     return {
         "title": half.title,
         "systems": {name: counts_row(counts) for name, counts in half.counts},
+        "by_ability": _table(half.abilities)["rows"],
         "paired": [{**plain(each), "net": each.net, "discordant": each.discordant} for each in half.paired],
     }
 

@@ -6,6 +6,7 @@ low, high = percentiles(draws.means(scores))
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 RESAMPLES, SEED = 10_000, 0
 # How many pictures are drawn in all: large exams are resampled less often, and a chunk of draws fits into memory.
 MOST_DRAWN, CHUNK = 200_000_000, 8_000_000
+# A report draws from as many pictures again and again: small draws are kept.
+KEPT = 1_100_000
 
 Interval = tuple[float, float]
 UNKNOWN: Interval = (math.nan, math.nan)
@@ -38,6 +41,9 @@ class Draws:
 
     def counts(self) -> Iterator[NDArray[np.int64]]:
         """How often each cluster is in each resample, some resamples at a time: [resamples, clusters]."""
+        if self.count * self.resamples <= KEPT:
+            yield _drawn(self.count, self.resamples, self.seed)
+            return
         random = np.random.default_rng(self.seed)
         step = max(CHUNK // max(self.count, 1), 1)
         for start in range(0, self.resamples, step):
@@ -57,6 +63,14 @@ class Draws:
         totals = self.totals(np.stack([np.where(known, values, 0.0), known], axis=1))
         with np.errstate(invalid="ignore"):
             return totals[:, 0] / totals[:, 1]
+
+
+@lru_cache(maxsize=8)
+def _drawn(count: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """All draws at once. Nobody may write into them."""
+    made = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    made.flags.writeable = False
+    return made
 
 
 def percentiles(values: NDArray[np.float64], confidence: float = 0.95) -> Interval:
