@@ -8,6 +8,7 @@ pixel whose colour is the question's number.
 """
 
 import argparse
+import io
 import math
 import random
 import re
@@ -89,8 +90,8 @@ class CopiesPeople:
         yield self.reply(conversation)
 
     def reply(self, talk: Conversation) -> str:
-        pixels = [picture.source.getpixel((0, 0)) for picture in talk.pictures]  # type: ignore[union-attr]
-        shown = [red + 256 * green for red, green, _ in pixels]
+        pixels = [Image.open(io.BytesIO(picture.source)).getpixel((0, 0)) for picture in talk.pictures]  # type: ignore[arg-type]
+        shown = [red + 256 * green for red, green, _ in pixels]  # type: ignore[misc]
         answers = [
             Seen(letter, int(number), len(words))
             for number, letter, words in re.findall(r"#(\d+):([ABCD]) ((?:so )*)", talk.messages[0].text)

@@ -8,6 +8,7 @@ import typer
 from mplug_owl_cli.app import DeviceOption
 
 
+# Over 40 lines with its options.
 def judge(
     judge: Annotated[
         str, typer.Argument(metavar="JUDGE", help="Who grades: http://HOST/v1#MODEL, or any model that owl eval takes.")
@@ -38,10 +39,7 @@ def judge(
     price_out: Annotated[float | None, typer.Option(help="What a million tokens cost that it writes.")] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Let a model that sees the pictures grade answers from A to D. The same command again asks only what is missing.
-
-    Over 40 lines with its options.
-    """
+    """Let a model that sees the pictures grade answers from A to D. The same command again asks only what is missing."""
     from mplug_owl.eval.judge_run import JudgeRun, run_judge
     from mplug_owl.eval.judging import Judging
 

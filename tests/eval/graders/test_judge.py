@@ -1,10 +1,12 @@
 """A judge is shown what it is meant to be shown, is asked once, and nothing but a letter is a grade."""
 
+import io
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mplug_owl.chat import Decoding
 from mplug_owl.conversation import Conversation, Picture
@@ -44,7 +46,7 @@ def answers(count: int, model: str = "one", words: str = "card {}") -> list[Answ
 
 def colour(talk: Conversation) -> tuple:
     (picture,) = talk.pictures
-    return picture.source.getpixel((0, 0))
+    return Image.open(io.BytesIO(picture.source)).getpixel((0, 0))
 
 
 def test_each_answer_is_graded_beside_its_picture() -> None:

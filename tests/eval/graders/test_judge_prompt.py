@@ -1,15 +1,18 @@
 """A judge is given the picture, the dialogue and the levels; of its reply the last line of the asked form counts, no other."""
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mplug_owl.conversation import Picture
 from mplug_owl.eval.answer import Answer
-from mplug_owl.eval.graders.judge_prompt import compare_prompt, grade_prompt, read_grade, read_verdict, shrunk
+from mplug_owl.eval.graders.judge_prompt import compare_prompt, grade_prompt, packed, read_grade, read_verdict
 from tests.eval.quiz import CONDITIONS, question
 
-PICTURE = Image.new("RGB", (4, 4))
+PICTURE = Picture(Image.new("RGB", (4, 4)))
 
 
 def answer(*turns: str, model: str = "one") -> Answer:
@@ -56,7 +59,7 @@ def test_which_one_is_better(reply: str, verdict: str | None) -> None:
 def test_a_judge_sees_the_picture_first_and_the_dialogue_to_its_end() -> None:
     talk = grade_prompt(answer("three", "because of two"), [PICTURE])
     (message,) = talk.messages
-    assert message.parts[0].source is PICTURE
+    assert message.parts[0] is PICTURE
     words = [message.text.index(part) for part in ("line 0?", "three", "line 1?", "because of two", "D: irrelevant")]
     assert words == sorted(words)
     assert talk.system is None
@@ -101,6 +104,8 @@ def test_two_answers_stand_in_the_order_in_which_they_are_given() -> None:
     assert "two" not in words.replace("two assistants", "")  # no system's name
 
 
-def test_a_huge_picture_is_made_smaller_and_others_stay() -> None:
-    assert shrunk(PICTURE) is PICTURE
-    assert shrunk(Image.new("RGB", (4096, 100))).size == (2048, 50)
+def test_a_huge_picture_is_made_smaller_and_a_small_one_keeps_every_pixel() -> None:
+    small, huge, clear = Image.effect_noise((40, 30), 90), Image.new("RGB", (4096, 400)), Image.new("RGBA", (600, 600))
+    assert Image.open(io.BytesIO(packed(small))).tobytes() == small.tobytes()
+    opened = [Image.open(io.BytesIO(packed(one))) for one in (huge, clear)]
+    assert [(one.format, one.size) for one in opened] == [("JPEG", (2048, 200)), ("PNG", (600, 600))]

@@ -3,19 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from PIL import Image
-
 from mplug_owl.chat import ChatModel, Decoding, arriving
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Grade, Shown, lettered
-from mplug_owl.eval.graders.judge_prompt import VERSION, grade_prompt, read_grade, shrunk
+from mplug_owl.eval.graders.judge_prompt import VERSION, grade_prompt, packed, read_grade
 from mplug_owl.eval.reply_cache import CachedChatModel, ReplyCache
 from mplug_owl.eval.task import Question
 
 # Seeing, reasons and a grade; reasoning models need most of it.
 DECODING = Decoding(max_new_tokens=2048)
-# So many requests are prepared at once: their pictures are in memory until the last of them is answered.
+# So many requests are prepared at once. Their pictures are in memory, packed, until the last of them is answered.
 AT_ONCE = 64
 
 
@@ -100,20 +98,20 @@ def _prompt(sheet: Sheet, pictures: "OpenPictures") -> Conversation:
 
 
 class OpenPictures:
-    """Opens each picture once and keeps the latest, so that answers to one question share it."""
+    """Opens and packs each picture once and keeps the latest, so that answers to one question share it."""
 
     def __init__(self, kept: int = AT_ONCE) -> None:
         self.kept = kept
-        self._open: dict[str, Image.Image] = {}
+        self._packed: dict[str, bytes] = {}
 
-    def of(self, question: Question) -> list[Image.Image | Picture]:
+    def of(self, question: Question) -> list[Picture]:
         """What a judge sees of a question: the pictures among its words, or its one picture."""
         if question.parts:
             return [part for parts in question.parts for part in parts if isinstance(part, Picture)]
         if question.picture is None:
             return []
-        if question.cluster not in self._open:
-            if len(self._open) >= self.kept:
-                del self._open[next(iter(self._open))]
-            self._open[question.cluster] = shrunk(question.picture())
-        return [self._open[question.cluster]]
+        if question.cluster not in self._packed:
+            if len(self._packed) >= self.kept:
+                del self._packed[next(iter(self._packed))]
+            self._packed[question.cluster] = packed(question.picture())
+        return [Picture(self._packed[question.cluster])]

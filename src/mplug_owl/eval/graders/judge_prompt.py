@@ -1,6 +1,7 @@
 """What a judge is given and what is read from its reply: an answer to grade from A to D, or two answers to compare."""
 
 import hashlib
+import io
 import re
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -16,6 +17,8 @@ from mplug_owl.eval.task import Question
 VERSION = 1
 # A judge's picture is at most so long: what larger ones add, servers scale away themselves.
 LONGEST_SIDE = 2048
+# Up to so many pixels a picture is a PNG, which keeps each of them. A photograph takes forty times as long so (2.5 s and 0.06 s for ten).
+SMALL = 512 * 512
 
 # The levels are Self-Instruct's (arXiv 2212.10560), by which the paper's people graded; the words are ours.
 LEVELS = """\
@@ -60,7 +63,7 @@ _BETTER = re.compile(_LINE.format(mark="better", choices="[12]|tie|none"), re.IG
 _VERDICTS: dict[str, Verdict] = {"1": "first", "2": "second", "tie": "tie"}
 
 
-def grade_prompt(answer: Answer, pictures: Sequence[Image.Image | Picture], sees: bool = True) -> Conversation:
+def grade_prompt(answer: Answer, pictures: Sequence[Picture], sees: bool = True) -> Conversation:
     """The dialogue up to an answer, after its pictures.
 
     Args:
@@ -82,7 +85,7 @@ def grade_prompt(answer: Answer, pictures: Sequence[Image.Image | Picture], sees
     return _conversation(pictures, words, answer.question)
 
 
-def compare_prompt(first: Answer, second: Answer, pictures: Sequence[Image.Image | Picture], sees: bool = True) -> Conversation:
+def compare_prompt(first: Answer, second: Answer, pictures: Sequence[Picture], sees: bool = True) -> Conversation:
     """Two dialogues with the same questions, the one to be shown first and the other."""
     mark = _mark(first, second)
     words = COMPARE.format(
@@ -112,13 +115,17 @@ def read_verdict(reply: str) -> Verdict | None:
     return _VERDICTS.get(choice) if choice is not None else None
 
 
-def shrunk(picture: Image.Image) -> Image.Image:
-    """A picture that is no longer than a judge gets to see."""
-    if max(picture.size) <= LONGEST_SIDE:
-        return picture
-    smaller = picture.copy()
-    smaller.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return smaller
+def packed(picture: Image.Image) -> bytes:
+    """A picture as a file that is no larger than a judge needs: a JPEG of a photograph, a PNG of what is small."""
+    if max(picture.size) > LONGEST_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    file = io.BytesIO()
+    if picture.mode in ("RGB", "L") and picture.width * picture.height > SMALL:
+        picture.save(file, "JPEG", quality=95, subsampling=0)
+    else:
+        (picture if picture.mode in ("RGB", "L") else picture.convert("RGB")).save(file, "PNG")
+    return file.getvalue()
 
 
 def _last(pattern: re.Pattern[str], reply: str) -> str | None:
@@ -126,10 +133,9 @@ def _last(pattern: re.Pattern[str], reply: str) -> str | None:
     return found[-1].lower() if found else None
 
 
-def _conversation(pictures: Sequence[Image.Image | Picture], words: str, question: Question) -> Conversation:
+def _conversation(pictures: Sequence[Picture], words: str, question: Question) -> Conversation:
     """Without a system sentence: a judge's server may have one of its kind."""
-    seen = [picture if isinstance(picture, Picture) else Picture(picture) for picture in pictures]
-    return Conversation((Message("user", (*seen, words)),), None, name=f"judging question {question.id}")
+    return Conversation((Message("user", (*pictures, words)),), None, name=f"judging question {question.id}")
 
 
 def _mark(*answers: Answer) -> str:
