@@ -1,9 +1,11 @@
 """A judge's passport finds the fault that a judge has, and no other one; what is not known is not called sound."""
 
+import io
 import re
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from benchmarks.passport import (
     STUBS,
@@ -19,6 +21,7 @@ from benchmarks.passport import (
 from mplug_owl.eval.grade import Grade, lettered
 from mplug_owl.eval.graders.pairs import Pair
 from mplug_owl.eval.passport import Passport, passport, passports, people_letters
+from mplug_owl.eval.passport_table import show_passport
 
 SEEDS = range(20)
 
@@ -40,6 +43,16 @@ def test_each_stub_has_its_line() -> None:
     ]
     made = passport_of(IgnoresPictures, 0)
     assert made.faults == ("picture removed", "picture exchanged")
+
+
+def test_a_table_says_where_the_correction_does_not_hold() -> None:
+    for stub, alike in ((LikesLength, False), (PrefersTheFirst, True)):
+        made = passport_of(stub, 0)
+        file = io.StringIO()
+        show_passport(made, Console(file=file, width=120))
+        assert made.errs_alike is alike
+        assert ("errs more for some systems" in file.getvalue()) is not alike
+        assert all(line.name in file.getvalue() for line in made.lines)
 
 
 def graded(judge: str = "a judge", questions: int = 40) -> tuple[list[Grade], list[Grade]]:

@@ -112,11 +112,17 @@ class Passport:
         """The names of the lines by which it is suspect."""
         return tuple(line.name for line in self.lines if line.verdict == "suspect")
 
+    @property
+    def errs_alike(self) -> bool:
+        """Whether nothing here says that it errs more for some systems, which the correction of shares takes it not to do."""
+        return not {"length", "family"} & set(self.faults)
+
     def row(self) -> dict[str, object]:
         """Plain values for a JSON file."""
         lines = [{**asdict(line), "figure": line.figure} for line in self.lines]
         errors = asdict(self.errors) if self.errors is not None else None
-        return {"judge": self.judge, "lines": lines, "errors": errors, "shares": [asdict(share) for share in self.shares]}
+        shares = [asdict(share) for share in self.shares]
+        return {"judge": self.judge, "lines": lines, "errors": errors, "shares": shares, "errs_alike": self.errs_alike}
 
 
 def passports(grades: Sequence[Grade], pairs: Sequence[Pair] = ()) -> list[Passport]:

@@ -19,9 +19,10 @@ def show_letters(grades: Sequence[Grade], passport: Passport, console: Console) 
     mine = counted([one for one in grades if one.kind == "judge" and one.grader == passport.judge])
     corrected = {(share.model, share.split): share for share in passport.shares}
     for condition in dict.fromkeys(one.answer.condition for one in mine):
-        table = Table("system", highlight=False, box=SIMPLE_HEAD)
+        table = Table(highlight=False, box=SIMPLE_HEAD)
+        table.add_column("system", overflow="fold")
         for column in ("/".join(LETTERS), "unscored", "no answer", "A or B, %", "corrected, %"):
-            table.add_column(column, justify="right", no_wrap=True)
+            table.add_column(column, justify="right", no_wrap=column.startswith("A/"))
         there = [one for one in mine if one.answer.condition == condition]
         for model in dict.fromkeys(one.answer.model for one in there):
             here = [one for one in there if one.answer.model == model]
@@ -51,6 +52,10 @@ def show_passport(passport: Passport, console: Console) -> None:
             f"{one.bad} others; shares are corrected by that (arXiv 2511.21140)",
             highlight=False,
         )
+        if not passport.errs_alike:
+            console.print(
+                "But it errs more for some systems than for others: corrected shares are wrong there", style="bold red"
+            )
 
 
 def _corrected(share: CorrectedShare | None) -> str:

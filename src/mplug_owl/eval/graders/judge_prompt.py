@@ -17,7 +17,8 @@ from mplug_owl.eval.task import Question
 VERSION = 1
 # A judge's picture is at most so long: what larger ones add, servers scale away themselves.
 LONGEST_SIDE = 2048
-# Up to so many pixels a picture is a PNG, which keeps each of them. A photograph takes forty times as long so (2.5 s and 0.06 s for ten).
+# Up to so many pixels a picture is a PNG, which keeps each of them. Of a photograph that takes forty times as long as a JPEG
+# (2.5 s and 0.06 s for ten of OwlEval's).
 SMALL = 512 * 512
 
 # The levels are Self-Instruct's (arXiv 2212.10560), by which the paper's people graded; the words are ours.
