@@ -140,6 +140,7 @@ def test_a_form_is_small(client, raters: Raters) -> None:
     assert client.post("/rate/anna", content=iter([b"action=A"])).status_code == 413  # no length
     for odd in (b"", b"\xff\xfe%", b"action=A&action=E", b"item=1"):
         assert client.post("/rate/anna", content=odd).status_code == 200
+    assert "nothing was changed" in click(client, "E").text
     assert not raters.path.read_bytes()
 
 
@@ -241,6 +242,20 @@ def test_a_picture_that_cannot_be_opened_is_missed_and_reported(tmp_path: Path, 
     assert shown_now.status_code == 200
     assert client.get(Page(shown_now.text).sources[0]).status_code == 404
     assert "picture of 4 bytes" in capsys.readouterr().err
+
+
+def test_a_question_in_words_alone_has_no_picture_and_two_pictures_are_numbered(tmp_path: Path) -> None:
+    words = Question("1", "writing", "words", (("Why?", ""),))
+    cards_of_two = (Picture(Image.new("RGB", (9, 7))), "and", Picture(Image.new("RGB", (7, 9))))
+    two = Question("2", "seeing", "cards", (("Which?", ""),), parts=(cards_of_two,))
+    for question, alts in ((words, []), (two, ["Picture 1 of 2", "Picture 2 of 2"])):
+        answer = Answer(question, Condition("all", "picture", "", ""), ("So.",), "zebrafish")
+        raters = Raters("mine", [answer], tmp_path / f"{question.id}.jsonl")
+        client = testclient.TestClient(server.make_app(raters), base_url=BASE)
+        shown_now = client.get("/rate/anna").text
+        assert re.findall(r'alt="(Picture . of .)', shown_now) == alts
+        sent = [client.get(source) for source in Page(shown_now).sources if source.startswith("/picture")]
+        assert [Image.open(io.BytesIO(one.content)).size for one in sent] == [(9, 7), (7, 9)][: len(alts)]
 
 
 def test_a_port_that_is_taken_is_an_error(raters: Raters) -> None:
