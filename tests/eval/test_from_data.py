@@ -234,5 +234,7 @@ def test_one_command_grades_answers_by_several_metrics(
     assert "exact" in shown
     assert "50.0 [9.5, 90.5]" in shown
     assert "100 [34.2, 100]" in shown
-    assert (tmp_path / "out" / "wrong.html").is_file()
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(row["grader"], row["score"]) for row in rows] == [("exact", 1), ("exact", 0), ("contains", 1), ("contains", 1)]
+    assert "In the street." in (tmp_path / "out" / "wrong.html").read_text()
     assert not (tmp_path / "out" / "radar.png").exists()  # one ability is no radar

@@ -26,6 +26,8 @@ def test_an_exam_is_every_condition_graded() -> None:
         "target": "line 1 of 5.",
         "answer": "on card 5, line 1? 4",
         "correct": False,
+        "score": 0.0,
+        "grader": "exact",
         "earlier": [{"question": "What is on card 5, line 0?", "target": "line 0 of 5.", "answer": "on card 5, line 0? 2"}],
     }
     assert [grade.answer.condition for grade in evaluate(Listener(), Quiz(), 1, 0, CONDITIONS[3:])] == [CONDITIONS[3]]

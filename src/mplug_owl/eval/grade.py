@@ -60,6 +60,8 @@ class Grade:
             "target": question.target,
             "answer": self.answer.text,
             "correct": self.correct,
+            "score": None if self.score is None else float(self.score),
+            "grader": self.grader,
             "earlier": [
                 {"question": words, "target": target, "answer": answer} for words, target, answer in self.answer.earlier
             ],
