@@ -158,5 +158,5 @@ def _dialogue(answer: Answer, mark: str) -> str:
 
 def _reference(question: Question) -> str:
     """A correct answer, where the question comes with one."""
-    known = [target for target in (question.target, *question.references) if target]
-    return f"\nKnown to be correct: {' | '.join(dict.fromkeys(known))}\n" if known else ""
+    known = dict.fromkeys(question.accepted)
+    return f"\nKnown to be correct: {' | '.join(known)}\n" if known else ""
