@@ -17,6 +17,7 @@ from PIL import Image
 import mplug_owl_cli
 from mplug_owl.errors import UserError
 from mplug_owl.eval.judge_run import JudgeRun, judge_name, run_judge
+from mplug_owl.eval.judge_run import _identity as identity
 from mplug_owl.eval.judging import Judging
 from tests.chat.server import Behaviour, Server, cuts, refuses, says, sends, serving
 from tests.eval.owleval import folder_of
@@ -176,6 +177,17 @@ def test_people_are_compared_with(
 )
 def test_what_a_judge_is_called(typed: str, name: str) -> None:
     assert judge_name(typed) == name
+
+
+def test_replies_are_kept_under_where_a_judge_is_and_its_weights(tmp_path: Path) -> None:
+    assert identity("http://localhost:1/v1?retries=2#gpt") == identity("http://localhost:1/v1#gpt")
+    assert identity("http://localhost:1/v1#gpt") != identity("http://localhost:2/v1#gpt")
+    assert identity("hf:org/model") == "hf:org/model "  # its files are elsewhere
+    (tmp_path / "weights").write_text("one")
+    before = identity(f"hf:{tmp_path}")
+    (tmp_path / "weights").write_text("other weights")
+    assert identity(f"hf:{tmp_path}") != before
+    assert len(identity("owl-tiny")) > len("owl-tiny ")
 
 
 @pytest.mark.slow

@@ -102,8 +102,7 @@ def _identity(judge: str) -> str:
     """What a judge's replies are kept under: where it is, and which weights it has."""
     if "://" in judge:
         return urlsplit(judge)._replace(query="").geturl()
-    path = judge.removeprefix("hf:")
-    return f"{judge} {fingerprint(path if Path(path).is_dir() else locate(path))}"
+    return f"{judge} {fingerprint(judge.removeprefix('hf:') if judge.startswith('hf:') else locate(judge))}"
 
 
 def _folder(entries: Sequence[str], exam: Exam, name: str) -> Path:
