@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mplug_owl import UserError
 from mplug_owl.eval.bars import draw_bars
 from mplug_owl.eval.comparison import compare
-from mplug_owl.eval.comparison_tables import counts_cells, ends, p_words
+from mplug_owl.eval.comparison_tables import counts_cells, ends, entry_cells, p_words
 from mplug_owl.eval.comparison_values import plain
 from mplug_owl.eval.exam_folder import ExamSettings, open_exam, read_exam
 from mplug_owl.eval.gather import gather
@@ -211,6 +211,17 @@ def test_a_bar_without_grades_says_so() -> None:
 def test_what_is_wrong_is_said_in_a_sentence(run: ReportRun, said: str) -> None:
     with pytest.raises(UserError, match=said):
         run_report(run)
+
+
+def test_a_judge_that_nobody_could_read_is_not_nobody(entries: list[str], data: Path, tmp_path: Path) -> None:
+    """Its grades are unscored: the table names it, with no grade, and the page is made."""
+    gpt = graded(entries[:1], data, tmp_path / "gpt", "gpt", "judge", "-")
+    exam, grades, pairs = gather(entries[:2], [gpt], data=data)
+    made = compare(exam, grades, pairs)
+    assert entry_cells(made.entries[0], made.gradings)[3] == "judge gpt (0)"
+    assert entry_cells(made.entries[1], made.gradings)[3] == "not graded yet"
+    out = run_report(ReportRun(tuple(entries[:2]), (gpt,), data=data, out=tmp_path / "out"))
+    assert "unscored" in Page((out / "report.html").read_text()).words
 
 
 def test_scores_that_are_no_letters_have_means(entries: list[str], data: Path) -> None:

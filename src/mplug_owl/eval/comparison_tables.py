@@ -17,6 +17,10 @@ from mplug_owl.eval.published import Published
 from mplug_owl.eval.rater_agreement import Agreement
 from mplug_owl.eval.resampling import Interval
 from mplug_owl.eval.statistics import Figures, wilson
+from mplug_owl.eval.text_table import show_text, text_tables
+
+# The task whose judge's scores are of 1 to 10, beside a reference's.
+TEXT = "text"
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -28,8 +32,11 @@ def show(comparison: Comparison, console: Console) -> None:
         for half in one.halves:
             console.print(half.title, highlight=False)
             console.print(counts_table(dict(half.counts)))
-        for made in one.tables:
-            show_figures(made, console)
+        if comparison.exam.task.name == TEXT and one.grading.kind == "judge":
+            show_text(text_tables(comparison.exam, one.grading.grades, one.grading.graders[0]), console)
+        else:
+            for made in one.tables:
+                show_figures(made, console)
         if one.halves and one.halves[-1].paired:
             show_paired(one.halves[-1], console)
         for agreement in one.agreement:
@@ -44,9 +51,9 @@ def entry_cells(entry: Entry, gradings: Sequence[GradingFigures]) -> tuple[str, 
     """A system's row: how much it answered, how long, and who graded how much of that."""
     graded = []
     for one in gradings:
-        count = sum(grade.answer.model == entry.system and grade.score is not None for grade in one.grading.grades)
-        if count:
-            graded.append(f"{one.grading.title} ({count})")
+        mine = [grade for grade in one.grading.grades if grade.answer.model == entry.system and grade.answer.text]
+        if mine:
+            graded.append(f"{one.grading.title} ({sum(grade.score is not None for grade in mine)})")
     words = f"{entry.mean_words:.0f}" if entry.answered else "–"
     return entry.system, f"{entry.answered} of {entry.asked}", words, "; ".join(graded) or "not graded yet"
 
@@ -105,7 +112,8 @@ def show_ranking(ranking: Ranking, console: Console) -> None:
         interval = ends(one.interval, "{:+.0f}".format)
         rows.append([one.system, f"{one.points:+.0f} {interval}", str(one.won), str(one.lost), str(one.tied)])
     console.print(f"\n{ranking_words(ranking)}", style="bold", highlight=False)
-    console.print(_table(("system", "points [95 %]", "won", "lost", "tied"), rows))
+    if rows:
+        console.print(_table(("system", "points [95 %]", "won", "lost", "tied"), rows))
 
 
 def show_published(published: Published, console: Console) -> None:
