@@ -12,7 +12,9 @@ from mplug_owl_cli.app import DeviceOption
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="owl-tiny, a model's or run's folder, an adapter, a hub id, or answers:FILE."),
+        typer.Argument(
+            metavar="MODEL", help="owl-tiny, a folder, an adapter, a hub id, hf:NAME, http://HOST/v1#NAME, or answers:FILE."
+        ),
     ],
     task: Annotated[
         str,
