@@ -135,7 +135,7 @@ def _summary(answers: Sequence[Answer], task: Task, folder: Path) -> Iterator[st
             yield f"{condition.title}: {len(words)} of {len(here)} questions answered{length}"
     yield "Not graded yet. People grade with"
     yield f"  owl rate {folder}"
-    yield "a judge that sees the pictures with"
+    yield "a judge that sees the pictures with" if answers[0].question.picture else "a judge with"
     yield f"  owl judge JUDGE {folder}"
     yield "and the table is made by"
     yield f"  owl report {folder}"

@@ -19,8 +19,8 @@ def show_letters(grades: Sequence[Grade], passport: Passport, console: Console) 
     mine = counted([one for one in grades if one.kind == "judge" and one.grader == passport.judge])
     corrected = {(share.model, share.split): share for share in passport.shares}
     for condition in dict.fromkeys(one.answer.condition for one in mine):
-        table = Table(highlight=False, box=SIMPLE_HEAD)
-        table.add_column("system", overflow="fold")
+        table = Table(highlight=False, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column("system", overflow="fold", min_width=12)
         for column in ("/".join(LETTERS), "unscored", "no answer", "A or B, %", "corrected, %"):
             table.add_column(column, justify="right", no_wrap=column.startswith("A/"))
         there = [one for one in mine if one.answer.condition == condition]
