@@ -24,10 +24,10 @@ from mplug_owl.chat import Decoding
 from mplug_owl.conversation import Conversation
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import LETTERS, Grade, Letter, lettered
-from mplug_owl.eval.graders.audit import audit_sheets
-from mplug_owl.eval.graders.judge import Judge, Sheet
-from mplug_owl.eval.graders.pairs import compare, pairs_of
-from mplug_owl.eval.passport import Passport, passport
+from mplug_owl.eval.judge.audit import audit_sheets
+from mplug_owl.eval.judge.judge import Judge, Sheet
+from mplug_owl.eval.judge.pairs import compare, pairs_of
+from mplug_owl.eval.judge.passport import Passport, passport
 from mplug_owl.eval.task import Condition, Question
 
 CONDITION = Condition("single", "picture", "single-turn", "made-up")

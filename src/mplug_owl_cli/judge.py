@@ -40,8 +40,8 @@ def judge(
     device: DeviceOption = None,
 ) -> None:
     """Let a model that sees the pictures grade answers from A to D. The same command again asks only what is missing."""
-    from mplug_owl.eval.judge_run import JudgeRun, run_judge
-    from mplug_owl.eval.judging import Judging
+    from mplug_owl.eval.judge.judging import Judging
+    from mplug_owl.eval.judge.run import JudgeRun, run_judge
 
     print(
         run_judge(

@@ -32,6 +32,6 @@ def report(
     ] = None,
 ) -> None:
     """Put systems beside each other: letters, intervals, paired tests, abilities, and every answer beside its picture."""
-    from mplug_owl.eval.reporting import ReportRun, run_report
+    from mplug_owl.eval.compare.run import ReportRun, run_report
 
     print(run_report(ReportRun(tuple(entries or ()), tuple(grades or ()), task, data, out, published, abilities, plan)))

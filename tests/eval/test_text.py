@@ -13,15 +13,16 @@ from rich.console import Console
 from mplug_owl.chat import Decoding
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
-from mplug_owl.eval import judge_run, tasks
+from mplug_owl.eval import tasks
 from mplug_owl.eval.answer import Answer, ask
 from mplug_owl.eval.exam_folder import Exam
-from mplug_owl.eval.graders.judge import Judge
-from mplug_owl.eval.graders.scores import read_scores, score_text
 from mplug_owl.eval.grades_file import GradesFile, read_grades
-from mplug_owl.eval.judging import Judging
+from mplug_owl.eval.judge import run as judge_run
+from mplug_owl.eval.judge.judge import Judge
+from mplug_owl.eval.judge.judging import Judging
+from mplug_owl.eval.judge.scores import read_scores, score_text
+from mplug_owl.eval.judge.text_table import plain, show_text, text_tables
 from mplug_owl.eval.tasks.text import TextQuestions
-from mplug_owl.eval.text_table import plain, show_text, text_tables
 from tests.eval.quiz import Listener
 
 # What every answer of a made-up model is worth, and what comes on top for the one that is shown first.

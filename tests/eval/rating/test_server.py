@@ -11,9 +11,9 @@ from PIL import Image
 from mplug_owl.conversation import Picture
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.exam_folder import Exam
-from mplug_owl.eval.graders.people import WORDING
 from mplug_owl.eval.grades_file import key
 from mplug_owl.eval.rating import page
+from mplug_owl.eval.rating.people import WORDING
 from mplug_owl.eval.rating.raters import Raters, shown
 from mplug_owl.eval.task import Condition, Question
 from tests.eval.rating import cards

@@ -15,8 +15,8 @@ from mplug_owl.conversation import Picture
 from mplug_owl.errors import BadSample
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Letter
-from mplug_owl.eval.graders.people import WORDING, Item, Progress
 from mplug_owl.eval.grades_file import Key, key
+from mplug_owl.eval.rating.people import WORDING, Item, Progress
 from mplug_owl.eval.rating.raters import Outcome, Summary
 from mplug_owl.eval.task import Question
 from mplug_owl.model.images import open_image

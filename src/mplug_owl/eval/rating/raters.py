@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import LETTERS, Letter, lettered
-from mplug_owl.eval.graders.people import Event, Item, Progress, agreement, order
 from mplug_owl.eval.grades_file import ACTION, SKIP, UNDO, GradesFile, Key, key
 from mplug_owl.eval.lines import read_lines
+from mplug_owl.eval.rating.people import Event, Item, Progress, agreement, order
 
 # A name stands in an address and in every line of the file.
 NAME = re.compile(r"\w[\w .'-]{0,39}")

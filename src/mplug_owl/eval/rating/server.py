@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 
 from mplug_owl.errors import BadSample, UserError, WriteError
 from mplug_owl.eval.grade import LETTERS
-from mplug_owl.eval.graders.people import Progress
 from mplug_owl.eval.rating import page
+from mplug_owl.eval.rating.people import Progress
 from mplug_owl.eval.rating.raters import Outcome, Raters
 from mplug_owl.page.render import render
 

@@ -9,9 +9,9 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.exam_folder import Exam
 from mplug_owl.eval.grade import Letter
-from mplug_owl.eval.graders.people import chosen
 from mplug_owl.eval.grades_file import Key, key, read_grades
 from mplug_owl.eval.rating.gold import read_gold
+from mplug_owl.eval.rating.people import chosen
 from mplug_owl.eval.rating.raters import Raters, Summary, alone, shown
 
 

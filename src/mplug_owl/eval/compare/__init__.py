@@ -1,0 +1,1 @@
+"""`owl report`: several systems in one table, and what their differences are worth."""
