@@ -1,5 +1,7 @@
 """What tests share: where the data beside the checkout is, and small owls made on the spot."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,16 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     """Every warning is an error, but this one is between peft 0.21 and transformers 5.23."""
     config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a command sets for its process, such as how quiet libraries are, ends with its test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -155,6 +155,7 @@ def test_the_blocks_of_a_page_run(page: Path, house: Path, monkeypatch: pytest.M
                         type_owl(rest, monkeypatch)
                     case ["python", "-m", module, *rest] if module.startswith("mplug_owl."):
                         monkeypatch.setattr(sys, "argv", [module, *rest])
+                        monkeypatch.delitem(sys.modules, module, raising=False)  # where another test has imported it
                         runpy.run_module(module, run_name="__main__")
                     case ["python", file, *rest] if not file.startswith("-"):
                         run_python(house / file, rest, monkeypatch)
