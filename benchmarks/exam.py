@@ -3,7 +3,8 @@
 64 questions of the drawn world's exam, with the picture, as `owl eval` asks them: later turns after the model's own answers.
 Both ways in one process, in turn, on one thread; the first exam of each is not counted. An answer is compared to the letter.
 
-`--against PATH` is a checkout of another commit: its exam is timed in a process of its own, in turn with this one's.
+`--against PATH` is a checkout of another commit: its exam is timed in a process of its own, in turn with this one's. Only
+so is all of the gain seen: in one process both ways find the memory that `OwlChatModel` has malloc keep.
 
     python benchmarks/exam.py [--model owl-tiny] [--questions 64] [--repeats 15] [--dtype auto] [--against PATH]
 """

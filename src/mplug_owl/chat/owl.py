@@ -17,6 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mplug_owl.chat.decode import Prompt, decode
+from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.conversation import Conversation, ImageSource
@@ -57,6 +58,8 @@ class OwlChatModel:
         self.model, self.processor, self.batch_size = owl.model, owl.processor, batch_size
         self._past = _Past()
         self._look = PictureFeatures(owl)
+        if owl.model.device.type == "cpu":
+            keep_freed_memory()
 
     def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
         """The next answer in each conversation. Text alone and pictures mix freely.
