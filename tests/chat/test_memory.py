@@ -27,6 +27,7 @@ print(untaught, faults())
 """
 
 
+@pytest.mark.slow  # two processes that import torch
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc has other rules")
 def test_pages_are_fetched_once() -> None:
     untaught, taught = map(int, subprocess.check_output([sys.executable, "-c", ROUNDS], text=True).split())

@@ -12,6 +12,7 @@ from tests.school import initial_model, lesson, lessons, quietly
 
 
 # What torch 2.13 warns of while it compiles is its own code, and that it looks for gradients where none are asked for.
+@pytest.mark.slow  # a compiler's half minute
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_a_compiled_run_learns_the_same(tmp_path: Path) -> None:
