@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
@@ -18,7 +17,7 @@ from mplug_owl.chat.protocol import Decoding
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.model.images import open_image
-from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, settled_answer
+from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, stream_answer
 
 
 class HuggingFaceChatModel:
@@ -74,24 +73,11 @@ class HuggingFaceChatModel:
     def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
         """The next answer as it comes. Closing the generator ends it within a token. Raises as `arriving` does."""
         inputs = self._inputs([self._prompt(conversation)], [conversation])
-        tokens, closed = TokenQueue(), Event()
-        ids: list[int] = []
-        shown = ""
-        with ThreadPoolExecutor(max_workers=1) as worker:
-            work = worker.submit(self._generate, inputs, decoding, tokens, StopWhenClosed(closed))
-            work.add_done_callback(lambda _: tokens.end())
-            try:
-                while (new := tokens.queue.get()) is not None:
-                    ids += new
-                    settled = settled_answer(self._decode(ids), decoding.stop)
-                    if len(settled) > len(shown):
-                        yield settled[len(shown) :]
-                        shown = settled
-                work.result()
-                if rest := clean_answer(self._decode(ids), decoding.stop)[len(shown) :]:
-                    yield rest
-            finally:
-                closed.set()
+
+        def generate(tokens: TokenQueue, closed: Event) -> None:
+            self._generate(inputs, decoding, tokens, StopWhenClosed(closed))
+
+        yield from stream_answer(generate, self._decode, decoding.stop)
 
     def _prompt(self, conversation: Conversation) -> str:
         if self.model_type in WITHOUT_TEMPLATE and len(conversation.pictures) > 1:

@@ -1,7 +1,6 @@
 """Our own models as ChatModels: many conversations at once by `decode`, one as it comes by transformers' generate."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -24,7 +23,7 @@ from mplug_owl.conversation import Conversation, ImageSource
 from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
 from mplug_owl.model.processor import Example
-from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, settled_answer
+from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, stream_answer
 
 
 @dataclass
@@ -100,24 +99,8 @@ class OwlChatModel:
             UserError: The conversation is longer than the model's positions.
         """
         sample = self.processor.encode(conversation, reply=True)
-        tokens, closed = TokenQueue(), Event()
-        ids: list[int] = []
-        shown = ""
-        with ThreadPoolExecutor(max_workers=1) as worker:
-            work = worker.submit(self._continue, sample, decoding, tokens, closed)
-            work.add_done_callback(lambda _: tokens.end())
-            try:
-                while (new := tokens.queue.get()) is not None:
-                    ids += new
-                    settled = settled_answer(self._decode(ids), decoding.stop)
-                    if len(settled) > len(shown):
-                        yield settled[len(shown) :]
-                        shown = settled
-                work.result()
-                if rest := clean_answer(self._decode(ids), decoding.stop)[len(shown) :]:
-                    yield rest
-            finally:
-                closed.set()
+        generate = partial(self._continue, sample, decoding)
+        yield from stream_answer(generate, self._decode, decoding.stop)
 
     def _continue(self, sample: Example, decoding: Decoding, tokens: TokenQueue, closed: Event) -> None:
         """Generate after a prompt, from where it differs from the last one, and keep what was computed for the next."""

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mplug_owl.errors import UserError
 from mplug_owl.eval import tasks
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.answers_file import AnswersFile
+from mplug_owl.eval.lines import sole_writer
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.task import Task
 from mplug_owl.writing import replacing, writing
@@ -69,14 +68,8 @@ def open_exam(folder: Path, settings: ExamSettings, fresh: bool = False) -> Iter
         UserError: Another exam is in the folder, or another process is writing there.
         WriteError: The folder cannot be written.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise UserError(f"{folder}: another exam is writing there; wait for it, or give another --out") from error
-    try:
+    refusal = f"{folder}: another exam is writing there; wait for it, or give another --out"
+    with sole_writer(folder / ".lock", refusal):
         saved = folder / SETTINGS
         if fresh:
             (folder / ANSWERS).unlink(missing_ok=True)
@@ -89,8 +82,6 @@ def open_exam(folder: Path, settings: ExamSettings, fresh: bool = False) -> Iter
             with writing(saved), replacing(saved) as new:
                 new.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
         yield AnswersFile(folder / ANSWERS, settings.task, settings.model)
-    finally:
-        lock.release()
 
 
 def read_settings(folder: Path) -> ExamSettings:

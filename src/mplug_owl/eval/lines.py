@@ -1,12 +1,15 @@
-"""Files of JSON lines that grow: a line is on the disk before anything else happens, and a crash costs at most half of one."""
+"""Files of JSON lines that grow: one process writes, each line is on the disk at once, a crash costs at most half of one."""
 
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from mplug_owl.errors import UserError
 from mplug_owl.writing import writing
@@ -50,6 +53,27 @@ class AppendedLines:
             except OSError:
                 file.truncate(size)
                 raise
+
+
+@contextmanager
+def sole_writer(lock: Path, refusal: str) -> Iterator[None]:
+    """Nobody else holds this lock meanwhile. Its folder is made.
+
+    Raises:
+        UserError: Another process holds it; `refusal` is what the error says.
+        WriteError: The folder cannot be made.
+    """
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(refusal) from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """What generate is given beside the prompt: where its tokens go, and when it stops. And one clean-up of what it answered."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
@@ -67,3 +68,33 @@ def settled_answer(answer: str, stop: Sequence[str]) -> str:
     answer = answer.rstrip("\ufffd")
     begun = [length for word in stop for length in range(1, len(word)) if answer.endswith(word[:length])]
     return answer[: len(answer) - max(begun, default=0)].strip()
+
+
+def stream_answer(
+    generate: Callable[[TokenQueue, Event], object], decode: Callable[[list[int]], str], stop: Sequence[str]
+) -> Generator[str, None, None]:
+    """An answer as it comes, generated in a thread. Closing the generator ends it within a token.
+
+    Args:
+        generate: Puts the answer's tokens into the queue, and ends soon once the event is set.
+        decode: Ids to words.
+        stop: The answer ends before the first of these words.
+    """
+    tokens, closed = TokenQueue(), Event()
+    ids: list[int] = []
+    shown = ""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        work = worker.submit(generate, tokens, closed)
+        work.add_done_callback(lambda _: tokens.end())
+        try:
+            while (new := tokens.queue.get()) is not None:
+                ids += new
+                settled = settled_answer(decode(ids), stop)
+                if len(settled) > len(shown):
+                    yield settled[len(shown) :]
+                    shown = settled
+            work.result()
+            if rest := clean_answer(decode(ids), stop)[len(shown) :]:
+                yield rest
+        finally:
+            closed.set()

@@ -1,14 +1,11 @@
 """`owl judge` from a judge's name to its passport: what is missing is asked, and each grade is written down at once."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
-from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.exam_folder import GRADES, Exam
 from mplug_owl.eval.grade import Grade
@@ -17,7 +14,7 @@ from mplug_owl.eval.judge.audit import audit_sheets
 from mplug_owl.eval.judge.judge import Judge, Sheet
 from mplug_owl.eval.judge.pairs import PAIRS, Pair, PairsFile, compare, pair_key, pairs_of, read_pairs
 from mplug_owl.eval.judge.prompt import VERSION
-from mplug_owl.writing import writing
+from mplug_owl.eval.lines import sole_writer
 
 REPLIES = "replies.jsonl"
 
@@ -41,20 +38,10 @@ class Judging:
     sample: int | None = None
 
 
-@contextmanager
-def judging_in(folder: Path) -> Iterator[None]:
+def judging_in(folder: Path) -> AbstractContextManager[None]:
     """Nobody else judges into the folder meanwhile. Raises UserError where somebody does."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".judge.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise UserError(f"{folder}: another judge is writing there; wait for it, or give another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    refusal = f"{folder}: another judge is writing there; wait for it, or give another --out"
+    return sole_writer(folder / ".judge.lock", refusal)
 
 
 def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress: Progress) -> tuple[list[Grade], list[Pair]]:

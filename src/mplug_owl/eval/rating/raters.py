@@ -2,20 +2,18 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import LETTERS, Letter, lettered
 from mplug_owl.eval.grades_file import ACTION, SKIP, UNDO, GradesFile, Key, key
-from mplug_owl.eval.lines import read_lines
+from mplug_owl.eval.lines import read_lines, sole_writer
 from mplug_owl.eval.rating.people import Event, Item, Progress, agreement, order
 
 # A name stands in an address and in every line of the file.
@@ -170,19 +168,10 @@ class Raters:
             person.events.append(Event(item, letter))
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> AbstractContextManager[None]:
     """Nobody else serves this file meanwhile. Raises UserError where somebody does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise UserError(f"{path}: another owl rate is writing there; use its page, or give another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    refusal = f"{path}: another owl rate is writing there; use its page, or give another --out"
+    return sole_writer(path.with_name(f".{path.name}.lock"), refusal)
 
 
 def shown(answers: Iterable[Answer]) -> list[Answer]:
