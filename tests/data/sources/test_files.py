@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mplug_owl.data.sources import check, files, read
+from mplug_owl.data.sources import store as stores
 from mplug_owl.errors import UserError
 from mplug_owl.writing import replacing
 from tests.data.sources.layouts import jpeg, shard, tar
@@ -118,6 +119,7 @@ def test_shards_in_a_store(store: MemoryFileSystem, protocol: str, names: str) -
 
 
 def test_a_sample_is_one_small_request(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OWL_CHUNK_CACHE_GB", "0")  # else opening it has fetched it
     store.pipe_file("/laion/00000.tar", tar(shard(0, 50)))
     source = read("webdataset:memory://laion/00000.tar")
     asked: list[int] = []
@@ -134,7 +136,8 @@ def test_a_sample_is_one_small_request(store: MemoryFileSystem, monkeypatch: pyt
 
 
 def test_the_network_is_asked_again(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("OWL_CHUNK_CACHE_GB", "0")
+    monkeypatch.setattr(stores, "PAUSES", (0.0, 0.0))
     store.pipe_file("/laion/00000.tar", tar(shard(0)))
     source = read("webdataset:memory://laion/00000.tar")
     whole, failures = MemoryFileSystem.cat_file, [OSError("reset"), OSError("reset")]
@@ -148,7 +151,7 @@ def test_the_network_is_asked_again(store: MemoryFileSystem, monkeypatch: pytest
     assert source[0].answers == ("picture 0 of shard 0",)
     failures[:] = [OSError("reset")] * 3
     # No BadSample: the sample is not to blame.
-    with pytest.raises(UserError, match=r"^memory://laion/00000\.tar: cannot be fetched \(OSError: reset\)$"):
+    with pytest.raises(UserError, match=r"^memory://laion/00000\.tar: cannot be fetched \(OSError: reset, 3 tries in 0 s\)$"):
         source[0]
 
 

@@ -2,34 +2,33 @@
 
 import hashlib
 import importlib
+import io
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, cast
 
 from rich.console import Console
 
+from mplug_owl.data.sources import read_ahead
+from mplug_owl.data.sources.chunks import CHUNK
+from mplug_owl.data.sources.store import asked, cache_folder, entity_tag, file_system, is_remote
 from mplug_owl.errors import UserError
 from mplug_owl.model.images import expand_home
 from mplug_owl.writing import replacing
 
-# A network forgets a request now and then; the second after that it is there again.
-PAUSES = (1.0, 4.0)
 # Asking a store about thousands of files, one after the other, would take minutes.
 AT_ONCE = 16
 # `{0..9999999999}` is a slip of the hand.
 MOST_FILES = 1_000_000
 # After a path or an address: read the whole files and leave out the broken and missing ones.
 SKIP_BROKEN = "#skip-broken"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,18 @@ class File:
         return hashlib.sha256(f"{self.address} {self.size} {self.version}".encode()).hexdigest()[:32]
 
     def open(self) -> BinaryIO:
-        """The whole of it, for reading from start to end. Raises UserError where a store does not give it."""
+        """The whole of it, for reading here and there. Raises UserError where a store does not give it."""
         if not is_remote(self.address):
             return Path(self.address).open("rb")
-        system, path = _system(self.address)
+        system, path = file_system(self.address)
         opened: BinaryIO = asked(self.address, lambda: system.open(path, "rb"))
         return opened
+
+    def stream(self) -> BinaryIO:
+        """The whole of it, for reading from start to end. What comes from a store stays in the chunk cache."""
+        if not is_remote(self.address):
+            return Path(self.address).open("rb")
+        return cast(BinaryIO, io.BufferedReader(read_ahead.Stream(self), CHUNK))
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`. No handle stays open, so any process may call it, forked ones too.
@@ -65,18 +70,13 @@ class File:
             UserError: The file is gone, or its store does not answer: no single record is to blame.
         """
         if is_remote(self.address):
-            return asked(self.address, lambda: self._fetch(start, end))
+            return read_ahead.read(self, start, end)
         try:
             with Path(self.address).open("rb") as file:
                 file.seek(start)
                 return file.read(end - start)
         except FileNotFoundError:
             raise UserError(f"{self.address}: the file is gone since it was opened") from None
-
-    def _fetch(self, start: int, end: int) -> bytes:
-        system, path = _system(self.address)
-        fetched: bytes = system.cat_file(path, start=start, end=end)
-        return fetched
 
 
 def find(pattern: str, ending: str, faults: list[str] | None = None) -> list[File]:
@@ -112,25 +112,6 @@ def skip_broken(pattern: str) -> tuple[str, list[str] | None]:
     return (pattern.removesuffix(SKIP_BROKEN), []) if pattern.endswith(SKIP_BROKEN) else (pattern, None)
 
 
-def is_remote(address: str) -> bool:
-    """Whether this is an address for fsspec (`s3://...`, `simplecache::https://...`) and no path."""
-    return "://" in address or "::" in address
-
-
-def asked(address: str, question: Callable[[], T]) -> T:
-    """A store's answer, asked again after a pause where it fails. Raises UserError in the end."""
-    for pause in (*PAUSES, None):
-        try:
-            return question()
-        except (FileNotFoundError, NotImplementedError, UserError):
-            raise
-        except Exception as error:  # each kind of store has errors of its own
-            if pause is None:
-                raise UserError(f"{address}: cannot be fetched ({type(error).__name__}: {error})") from error
-            time.sleep(pause)
-    raise AssertionError("unreachable")
-
-
 def is_pattern(address: str) -> bool:
     """Whether this may stand for several files."""
     return has_magic(address) or re.search(_BRACES, address) is not None
@@ -139,16 +120,6 @@ def is_pattern(address: str) -> bool:
 def short_name(address: str) -> str:
     """The last part of a path or an address, without what follows a question mark."""
     return re.split("[?#]", address)[0].rpartition("/")[2] if is_remote(address) else Path(address).name
-
-
-def cache_folder() -> Path:
-    """Where what was learnt about files is kept: `mplug-owl` in the user's folder for caches."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mplug-owl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written to") from None
-    return folder
 
 
 @cache
@@ -206,7 +177,7 @@ def _remote_matching(name: str, ending: str) -> list[str]:
         return [name]
     pattern = name if has_magic(name) else f"{name}*{ending}"
     before, chain, store = pattern.rpartition("::")  # simplecache::s3://..., the store is the last of them
-    system, path = _system(store)
+    system, path = file_system(store)
     found = asked(name, lambda: sorted(system.glob(path)))
     return _some([before + chain + system.unstrip_protocol(one) for one in found], pattern)
 
@@ -256,10 +227,10 @@ def _described(address: str) -> File | str:
         if about.st_size == 0:
             return f"{address}: the file is empty (0 bytes)"
         return File(str(path.resolve()), about.st_size, str(about.st_mtime_ns))
-    system, path_there = _system(address)
+    system, path_there = file_system(address)
     try:
         told = asked(address, lambda: system.info(path_there))
-        version = asked(address, lambda: system.ukey(path_there))
+        version = entity_tag(system, told) or asked(address, lambda: system.ukey(path_there))
         return _seekable(address, system, path_there, told.get("size"), str(version))
     except FileNotFoundError:
         return f"{address}: no such file"
@@ -279,14 +250,3 @@ def _seekable(address: str, system: Any, path: str, size: int | None, version: s
         with replacing(copy) as part:
             asked(address, lambda: system.get_file(path, str(part)))
     return File(str(copy), copy.stat().st_size, version)
-
-
-def _system(address: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        # fsspec keeps one file system for each process, so asking again costs little and is right after a fork.
-        system, path = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:  # it says which package an address needs, and which protocols there are
-        raise UserError(f"{address}: {error}") from None
-    return system, path

@@ -5,7 +5,7 @@ known position: any order is as good as another, and no shard is unpacked or loa
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mplug_owl.data.sources.files import SKIP_BROKEN, File, cache_folder, find, say_once, skip_broken
+from mplug_owl.data.sources import read_ahead
+from mplug_owl.data.sources.files import SKIP_BROKEN, File, cache_folder, find, is_remote, say_once, skip_broken
 from mplug_owl.data.sources.records import decode, describe, parse_json
 from mplug_owl.data.sources.tar import Entry, tars
 from mplug_owl.errors import BadSample, UserError
@@ -106,6 +107,16 @@ class Shards:
         file, key, picture, words = self._find(index)
         return f"{file.name}, {key}.{(picture if picture is not MISSING else words).ending}"
 
+    def expect(self, indices: Iterable[int], nearby: bool) -> None:
+        """Begin to fetch samples that will be read soon, where shards are in a store; see `read_ahead.expect`."""
+        if is_remote(self.files[0].address):
+            read_ahead.expect((span for index in indices for span in self._spans(index)), nearby)
+
+    def _spans(self, index: int) -> Iterator[read_ahead.Span]:
+        file, _, picture, words = self._find(index)
+        if MISSING not in (picture, words):
+            yield from (read_ahead.Span(file, start, end) for start, end in _stretches(picture, words))
+
     def _find(self, index: int) -> tuple[File, str, Member, Member]:
         shard = int(np.searchsorted(self.ends, index, side="right"))
         file = self.files[shard]
@@ -192,12 +203,20 @@ def _counts(files: Sequence[File], faults: list[str] | None) -> list[int | None]
 
 def _bytes(file: File, picture: Member, words: Member) -> tuple[bytes, bytes]:
     """The picture and its words, by one request where they lie side by side."""
+    parts = {start: file.read(start, end) for start, end in _stretches(picture, words)}
+    if len(parts) == 2:
+        return parts[picture.start], parts[words.start]
+    ((first, raw),) = parts.items()
+    image, text = (raw[member.start - first : member.end - first] for member in (picture, words))
+    return image, text
+
+
+def _stretches(picture: Member, words: Member) -> list[tuple[int, int]]:
+    """The first byte and the byte after the last of each request that a sample takes: one, or two where its files lie apart."""
     first, second = sorted((picture, words), key=lambda member: member.start)
     if second.start - first.end > NEAR:
-        return file.read(picture.start, picture.end), file.read(words.start, words.end)
-    raw = file.read(first.start, second.end)
-    image, text = (raw[member.start - first.start : member.end - first.start] for member in (picture, words))
-    return image, text
+        return [(first.start, first.end), (second.start, second.end)]
+    return [(first.start, second.end)]
 
 
 # What is in a shard

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +50,14 @@ class FileSource:
         record = read_record(self.records, index, location)
         refuse_unseen(record, location)
         return checked(self.convert(record, location), location)
+
+    def expect(self, indices: Sequence[int], nearby: bool = False) -> None:
+        """Begin to fetch conversations that will be read soon, where they are in a store; else there is nothing to do.
+
+        With `nearby` their neighbours are read soon as well, by this process or another of the machine.
+        """
+        if (ahead := getattr(self.records, "expect", None)) is not None:
+            ahead(indices, nearby)
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(len(self)))

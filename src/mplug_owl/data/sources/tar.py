@@ -31,7 +31,7 @@ def tars(file: File) -> Iterator[list[Entry]]:
     Raises:
         UserError: It is no tar file, it is damaged, or its end is missing. tarfile itself only stops there.
     """
-    with file.open() as stream:
+    with file.stream() as stream:
         start = stream.read(3)
         if (packing := next((name for magic, name in PACKED.items() if start.startswith(magic)), None)) is not None:
             raise UserError(f"{file.address}: packed by {packing}, so its files cannot be read in any order; unpack it to .tar")
@@ -64,7 +64,7 @@ def _one_tar(stream: BinaryIO, position: int, size: int) -> tuple[list[Entry], i
                 end = -(-after // BLOCK) * BLOCK
                 if not member.isdir():
                     found.append(Entry(member.name, member.offset_data, after) if whole else Entry(member.name, 0, 0))
-    except (OSError, TarDamageError):
+    except (OSError, TarDamageError, UserError):
         raise
     except Exception as error:  # sizes that lie make tarfile raise TarError, ValueError, OverflowError, MemoryError and more
         raise TarDamageError(_damage(min(end, size)) if end else f"not a tar file ({error})") from None
