@@ -173,7 +173,10 @@ def test_a_source_without_a_readable_record(tmp_path: Path, processor: MplugOwlP
     assert "and 10 more" in text
 
 
-def test_pictures_that_are_drawn_when_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_that_are_drawn_when_they_are_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mplug_owl.data.inspect.CHECKED", 50)
     show(read("scenes:chats"), None, Console(width=100), count=1)
     shown = capsys.readouterr().out
     assert "1,000,000 conversations" in shown
