@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from mplug_owl import Picture
 from mplug_owl.conversation import caption
 from mplug_owl.data.sources import check, read
-from mplug_owl.data.sources.shards import contents_of, open_shards
+from mplug_owl.data.sources.shard_contents import contents_of
+from mplug_owl.data.sources.shards import open_shards
 from mplug_owl.errors import BadSample, UserError
 from tests.data.sources.layouts import broken, every, jpeg, sample, shard, tar
 
@@ -40,7 +41,7 @@ def test_shards_are_named_in_many_ways(shards: Path, names: str) -> None:
 def test_headers_are_read_once(shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = every(read(f"{shards}/*.tar"))
     assert len(list(cache.glob("*.npy"))) == 3
-    monkeypatch.setattr("mplug_owl.data.sources.shards.tars", lambda file: pytest.fail("read again"))
+    monkeypatch.setattr("mplug_owl.data.sources.shard_contents.tars", lambda file: pytest.fail("read again"))
     assert every(read(f"{shards}/*.tar")) == before
 
 

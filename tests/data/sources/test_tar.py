@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mplug_owl.data.sources.files import find
-from mplug_owl.data.sources.tar import END, Entry, tars
+from mplug_owl.data.sources.tar import END, Entry, _any_tar, _plain_entries, tars
 from mplug_owl.errors import UserError
 from tests.data.sources.layouts import tar
 
@@ -50,6 +50,40 @@ def test_a_byte_flipped_anywhere_is_said_or_lies_in_a_files_own_bytes(
             assert [entry.name for entry in found(path, bytes(damaged))] != []
         except UserError as error:
             assert "damaged or cut" in str(error) or "not a tar file" in str(error)  # noqa: PT017  either is right
+
+
+NAMES = st.text(st.sampled_from("abÄ /.0"), min_size=1, max_size=12) | st.just("long/" * 30 + "name") | st.just("x" * 100)
+KINDS = st.sampled_from([tarfile.REGTYPE] * 6 + [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.AREGTYPE])
+MEMBERS = st.lists(st.tuples(NAMES, KINDS, st.integers(0, 1100), st.sampled_from([0, 1.5, -2, 2**40])), max_size=6)
+
+
+@given(MEMBERS, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]), st.integers(0, 7_000), st.integers(0, 255))
+def test_plain_headers_are_read_as_tarfile_reads_them(
+    members: list[tuple[str, bytes, int, float]], form: int, at: int, by: int
+) -> None:
+    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w", format=form) as archive:
+        for name, kind, size, time in members:
+            about = tarfile.TarInfo(name)
+            about.type, about.mtime = kind, time
+            about.size = size if about.isreg() else 0
+            archive.addfile(about, io.BytesIO(b"o" * size))
+    content = bytearray(file.getvalue())
+    if at < len(content):
+        content[at] ^= by
+    found, end = _plain_entries(io.BytesIO(content), 0, len(content))
+    if end is not None:
+        assert (found, end) == _any_tar(io.BytesIO(content), 0, len(content))
+
+
+def test_what_webdataset_writes_is_read_without_tarfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("0.jpg", "0.txt"):
+            about = tarfile.TarInfo(name)
+            about.size, about.mtime = 3, 1_700_000_000.5  # a time with a fraction takes a header of its own
+            archive.addfile(about, io.BytesIO(b"owl"))
+    monkeypatch.setattr(tarfile, "open", lambda **how: pytest.fail("read by tarfile"))
+    content = (tmp_path / "a.tar").read_bytes()
+    assert [content[entry.start : entry.end] for entry in found(tmp_path / "b.tar", content)] == [b"owl", b"owl"]
 
 
 def with_size(size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:

@@ -112,6 +112,18 @@ def skip_broken(pattern: str) -> tuple[str, list[str] | None]:
     return (pattern.removesuffix(SKIP_BROKEN), []) if pattern.endswith(SKIP_BROKEN) else (pattern, None)
 
 
+def small_file(address: str) -> bytes | None:
+    """All of a file that stands beside others; None where there is none to be had."""
+    try:
+        if not is_remote(address):
+            return Path(address).read_bytes()
+        system, path = file_system(address)
+        raw: bytes = asked(address, lambda: system.cat_file(path))
+        return raw
+    except (OSError, UserError):
+        return None
+
+
 def is_pattern(address: str) -> bool:
     """Whether this may stand for several files."""
     return has_magic(address) or re.search(_BRACES, address) is not None

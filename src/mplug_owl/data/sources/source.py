@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from mplug_owl.conversation import Conversation
 from mplug_owl.data.sources.formats import Convert, checked, refuse_unseen
 from mplug_owl.data.sources.location import Location, shortened
@@ -38,6 +40,11 @@ class FileSource:
     records: Records
     convert: Convert
     image_root: Path | None = None
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """How many conversations each stretch has that is best read from front to end; None where any order is as good."""
+        return getattr(self.records, "blocks", None)
 
     def __len__(self) -> int:
         return len(self.records)
