@@ -155,6 +155,24 @@ def test_the_network_is_asked_again(store: MemoryFileSystem, monkeypatch: pytest
         source[0]
 
 
+def test_a_store_is_asked_once_for_a_folder_whether_it_gives_ranges(
+    store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "AT_ONCE", 1)
+    for number in range(20):
+        store.pipe_file(f"/many/{number:05d}.tar", tar(shard(number)))
+    probes: list[str] = []
+    whole = MemoryFileSystem.cat_file
+
+    def counted(self: Any, path: str, start: int, end: int) -> bytes:
+        probes.append(path)
+        return whole(self, path, start, end)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    assert len(files.find("memory://many/", ".tar")) == 20
+    assert len(probes) == 1
+
+
 def test_what_a_store_does_not_have(store: MemoryFileSystem) -> None:
     with pytest.raises(UserError, match=r"^memory://laion/00000\.tar: no such file$"):
         read("webdataset:memory://laion/00000.tar")

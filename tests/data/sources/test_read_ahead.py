@@ -97,6 +97,25 @@ def test_samples_from_anywhere_take_one_request_each_and_all_at_once(opened: Fil
     assert server.most_at_once > 5
 
 
+def test_a_shard_of_which_nothing_is_known_is_opened_ahead(
+    server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number of samples stands beside it; the shard is fetched once, by threads, while others are read."""
+    monkeypatch.setattr("mplug_owl.data.sources.shard_counts.READ_AT_OPENING", 0)
+    (tmp_path / "00000_stats.json").write_text(f'{{"successes": {SAMPLES}}}')
+    source = read(f"webdataset:{server.url}/00000.tar")
+    assert isinstance(source, FileSource)
+    server.forget()
+    for nearby in (True, False):
+        source.expect([7, 50], nearby)
+    until = time.monotonic() + 20
+    while not read_ahead.prepared(source.records.files[0].key, list).done() and time.monotonic() < until:  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    pieces = -(-(tmp_path / "00000.tar").stat().st_size // chunks.CHUNK)
+    assert [source[7], source[50]] == [local(server)[7], local(server)[50]]
+    assert pieces <= server.counts()[0] <= pieces + 2
+
+
 def test_what_was_asked_is_counted(opened: FileSource, server: ObjectStore) -> None:
     before = store.traffic()
     server.fail(503)

@@ -23,8 +23,8 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.images import expand_home
 from mplug_owl.writing import replacing
 
-# Asking a store about thousands of files, one after the other, would take minutes.
-AT_ONCE = 16
+# Asking a store about thousands of files, one after the other, would take an hour.
+AT_ONCE = 64
 # `{0..9999999999}` is a slip of the hand.
 MOST_FILES = 1_000_000
 # After a path or an address: read the whole files and leave out the broken and missing ones.
@@ -248,11 +248,18 @@ def _described(address: str) -> File | str:
         return f"{address}: no such file"
 
 
+_gives_ranges = set[str]()
+
+
 def _seekable(address: str, system: Any, path: str, size: int | None, version: str) -> File:
-    """The file where it is if stretches of it can be fetched; else a copy, made once."""
+    """The file where it is if stretches of it can be fetched; else a copy, made once. One file of a folder is tried for all."""
+    folder = address.rpartition("/")[0]
+    if size and folder in _gives_ranges:
+        return File(address, size, version)
     if size:
         try:
             if len(system.cat_file(path, start=size - 1, end=size)) == 1:
+                _gives_ranges.add(folder)
                 return File(address, size, version)
         except (NotImplementedError, ValueError, OSError):  # what file systems say that only read from the start
             pass

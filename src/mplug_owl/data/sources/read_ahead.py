@@ -21,7 +21,7 @@ from mplug_owl.data.sources.store import fetch
 THREADS = 32
 # Samples fetched and not yet read, in each process: 10,000 pictures of 256 pixels.
 HELD_BYTES = 256 * 2**20
-# Pieces whose arrival a process remembers.
+# Pieces, and shards, whose arrival a process remembers.
 REMEMBERED = 4096
 # Pieces of a stream under way at once: ten connections of 50 MB/s fill a line of 4 Gbit/s.
 STREAMED = 10
@@ -53,9 +53,9 @@ def expect(spans: Iterable[Span], nearby: bool) -> None:
         ahead.fetch_piece(file, number)
 
 
-def later(task: Callable[[], object]) -> None:
-    """Do something in a thread of this process; what it raises is dropped."""
-    _ahead().start(task)
+def prepared(key: str, task: Callable[[], object]) -> Future[object]:
+    """A task that a thread of this process does once for a key, before what depends on it can be expected."""
+    return _ahead().prepare(key, task)
 
 
 def read(file: Remote, start: int, end: int) -> bytes:
@@ -82,6 +82,7 @@ class Ahead:
         self._exact = OrderedDict[tuple[str, int, int], Future[bytes]]()
         self._held = 0
         self._pieces = OrderedDict[tuple[str, int], Future[bool]]()
+        self._prepared = OrderedDict[str, Future[Any]]()
 
     def start(self, task: Callable[[], Any]) -> Future[Any]:
         """Queue a task. The threads are daemons: a process that ends does not wait for a network."""
@@ -101,6 +102,15 @@ class Ahead:
                     future.set_result(task())
                 except BaseException as error:  # raised where the result is asked for
                     future.set_exception(error)
+
+    def prepare(self, key: str, task: Callable[[], Any]) -> Future[Any]:
+        """Queue a task if none was queued for this key."""
+        future = self._prepared.get(key)
+        if future is None:
+            future = self._prepared[key] = self.start(task)
+            while len(self._prepared) > REMEMBERED:
+                self._prepared.popitem(last=False)
+        return future
 
     def fetch_exactly(self, span: Span) -> None:
         """One request for one span, if it is not under way."""

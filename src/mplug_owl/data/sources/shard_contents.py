@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 from mplug_owl.data.sources.files import File, cache_folder
+from mplug_owl.data.sources.store import PATIENCE
 from mplug_owl.data.sources.tar import BLOCK, Entry, first_entries, tars
 from mplug_owl.model.images import shortened
 from mplug_owl.writing import replacing
@@ -57,13 +59,32 @@ def contents_of(file: File) -> Contents:
     Raises:
         UserError: The shard is broken.
     """
+    return _mapped(file) or _read_once(file)
+
+
+def _mapped(file: File) -> Contents | None:
     kept, notes = _kept(file)
     try:
         return Contents(np.load(kept, mmap_mode="r"), _notes(notes))
     # Not there yet, or a machine went down while it was written.
     except (OSError, ValueError, EOFError, TypeError, AttributeError):
-        pass
-    contents = read_contents(file)
+        return None
+
+
+def _read_once(file: File) -> Contents:
+    """Read the headers; wait where another thread or process of this machine is reading them."""
+    lock = _kept(file)[0].with_suffix(".lock")
+    try:
+        with FileLock(lock, timeout=PATIENCE):
+            return _mapped(file) or _read_and_keep(file)
+    except OSError:  # no lock can be had, on a full disk perhaps
+        return _read_and_keep(file)
+    finally:
+        lock.unlink(missing_ok=True)  # who still waits for it finds the contents
+
+
+def _read_and_keep(file: File) -> Contents:
+    (kept, notes), contents = _kept(file), read_contents(file)
     try:
         notes.unlink(missing_ok=True)
         if contents.passed_over:

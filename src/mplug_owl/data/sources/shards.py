@@ -7,6 +7,7 @@ number of samples may be what others say of it, or an estimate: as many *slots* 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,30 @@ class Shards:
         return f"{file.name}, {key}.{(picture if picture is not MISSING else words).ending}"
 
     def expect(self, indices: Iterable[int], nearby: bool) -> None:
-        """Begin to fetch samples that will be read soon, where shards are in a store; see `read_ahead.expect`."""
-        if is_remote(self.files[0].address):
-            read_ahead.expect((span for index in indices for span in self._spans(index)), nearby)
+        """Begin to fetch samples that will be read soon, where shards are in a store; see `read_ahead.expect`.
+
+        Shards whose contents are not known yet are opened by threads, and their samples fetched after that.
+        """
+        if not is_remote(self.files[0].address):
+            return
+        wanted: dict[int, list[int]] = {}
+        for index in indices:
+            wanted.setdefault(self.slot(index)[0], []).append(index)
+        known = list[int]()
+        for shard, samples in wanted.items():
+            opened = read_ahead.prepared(self.files[shard].key, partial(self._open, shard))
+            if opened.done():
+                known += samples
+            else:
+                opened.add_done_callback(partial(self._expect_after, samples, nearby))
+        read_ahead.expect((span for index in known for span in self._spans(index)), nearby)
+
+    def _open(self, shard: int) -> None:
+        with contextlib.suppress(BadSample, UserError):  # whoever reads it hears why
+            self._contents(shard)
+
+    def _expect_after(self, indices: list[int], nearby: bool, opened: object) -> None:
+        read_ahead.expect((span for index in indices for span in self._spans(index)), nearby)
 
     def _spans(self, index: int) -> Iterator[read_ahead.Span]:
         with contextlib.suppress(BadSample, UserError):  # whoever reads it hears why
