@@ -11,7 +11,6 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.adapter import merge
 from mplug_owl.model.locate import base_of, is_adapter, locate
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
@@ -84,6 +83,8 @@ def _is_no_hint(record: logging.LogRecord) -> bool:
 
 def _load(where: str, dtype: str | torch.dtype) -> Owl:
     if is_adapter(where):
+        from mplug_owl.model.adapter import merge  # not above: peft takes a second that most models do not need
+
         base = _load(base_of(where), dtype)
         return Owl(merge(base.model, Path(where)), base.processor)
     model = MplugOwlForConditionalGeneration.from_pretrained(where, dtype=dtype)
