@@ -15,6 +15,7 @@ FILES = sorted(path for path in SRC.rglob("*.py") if ".egg-info" not in str(path
 MAY_ENTER: dict[str, set[str]] = {
     "errors": set(),
     "writing": {"errors"},
+    "registration": {"model"},  # by name, when transformers' Auto classes are there
     "conversation": set(),
     "scenes": {"conversation"},
     "model": {"conversation"},
@@ -29,7 +30,17 @@ MAY_ENTER: dict[str, set[str]] = {
     "experiments": {"chat", "conversation", "data", "eval", "model", "page", "recipes", "scenes", "terminal", "train"},
     "mplug_owl_cli": {"chat", "data", "eval", "experiments", "model", "recipes", "terminal", "train"},
     "__main__": {"mplug_owl_cli"},
-    "mplug_owl": {"chat", "conversation", "data", "errors", "eval", "model", "recipes", "train"},  # lazily, its public names
+    "mplug_owl": {
+        "chat",
+        "conversation",
+        "data",
+        "errors",
+        "eval",
+        "model",
+        "recipes",
+        "registration",
+        "train",
+    },  # lazily, its public names
 }
 for _room in MAY_ENTER.keys() - {"errors", "writing", "__main__"}:
     MAY_ENTER[_room] |= {"errors", "writing"}
@@ -122,6 +133,7 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
 import mplug_owl
+mplug_owl.MplugOwlForConditionalGeneration, mplug_owl.MplugOwlProcessor, mplug_owl.load
 
 print(sorted(name for name in ("gradio", "matplotlib", "peft", "typer") if name in sys.modules))
 """
