@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "src/mplug_owl"
 COPIED = ("src", "tests", "benchmarks", "examples", "docs", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
 # What is tried: the model, and what decides which words are learned and how a step adds up.
-MODULES = ("model/*", "data/encode", "data/packing", "data/mixture")
+MODULES = ("model/*", "data/encode", "data/packing", "data/mixture", "data/apportion", "data/order")
 # The closest test file where it has another name than its module's.
 CLOSEST = {
     "model/adapter": "tests/model/test_convert.py",
@@ -73,7 +73,7 @@ BY_HAND = (
     ("train/loop", "clip_gradients(run.learner, recipe.clip)", "clip_gradients(run.learner, None)"),
     ("train/optim", 'max_norm or float("inf")', 'float("inf")'),
     # the same permutation every epoch
-    ("data/mixture", "[seed, 0, source, epoch]", "[seed, 0, source]"),
+    ("data/order", "(self.seed, 0, self.source, epoch)", "(self.seed, 0, self.source)"),
     # the first packed token supervised
     ("data/loader", "token if supervised and position else -100", "token if supervised else -100"),
 )

@@ -23,7 +23,8 @@ DataOption = Annotated[
     list[str], typer.Option("--data", metavar="FORMAT:PATH[@WEIGHT]", help="A source; give it again to mix several.")
 ]
 SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe, such as optimizer.lr=1e-4.")
+    list[str],
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe, such as optimizer.lr=1e-4, order=blocks."),
 ]
 FromOption = Annotated[str | None, typer.Option("--from", metavar="RUN", help="The run or model to initialise from.")]
 DeviceOption = Annotated[

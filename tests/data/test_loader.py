@@ -4,6 +4,7 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,38 @@ def test_each_process_takes_its_share_and_none_twice(sources: list[Source], proc
     ]
     assert sorted(shares[0] + shares[1]) == sorted(whole)
     assert [len(share) for share in shares] == [4, 4]
+
+
+class Listening:
+    """A source that remembers what it was told."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.name, self.heard = source, source.name, list[tuple[list[int], bool]]()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Conversation:
+        return self.source[index]
+
+    def expect(self, indices: list[int], nearby: bool) -> None:
+        self.heard.append((list(indices), nearby))
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_sources_hear_of_the_samples_of_the_next_steps(
+    sources: list[Source], processor: MplugOwlProcessor, in_blocks: bool
+) -> None:
+    """This process's own, and no others."""
+    listening = Listening(sources[0])
+    mixture = Mixture([6], [None], 4, seed=0, blocks=[np.array([4, 2])] if in_blocks else None)
+    dataset = StepDataset(Examples([listening], processor, WHOLE, seed=0), mixture, 4, rank=1, world=2)
+    for number in (7, 9):  # as one of two workers makes them
+        dataset[number]
+    assert listening.heard == [
+        ([one.index for step in range(first, first + loader.AHEAD + 1) for one in mixture.share(step, 1, 2)], in_blocks)
+        for first in (7, 9)
+    ]
 
 
 def test_batches_are_the_same_whoever_makes_them(sources: list[Source], processor: MplugOwlProcessor) -> None:

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mplug_owl import MplugOwlProcessor
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import StepDataset
+from mplug_owl.data.order import HELD
 from mplug_owl.data.sources import Source
 from mplug_owl.data.survey import Survey
 from mplug_owl.train.batch_size import resolve_batch_size, text_only
@@ -111,3 +113,31 @@ def test_a_source_of_both_counts_among_those_with_pictures_and_is_named(sources:
     told: list[str] = []
     assert text_only(lesson(text_share=0.5), Survey([Both(), sources[2]]), told.append) == (False, True)
     assert told == ["both: 50% of its records show pictures; text_share counts it among those that do"]
+
+
+class Blocked(Made):
+    """A source that is best read block by block."""
+
+    @property
+    def blocks(self) -> np.ndarray:
+        return np.array([len(self) - 30, 30])
+
+
+def test_blocks_are_read_where_the_recipe_says_so(processor: MplugOwlProcessor) -> None:
+    sources, notes = [Blocked(100), Made(100)], list[str]()
+    for order, expected in (("random", (False, False)), ("blocks", (True, False))):
+        recipe = lesson(batch=8, order=order)
+        _, mixture = resolve_batch_size(recipe, Survey(sources), processor, as_json(recipe), notes.append)
+        assert mixture.in_blocks == expected
+    assert notes == []
+
+
+def test_a_resumed_run_says_that_the_order_of_its_large_sources_changes(processor: MplugOwlProcessor) -> None:
+    recipe, notes = lesson(), list[str]()
+    saved = {name: value for name, value in as_json(recipe).items() if name != "order"}
+    resolve_batch_size(recipe, Survey([Made(HELD)]), processor, saved, notes.append)
+    assert notes == []
+    resolve_batch_size(recipe, Survey([Made(HELD + 1)]), processor, saved, notes.append)
+    assert notes == [
+        "sources of more than 1,048,576 records come in another order than when this run was begun, from the next step on"
+    ]

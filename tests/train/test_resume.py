@@ -1,10 +1,13 @@
 """Resuming: the recipe that a run was started with, in today's names or those of before, and where it continues."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint, metrics
@@ -75,6 +78,31 @@ def test_a_run_of_0_1_is_resumed(tmp_path: Path) -> None:
     rows = [metrics.read(tmp_path / run / "metrics.jsonl") for run in ("whole", "run")]
     exact = ("step", "loss", "grad_norm", "supervised_tokens")
     assert [[row[name] for name in exact] for row in rows[1]] == [[row[name] for name in exact] for row in rows[0]]
+
+
+def test_a_run_from_before_a_field_is_resumed_and_the_field_is_its_default(tmp_path: Path) -> None:
+    """`order` came after 0.1, and so did fields of the inner values; what they do by default is what was done before."""
+    sources = lessons(tmp_path / "data")
+    recipe = lesson(save_every=2)
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "run", ignore=shutil.ignore_patterns("model", "step-00000004"))
+    saved = tmp_path / "run" / "recipe.json"
+    found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    manifest = json.loads((found.folder / MANIFEST).read_text())
+    started = json.loads(saved.read_text())
+    for values in (started, manifest["recipe"]):
+        del values["order"], values["compile"], values["lora"]["on"], values["encoding"]["weigh"]
+    saved.write_text(json.dumps(started))
+    (found.folder / MANIFEST).write_text(json.dumps(manifest))
+    (found.folder / SEAL).write_text(checkpoint._seal(found.folder))
+    notes: list[str] = []
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", resume=True, note=notes.append)
+    assert notes == [f"{tmp_path / 'run'}: resuming after step 2"]
+    whole, run = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], run[name]) for name in whole)
+    other = override(recipe, ["order=blocks", "encoding.weigh=answers"])
+    with pytest.raises(UserError, match=r"encoding\.weigh: tokens then, answers now; order: random then, blocks now"):
+        begin(tmp_path / "run", other, True, print)
 
 
 @pytest.mark.parametrize("given", [(), ("steps", "clip")])

@@ -25,6 +25,8 @@ from mplug_owl.model.processor import Example
 
 # A square of 224 pixels is 147 KiB, so this holds the pictures of a small data set and a laptop does not notice.
 REMEMBERED_BYTES = 512 * 2**20
+# Steps of which a source hears before they are made, so that it can fetch what is far away. Eight steps take seconds.
+AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,15 @@ class StepDataset(Dataset[StepBatches]):
     ) -> None:
         self.examples, self.mixture = examples, mixture
         self.micro_batch, self.rank, self.world = micro_batch, rank, world
+        self._shares: dict[int, list[SampleId]] = {}
         self._squares: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._remembered = 0
 
     def __getitem__(self, number: int) -> StepBatches:
         samples: list[tuple[Example, list[np.ndarray]]] = []
         bad: list[BadRecord] = []
-        for sample in self.mixture.step(number)[self.rank :: self.world]:
+        self._announce(number)
+        for sample in self._share(number):
             try:
                 samples.append(self._read(sample))
             except BadSample as error:
@@ -135,6 +139,25 @@ class StepDataset(Dataset[StepBatches]):
     def names(self, number: int) -> list[str]:
         """The samples of a step over all processes, each as `SOURCE[INDEX]`."""
         return [self.examples.name(sample) for sample in self.mixture.step(number)]
+
+    def _share(self, number: int) -> list[SampleId]:
+        """This process's samples of a step. The latest are kept, for they are announced before they are read."""
+        if number not in self._shares:
+            self._shares[number] = self.mixture.share(number, self.rank, self.world)
+            if len(self._shares) > 2 * AHEAD:
+                del self._shares[next(iter(self._shares))]
+        return self._shares[number]
+
+    def _announce(self, number: int) -> None:
+        """Tell sources that want to know, by their `expect`, which samples of theirs this step and the next ones take.
+
+        With it goes whether they are read in blocks, so that the neighbours of a sample are wanted soon too.
+        """
+        listening = [(at, source.expect) for at, source in enumerate(self.examples.sources) if hasattr(source, "expect")]
+        if listening:
+            soon = [sample for step in range(number, number + AHEAD + 1) for sample in self._share(step)]
+            for at, expect in listening:
+                expect([sample.index for sample in soon if sample.source == at], self.mixture.in_blocks[at])
 
     def _read(self, sample: SampleId) -> tuple[Example, list[np.ndarray]]:
         example, smallest = self.examples[sample], self.examples.encoding.crop

@@ -3,12 +3,14 @@
 Nothing is drawn while training runs, so any step can be made again at any time, by any process.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from mplug_owl.data.apportion import Apportionment
+from mplug_owl.data.order import BlocksOrder, Order, RandomOrder
 from mplug_owl.errors import UserError
 
 
@@ -24,9 +26,11 @@ class SampleId:
 class Mixture:
     """Sources of these `sizes`, mixed by `weights` (their sizes, where None), `batch` samples a step.
 
-    Every source goes through a fresh permutation each epoch; the shares of a step differ from the weights by less than one
-    sample, and over many steps not at all. With `apart`, the sources it marks make up the same `share` of every step together,
-    to the sample, and the others the rest; weights count among sources of one kind alone.
+    Every source goes through a fresh permutation each epoch; over many steps its share differs from its weight not at all, and
+    over few by a sample or so. With `apart`, the sources it marks make up the same `share` of every step together, to the
+    sample, and the others the rest; weights count among sources of one kind alone.
+
+    `blocks` are the sizes of the blocks of those sources that are to be read block by block; None for a source in random order.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Mixture:
         seed: int,
         apart: Sequence[bool] | None = None,
         share: float = 0.0,
+        blocks: Sequence[np.ndarray | None] | None = None,
     ) -> None:
         if not sizes or min(sizes) < 1:
             raise UserError(f"sources of {list(sizes)} samples: each needs one at least")
@@ -44,40 +49,58 @@ class Mixture:
         if min(given) <= 0:
             raise UserError(f"weights {given}: each must be above 0")
         self.sizes, self.batch, self.seed = tuple(sizes), batch, seed
-        self._kinds = [(np.arange(len(given)), batch)] if apart is None else _kinds(np.array(apart), batch, share)
+        kinds = [(np.arange(len(given)), batch)] if apart is None else _kinds(np.array(apart), batch, share)
         self.due = np.zeros(len(given))  # samples of each source a step, on average
-        for kind, samples in self._kinds:
+        for kind, samples in kinds:
             self.due[kind] = np.array(given)[kind] / np.array(given)[kind].sum() * samples
-        self._used = [np.zeros(len(sizes), dtype=np.int64)]
+        self.in_blocks = tuple(of is not None for of in blocks or [None] * len(sizes))
+        self._parts = [(kind, Apportionment(self.due[kind], samples)) for kind, samples in kinds]
+        self._orders = [
+            _order(size, seed, source, of)
+            for source, (size, of) in enumerate(zip(sizes, blocks or [None] * len(sizes), strict=True))
+        ]
 
     def step(self, number: int) -> list[SampleId]:
         """The samples of a step, in the order in which they are learned from."""
+        return self.share(number, 0, 1)
+
+    def share(self, number: int, rank: int, world: int) -> list[SampleId]:
+        """What one of `world` processes learns in a step, in the order of the step.
+
+        Of a source in blocks, the sample at a position goes to process `position % world`: where that divides the lanes, no two
+        processes read in the same stretch. All others take turns, the process with the fewest samples first.
+        """
+        rows = self._rows(number)
+        owners = np.where(rows[:, 3] < 0, -1, rows[:, 3] % world)
+        fewest = [(int(count), process) for process, count in enumerate(np.bincount(owners[owners >= 0], minlength=world))]
+        heapq.heapify(fewest)
+        for row in np.flatnonzero(owners < 0):
+            count, owners[row] = fewest[0]
+            heapq.heapreplace(fewest, (count + 1, fewest[0][1]))
+        return [SampleId(*row) for row in rows[owners == rank, :3].tolist()]
+
+    def _rows(self, number: int) -> np.ndarray:
+        """A row for each sample of a step: source, epoch, index, and its position in the epoch or -1 [samples, 4]."""
         first, last = self._used_before(number), self._used_before(number + 1)
-        chosen = [
-            self._sample(source, int(position))
-            for source in range(len(self.sizes))
-            for position in range(first[source], last[source])
-        ]
-        order = np.random.default_rng([self.seed, 1, number]).permutation(len(chosen))
-        return [chosen[i] for i in order]
+        rows = []
+        for source, (size, order) in enumerate(zip(self.sizes, self._orders, strict=True)):
+            epochs, positions = np.divmod(np.arange(first[source], last[source]), size)
+            indices = [order.at(epoch, positions[epochs == epoch]) for epoch in np.unique(epochs).tolist()]
+            kept = positions if self.in_blocks[source] else np.full_like(positions, -1)
+            rows.append(np.stack([np.full_like(epochs, source), epochs, np.concatenate([epochs[:0], *indices]), kept], axis=1))
+        gathered = np.concatenate(rows)
+        return gathered[np.random.default_rng([self.seed, 1, number]).permutation(len(gathered))]
 
     def _used_before(self, number: int) -> np.ndarray:
-        """How many samples of each source the steps before this one take: the whole part of its share, the rest to whichever
-        source of its kind is the most overdue.
-        """
-        whole = np.floor(self.due).astype(np.int64)
-        while len(self._used) <= number:
-            used = self._used[-1] + whole
-            due = self.due * len(self._used)
-            for kind, samples in self._kinds:
-                for _ in range(samples - whole[kind].sum()):
-                    used[kind[np.argmax((due - used)[kind])]] += 1
-            self._used.append(used)
-        return self._used[number]
+        """How many samples of each source the steps before this one take."""
+        used = np.zeros(len(self.sizes), dtype=np.int64)
+        for kind, part in self._parts:
+            used[kind] = part.before(number)
+        return used
 
-    def _sample(self, source: int, position: int) -> SampleId:
-        epoch, index = divmod(position, self.sizes[source])
-        return SampleId(source, epoch, int(_permutation(self.sizes[source], self.seed, source, epoch)[index]))
+
+def _order(size: int, seed: int, source: int, blocks: np.ndarray | None) -> Order:
+    return RandomOrder(size, seed, source) if blocks is None else BlocksOrder(blocks, seed, source)
 
 
 def _kinds(apart: np.ndarray, batch: int, share: float) -> list[tuple[np.ndarray, int]]:
@@ -88,8 +111,3 @@ def _kinds(apart: np.ndarray, batch: int, share: float) -> list[tuple[np.ndarray
             f"{marked} of {batch} samples a step set apart, {apart.sum()} of {len(apart)} sources: each kind needs some"
         )
     return [(np.flatnonzero(apart), marked), (np.flatnonzero(~apart), batch - marked)]
-
-
-@lru_cache(maxsize=16)
-def _permutation(size: int, seed: int, source: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, source, epoch]).permutation(size)

@@ -61,6 +61,11 @@ class Survey:
         """How many records each source has."""
         return [len(source) for source in self.sources]
 
+    @cached_property
+    def blocks(self) -> list[np.ndarray | None]:
+        """The sizes of each source's blocks, None for one without: `order="blocks"` leaves it in random order."""
+        return [getattr(source, "blocks", None) for source in self.sources]
+
     @property
     def checked(self) -> int:
         """How many records are checked: those of sources of at most `READ_THROUGH`."""

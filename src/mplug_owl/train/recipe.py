@@ -97,8 +97,9 @@ class Recipe:
     `micro_batch` samples go through the model at once, or what fits a row of `encoding.pack`; the rest is accumulated.
 
     `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `text_share` of every step, to the sample, comes from the
-    sources of text alone; None mixes all sources by weight. `image_root` is the folder that relative picture paths start at.
-    `init_from` is the run or model that the stage starts from, None for `modules`.
+    sources of text alone; None mixes all sources by weight. `order="blocks"` reads shards, and parquet's row groups, from front
+    to back, many at once; sources without blocks stay in random order. `image_root` is the folder that relative picture paths
+    start at. `init_from` is the run or model that the stage starts from, None for `modules`.
 
     `clip` is the largest norm of a step's gradient. `frozen_bf16` stores what does not learn in half the memory.
     `attention` is how transformers computes it, None for its own choice; on a CPU eager is a quarter faster where rows are
@@ -125,6 +126,7 @@ class Recipe:
     batch_tokens: int | None = None
     text_share: float | None = None
     data: tuple[str, ...] = ()
+    order: Literal["random", "blocks"] = "random"
     image_root: str | None = None
     init_from: str | None = None
     lora: LoRA = field(default_factory=LoRA)
@@ -236,6 +238,18 @@ def renamed(saved: Mapping[str, object]) -> dict[str, object]:
             continue
         *room, last = new.split(".")
         (values.setdefault(room[0], {}) if room else values)[last] = held.pop(name)
+    return values
+
+
+def completed(saved: Mapping[str, Any], kind: type = Recipe) -> dict[str, Any]:
+    """The values of a recipe.json, with the default of every field that came after it: what runs did before there was one."""
+    values, hints = dict(saved), get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        if is_dataclass(hints[one.name]) and isinstance(values.get(one.name), dict):
+            values[one.name] = completed(values[one.name], hints[one.name])
+        elif one.name not in values and one.default is not dataclasses.MISSING:
+            plain = dataclasses.asdict(one.default) if isinstance(one.default, Rates) else one.default
+            values[one.name] = json.loads(json.dumps(plain))
     return values
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint
 from mplug_owl.train.checkpoint import Checkpoint
-from mplug_owl.train.recipe import Recipe, as_json, differences, from_json, renamed
+from mplug_owl.train.recipe import Recipe, as_json, completed, differences, from_json, renamed
 from mplug_owl.writing import replacing, writing
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
@@ -76,7 +76,7 @@ def begin(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) 
             note(f"{out}: no whole checkpoint; starting from the beginning")
         write_recipe(out, recipe)
         return None
-    if different := differences(_numbers(checkpoint.recipe_of(found)), _numbers(as_json(recipe))):
+    if different := differences(_numbers(completed(checkpoint.recipe_of(found))), _numbers(as_json(recipe))):
         raise UserError(f"{out}: was trained under another recipe; it differs in {'; '.join(different)}")
     note(f"{out}: resuming after step {found.step}")
     return found

@@ -97,6 +97,12 @@ def test_parquet_is_read_by_row_groups(tmp_path: Path, cache: Path, monkeypatch:
     assert list(DataLoader(source, batch_size=None, sampler=[4, 2], num_workers=1)) == [source[4], source[2]]
 
 
+def test_row_groups_are_blocks(tmp_path: Path) -> None:
+    parquet(tmp_path / "train-0.parquet", ROWS[:5], group=2)
+    parquet(tmp_path / "train-1.parquet", ROWS[5:], group=2)
+    assert read(str(tmp_path)).blocks.tolist() == [2, 2, 1, 2]
+
+
 def test_a_full_disk_makes_parquet_slow_and_not_wrong(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = read(str(parquet(tmp_path / "a.parquet", ROWS)))
     before = every(source)

@@ -71,6 +71,11 @@ class Rows:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict(), "_seen": set()}
 
+    @property
+    def blocks(self) -> np.ndarray:
+        """How many rows each row group has."""
+        return np.concatenate([np.diff(ends, prepend=0) for ends in self.groups])
+
     def location(self, index: int) -> str:
         """`train-00000.parquet, row 17`."""
         file, row = self._find(index)
