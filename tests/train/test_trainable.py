@@ -1,6 +1,7 @@
 """Who learns: the table, at the paper's sizes and on models that step."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from mplug_owl import MplugOwlForConditionalGeneration
-from mplug_owl.recipes import paper
+from mplug_owl.recipes import paper, tiny
 from mplug_owl.train.recipe import LoRA, Optimizer, Rates, Recipe, Schedule, Trainable
 from mplug_owl.train.trainable import lora_modules, parts_of, prepare, set_mode, table
 from tests.school import initial_model, lesson, lessons, quietly, weights
@@ -169,3 +170,18 @@ def test_a_frozen_language_model_stored_in_half_the_memory(tmp_path: Path) -> No
     prepare(owl.model, recipe)
     assert {parameter.dtype for parameter in owl.model.model.language_model.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in owl.model.model.abstractor.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_frozen_eyes_leave_no_graph(precision: str) -> None:
+    """Nothing in front of a picture's features learns, so no activation of theirs is kept and nothing is gone back through."""
+    owl = tiny_owl(tiny_config())
+    recipe = replace(tiny.pretrain(), trainable=Trainable("frozen", "frozen", "lora"))
+    learner = prepare(owl, recipe)
+    ids = torch.full((1, owl.num_image_tokens + 2), owl.config.image_token_id)
+    ids[:, -2:] = 5
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        labels = ids.masked_fill(ids == owl.config.image_token_id, -100)
+        outputs = learner(input_ids=ids, labels=labels, pixel_values=torch.randn(1, 3, 28, 28), use_cache=False)
+    assert outputs.loss.requires_grad
+    assert not outputs.image_hidden_states.requires_grad

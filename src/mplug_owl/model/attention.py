@@ -1,7 +1,7 @@
 """Attention through transformers' interface, so sdpa, flash and custom kernels plug in by name.
 
 Packed rows have one of their own on CUDA: PyTorch's kernel for sequences end to end, which computes no score between two of
-them. It has no way back on the CPU, where sdpa with a block-diagonal mask does the same.
+them. It has no way back on the CPU: `attention_cpu` is that of steps there.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mplug_owl.model.attention_cpu import CPU
 
 # The name that transformers knows the attention of packed rows by.
 PACKED = "mplug_owl_varlen"
@@ -76,10 +78,12 @@ def use_packed_attention(language_model: PreTrainedModel) -> None:
 
 def packed_sequences(language_model: PreTrainedModel, position_ids_1T: Tensor) -> dict[str, Any]:
     """Where the conversations of a packed row begin and end, once for all layers; nothing where no kernel wants to know."""
-    if language_model.config._attn_implementation != PACKED:
+    if language_model.config._attn_implementation not in (PACKED, CPU):
         return {}
     starts = (position_ids_1T[0] == 0).nonzero().flatten()
     bounds = torch.cat([starts, starts.new_tensor([position_ids_1T.shape[1]])]).to(torch.int32)
+    if language_model.config._attn_implementation == CPU:
+        return {"packed_lengths": tuple(bounds.diff().tolist())}
     return {"packed_bounds": bounds, "packed_longest": int(bounds.diff().max())}
 
 

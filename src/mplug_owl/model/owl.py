@@ -18,6 +18,7 @@ from mplug_owl.model.attention import packed_sequences
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.connectors import build_connector
 from mplug_owl.model.generation import PictureGenerationMixin
+from mplug_owl.model.loss import summed_cross_entropy
 from mplug_owl.model.pretrained import MplugOwlCausalLMOutputWithPast, MplugOwlModelOutputWithPast, MplugOwlPreTrainedModel
 from mplug_owl.model.towers import encode_images
 
@@ -244,6 +245,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: MmEncoderOutputs | None = None,
         supervised_only: bool = False,
+        loss_only: bool = False,
         num_items_in_batch: int | Tensor | None = None,
         **kwargs: object,
     ) -> MplugOwlCausalLMOutputWithPast:
@@ -262,6 +264,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
             logits_to_keep: The head is computed at this many last positions (0: all), or at these positions.
             mm_encoder_outputs: `{"image": get_image_features(...)}` in place of `pixel_values`: pictures encoded before.
             supervised_only: Compute the head at supervised positions alone: same loss and gradients, logits [rows, V].
+            loss_only: Return no logits, which takes a third of the head's memory and time beside its products: for training.
             num_items_in_batch: What the summed loss is divided by.
             kwargs: What the language model takes beside these.
 
@@ -278,14 +281,18 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
-        hidden_BTE, loss = outputs.last_hidden_state, None
+        hidden_BTE = outputs.last_hidden_state
+        logits: Tensor | None = None
+        loss: Tensor | None = None
         if labels is None:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.logits(hidden_BTE[:, keep])
         else:
             if not isinstance(logits_to_keep, int) or logits_to_keep:
                 raise ValueError("labels need every position: give them without logits_to_keep")
-            logits, loss = self._supervised(hidden_BTE, labels, loss_weights, supervised_only, num_items_in_batch)
+            rows = "none" if loss_only and self.has_plain_head else "some" if supervised_only or loss_only else "all"
+            logits, loss = self._supervised(hidden_BTE, labels, loss_weights, rows, num_items_in_batch)
+            logits = None if loss_only else logits
         return MplugOwlCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -296,30 +303,36 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
         )
 
     def _supervised(
-        self,
-        hidden_BTE: Tensor,
-        labels_BT: Tensor,
-        weights_BT: Tensor | None,
-        supervised_only: bool,
-        items: int | Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits, and the loss of the next token at every position that is supervised."""
+        self, hidden_BTE: Tensor, labels_BT: Tensor, weights_BT: Tensor | None, rows: str, items: int | Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """The loss of the next token at every position that is supervised; logits of "all" positions, of "some", or "none"."""
         next_BT = nn.functional.pad(labels_BT, (0, 1), value=-100)[:, 1:]
         supervised_BT = next_BT.ne(-100)
-        logits = self.logits(hidden_BTE[supervised_BT] if supervised_only else hidden_BTE)
-        rows = (logits if supervised_only else logits[supervised_BT]).float()
-        if weights_BT is None:
-            summed = nn.functional.cross_entropy(rows, next_BT[supervised_BT], reduction="sum")
+        targets_R, logits = next_BT[supervised_BT], None
+        weights_R = None if weights_BT is None else nn.functional.pad(weights_BT, (0, 1))[:, 1:][supervised_BT]
+        if rows == "none":
+            summed = summed_cross_entropy(self.lm_head, hidden_BTE[supervised_BT], targets_R, weights_R)
         else:
-            weights = nn.functional.pad(weights_BT, (0, 1))[:, 1:][supervised_BT]
-            summed = (nn.functional.cross_entropy(rows, next_BT[supervised_BT], reduction="none") * weights).sum()
+            logits = self.logits(hidden_BTE[supervised_BT] if rows == "some" else hidden_BTE)
+            logits_RV = (logits if rows == "some" else logits[supervised_BT]).float()
+            losses = nn.functional.cross_entropy(logits_RV, targets_R, reduction="sum" if weights_R is None else "none")
+            summed = losses if weights_R is None else (losses * weights_R).sum()
         count = supervised_BT.sum().clamp(min=1) if items is None else items
         return logits, summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
+
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether logits are a linear layer's and nothing more, no scale, no cap and no adapter."""
+        extras = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+        plain = all(getattr(self.config.text_config, name, None) in (None, 1) for name in extras)
+        return plain and type(self.lm_head) is nn.Linear
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head, with the cap and the scales that some language models (Gemma, Cohere, Granite) put on it."""
         text, logits = self.config.text_config, self.lm_head(hidden)
-        logits = logits * (getattr(text, "logit_scale", None) or 1) / (getattr(text, "logits_scaling", None) or 1)
+        # Where there is no scale nothing is multiplied: logits are the largest tensor of a step.
+        if (scale := (getattr(text, "logit_scale", None) or 1) / (getattr(text, "logits_scaling", None) or 1)) != 1:
+            logits = logits * scale
         if cap := getattr(text, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
         return logits

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.activation import QuickGELU
 from mplug_owl.model.attention import attend
 from mplug_owl.model.config import MplugOwlVisionConfig
 
@@ -85,7 +85,7 @@ class VisionMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = ACT2FN["quick_gelu"]
+        self.activation = QuickGELU()
 
     def forward(self, tokens_ISD: Tensor) -> Tensor:
         return self.fc2(self.activation(self.fc1(tokens_ISD)))

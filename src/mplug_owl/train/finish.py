@@ -15,6 +15,7 @@ def finish(run: Session) -> Path:
     """Write the adapter apart, the whole model with it merged, the curve and the card; returns the model's folder."""
     if run.metrics is not None:
         run.metrics.close()
+    run.half.restore()
     make_whole(run.learner, keep=run.is_main)
     if run.is_main:
         _write(run)

@@ -137,7 +137,7 @@ def batch_loss(model: nn.Module, batch: Batch, supervised: Tensor, precision: st
     """One forward pass's share of the step's loss, on the device where `supervised` is."""
     device = supervised.device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return model(**batch.to(device).inputs, supervised_only=True, num_items_in_batch=supervised, use_cache=False).loss
+        return model(**batch.to(device).inputs, loss_only=True, num_items_in_batch=supervised, use_cache=False).loss
 
 
 def go_back(run: Session, done: int) -> None:

@@ -15,6 +15,7 @@ from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.survey import Survey
 from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
+from mplug_owl.model.attention_cpu import use_cpu_attention
 from mplug_owl.model.load import Owl
 from mplug_owl.train import checkpoint, metrics, resume
 from mplug_owl.train.batch_size import resolve_batch_size
@@ -22,6 +23,7 @@ from mplug_owl.train.compiled import compile_language_model
 from mplug_owl.train.disk import JsonLines
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
+from mplug_owl.train.half import HalfWeights
 from mplug_owl.train.loss_guard import LossGuard
 from mplug_owl.train.optim import make_optimizer
 from mplug_owl.train.processes import distribute_model, from_main, joined_processes
@@ -63,6 +65,7 @@ class Session:
     window: Window
     time_left: TimeLeft
     threads: Threads
+    half: HalfWeights
     reporter: Reporter
     stop: Stop
     exam: Exam | None
@@ -134,6 +137,7 @@ def open_session(
             window=Window(utilisation),
             time_left=TimeLeft(first_step, settled.steps or 0),
             threads=opened.enter_context(open_threads(settled, learner, accelerator, found, reporter.note)),
+            half=opened.enter_context(HalfWeights(learner, settled.precision == "bf16" and not is_sharded(accelerator))),
             reporter=reporter,
             stop=stop,
             exam=exam,
@@ -163,6 +167,8 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
     language_model = owl.model.model.language_model
     if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
         use_packed_attention(language_model)
+    if accelerator.device.type == "cpu" and recipe.attention is None and not recipe.compile:
+        use_cpu_attention(owl.model)
     set_mode(owl.model, recipe.trainable)
     if recipe.compile:
         compile_language_model(language_model, accelerator.device.type)
