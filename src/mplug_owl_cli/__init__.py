@@ -16,6 +16,7 @@ from mplug_owl_cli.chat import chat
 from mplug_owl_cli.data import inspect
 from mplug_owl_cli.evaluate import evaluate
 from mplug_owl_cli.experiments import demo
+from mplug_owl_cli.index import index
 from mplug_owl_cli.judge import judge
 from mplug_owl_cli.model import convert
 from mplug_owl_cli.rate import rate
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "recipes": recipes,
     "plan": plan,
     "inspect": inspect,
+    "index": index,
     "train": train,
     "eval": evaluate,
     "rate": rate,

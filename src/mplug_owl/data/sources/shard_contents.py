@@ -13,6 +13,7 @@ import numpy as np
 from filelock import FileLock
 
 from mplug_owl.data.sources.files import File, cache_folder
+from mplug_owl.data.sources.shard_index import PassedOverFiles, indexed, indexed_counts, row_type
 from mplug_owl.data.sources.store import PATIENCE
 from mplug_owl.data.sources.tar import BLOCK, Entry, first_entries, tars
 from mplug_owl.model.images import shortened
@@ -59,7 +60,7 @@ def contents_of(file: File) -> Contents:
     Raises:
         UserError: The shard is broken.
     """
-    return _mapped(file) or _read_once(file)
+    return _mapped(file) or _by_index(file) or _read_once(file)
 
 
 def _mapped(file: File) -> Contents | None:
@@ -97,6 +98,32 @@ def _read_and_keep(file: File) -> Contents:
     return Contents(np.load(kept, mmap_mode="r"), contents.passed_over)
 
 
+def look(file: File) -> Contents:
+    """What is in a shard, from the cache, an index or its headers; nothing is kept. Raises UserError where it is broken."""
+    return _mapped(file) or _by_index(file) or read_contents(file)
+
+
+def _by_index(file: File) -> Contents | None:
+    if (found := indexed(file)) is None:
+        return None
+    samples, passed_over = found
+    return Contents(samples, _passed_over(passed_over))
+
+
+def read_counts(files: Sequence[File]) -> tuple[dict[File, tuple[int, dict[str, PassedOver]]], dict[File, int]]:
+    """How many samples those shards hold whose headers we have read, with what is passed over in them.
+
+    The second is of those that an index has in this size but of another time, such as copies.
+    """
+    read, alike = kept_counts(files), dict[File, int]()
+    for file, found in indexed_counts(file for file in files if file not in read).items():
+        if found.is_same:
+            read[file] = found.samples, _passed_over(found.passed_over)
+        else:
+            alike[file] = found.samples
+    return read, alike
+
+
 def kept_counts(files: Iterable[File]) -> dict[File, tuple[int, dict[str, PassedOver]]]:
     """How many samples those shards hold whose contents are in the cache, and what is passed over in them."""
     there, counts = {path.name for path in cache_folder().iterdir()}, dict[File, tuple[int, dict[str, PassedOver]]]()
@@ -122,9 +149,13 @@ def _kept(file: File) -> tuple[Path, Path]:
 
 def _notes(path: Path) -> dict[str, PassedOver]:
     try:
-        return {reason: PassedOver(*one) for reason, one in json.loads(path.read_bytes()).items()}
+        return _passed_over(json.loads(path.read_bytes()))
     except FileNotFoundError:  # nothing is
         return {}
+
+
+def _passed_over(values: PassedOverFiles) -> dict[str, PassedOver]:
+    return {reason: PassedOver(*one) for reason, one in values.items()}
 
 
 # By its headers
@@ -165,9 +196,7 @@ def read_contents(file: File) -> Contents:
         if not dotted or MISSING not in (picture, words):
             rows.append((key.encode("utf-8", "surrogateescape"), *picture, *words))
     widest = max((len(row[0]) for row in rows), default=1)
-    span = [("ending", "S7"), ("start", "u8"), ("end", "u8")]
-    fields = [("key", f"S{widest}"), *[(f"{kind}_{name}", of) for kind in ("picture", "words") for name, of in span]]
-    return Contents(np.array(rows, dtype=fields), passing.counts)
+    return Contents(np.array(rows, dtype=row_type(widest)), passing.counts)
 
 
 Group = tuple[str, dict[str, Member]]

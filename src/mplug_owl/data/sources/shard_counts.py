@@ -1,11 +1,11 @@
 """How many samples each of many shards holds, without reading them: what is kept, what stands beside them, or an estimate.
 
-In this order: what we have read of a shard before, img2dataset's `NNNNN_stats.json` or `NNNNN.parquet`, and an estimate by its
-size. Where only a few are left that nobody has read, these are read now, so that small sets are always exact.
+In this order: what we have read of a shard before, the index of a copy, img2dataset's `NNNNN_stats.json` or `NNNNN.parquet`,
+and an estimate by its size. Where only a few are left that nobody has read, these are read now, so small sets are exact.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mplug_owl.data.sources.files import SKIP_BROKEN, File, is_remote, needed, small_file
-from mplug_owl.data.sources.shard_contents import PassedOver, contents_of, first_samples, kept_counts
+from mplug_owl.data.sources.shard_contents import PassedOver, contents_of, first_samples, read_counts
 from mplug_owl.data.sources.tar import BLOCK
 from mplug_owl.errors import UserError
 
@@ -27,8 +27,8 @@ PROBES, HEAD = 16, 4 * 2**20
 # Broken shards named in one error.
 LISTED = 5
 # Who said how many samples a shard holds, as `Counts.said_by` has it: its headers, a run that is resumed, or one of these.
-HEADERS, PINNED, STATS, PARQUET, ESTIMATE = range(5)
-SAID_BY = {STATS: "its _stats.json says", PARQUET: "its .parquet says"}
+HEADERS, PINNED, INDEX, STATS, PARQUET, ESTIMATE = range(6)
+SAID_BY = {INDEX: "its index says", STATS: "its _stats.json says", PARQUET: "its .parquet says"}
 # Small files asked of a store at once.
 AT_ONCE = 64
 
@@ -55,7 +55,7 @@ def count(files: Sequence[File], faults: list[str] | None) -> Counts:
     Raises:
         UserError: Shards among the few that are read now are broken, or nothing can be read of any.
     """
-    read = kept_counts(files)
+    read, alike = read_counts(files)
     unread = [file for file in files if file not in read]
     fetched = sum(file.size for file in unread if is_remote(file.address))
     if len(unread) <= READ_AT_OPENING and fetched <= FETCHED_AT_OPENING:
@@ -63,7 +63,11 @@ def count(files: Sequence[File], faults: list[str] | None) -> Counts:
         files = [file for file in files if file not in broken]
         told = dict[File, tuple[int, int]]()
     else:
-        told = _told(unread)
+        told = {file: (samples, INDEX) for file, samples in alike.items()}
+        told |= _told_beside([file for file in unread if file not in told])
+        if left := [file for file in unread if file not in told]:
+            each = _bytes_a_sample(left, {file: number for file, (number, _) in (*read.items(), *told.items())})
+            told |= {file: (max(1, round(file.size / each)), ESTIMATE) for file in left}
     known = [(read[file][0], HEADERS) if file in read else told[file] for file in files]
     slots, said_by = np.array(known, np.int64).reshape(-1, 2).T
     return Counts(tuple(files), slots, said_by, [passed_over for _, passed_over in read.values() if passed_over])
@@ -96,8 +100,8 @@ def _read(
     return set(broken)
 
 
-def _told(files: Sequence[File]) -> dict[File, tuple[int, int]]:
-    """What stands beside shards says how many samples they hold; their size does where nothing stands there."""
+def _told_beside(files: Sequence[File]) -> dict[File, tuple[int, int]]:
+    """What stands beside shards says how many samples they hold, where anything stands there."""
     told = dict[File, tuple[int, int]]()
     for said_by, ask in ((STATS, _by_stats), (PARQUET, _by_parquet)):
         asked = [file for file in files if file not in told]
@@ -105,9 +109,6 @@ def _told(files: Sequence[File]) -> dict[File, tuple[int, int]]:
         if any(ask(file) is not None for file in probes):  # else a store would be asked thousands of times for nothing
             answers = _each(ask, asked, "counting the shards' samples", AT_ONCE)
             told |= {file: (number, said_by) for file, number in zip(asked, answers, strict=True) if number is not None}
-    if left := [file for file in files if file not in told]:
-        each = _bytes_a_sample(left)
-        told |= {file: (max(1, round(file.size / each)), ESTIMATE) for file in left}
     return told
 
 
@@ -144,17 +145,22 @@ def _believed(number: object, file: File) -> int | None:
     return number if type(number) is int and 0 <= number <= file.size // BLOCK else None
 
 
-def _bytes_a_sample(files: Sequence[File]) -> float:
-    """Bytes of a shard for each of its samples, from the beginnings of a few. Raises UserError where none can be read."""
-    found, last = list[tuple[int, int]](), None
+def _bytes_a_sample(files: Sequence[File], known: Mapping[File, int]) -> float:
+    """Bytes of a shard for each of its samples, from the beginnings of a few, or those of known ones where all are broken.
+
+    Raises UserError where nothing can be read.
+    """
+    found, fault = list[tuple[int, int]](), None
     for file in _spread(files, PROBES):
         try:
             found.append(first_samples(file, HEAD))
         except UserError as error:
-            last = error
+            fault = error
+    if not any(samples for samples, _ in found):
+        found = [(number, file.size) for file, number in known.items()]
     samples, size = (sum(numbers) for numbers in zip(*found, strict=True)) if found else (0, 0)
     if not samples:
-        raise last or UserError(f"{files[0].address}: no pictures with words in it; expected KEY.jpg and KEY.txt or KEY.json")
+        raise fault or UserError(f"{files[0].address}: no pictures with words in it; expected KEY.jpg and KEY.txt or KEY.json")
     return size / samples
 
 
