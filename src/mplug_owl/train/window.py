@@ -17,10 +17,12 @@ from mplug_owl.train.flops import Utilisation
 class StepCounts:
     """Of one step over all processes: supervised tokens (or answers), tokens, bad records.
 
-    `passes` are the forward passes of the process that has most; `pictures` is whether any process has one.
+    `supervised` is on the device, for the loss is divided there, and `supervised_count` is the same number. `passes` are the
+    forward passes of the process that has most; `pictures` is whether any process has one.
     """
 
     supervised: Tensor
+    supervised_count: int
     tokens: int
     bad: tuple[BadRecord, ...]
     passes: int
@@ -37,9 +39,11 @@ def count_step(accelerator: Accelerator, data: StepBatches) -> StepCounts:
         any(batch.pixel_values is not None for batch in data.batches),
     ]
     counts = accelerator.gather(torch.tensor([counted], device=accelerator.device))  # a row of every process
-    supervised, tokens, bad = counts[:, :3].sum(0)
+    rows = counts.tolist()  # read once: a device waits each time
+    supervised, tokens, bad, _, pictures = (sum(column) for column in zip(*rows, strict=True))
     records = gather_object(list(data.bad)) if bad else []
-    return StepCounts(supervised, int(tokens), tuple(records), int(counts[:, 3].max()), bool(counts[:, 4].any()))
+    most = max(row[3] for row in rows)
+    return StepCounts(counts[:, 0].sum(), supervised, tokens, tuple(records), most, pictures > 0)
 
 
 class Window:
@@ -62,9 +66,8 @@ class Window:
 
     def add(self, batches: Sequence[Batch], loss: float, counts: StepCounts) -> None:
         """Add a step that was learned from."""
-        supervised = int(counts.supervised)
-        self.loss += loss * supervised
-        self.supervised += supervised
+        self.loss += loss * counts.supervised_count
+        self.supervised += counts.supervised_count
         self.steps += 1
         self.everywhere += counts.tokens
         for batch in batches:
