@@ -5,18 +5,16 @@ import json
 import math
 import shutil
 import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mplug_owl.data.sources.files import cache_folder, find
+from mplug_owl.data.sources.stretches import Split, Stretch, Stretches
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.writing import replacing
 
 Kind = TypeVar("Kind")
-# The first byte of a record, the byte after its last, and its number in the file.
-Stretch = tuple[int, int, int]
 
 
 class Records(Protocol):
@@ -54,37 +52,35 @@ class Listed:
 
 
 class Indexed:
-    """Records that stay in the file; only where each one starts and ends is held in memory, 24 bytes a record.
+    """Records that stay in the file; only where each one starts and ends is known, 16 bytes a record (`Stretches`).
 
-    `split` says where they are, and `parse` makes a record of its text. A `.gz` file is unpacked into the user's cache first.
+    `split` says where they are, `parse` makes a record of its text, and `kind` names the two for what is kept on disk. A `.gz`
+    file is unpacked into the user's cache first.
     """
 
     def __init__(
         self,
         path: Path,
-        split: Callable[[Path], Iterator[Stretch]],
+        kind: str,
+        split: Split,
         parse: Callable[[str], Any],
         unit: str = "line",
         expected: str = "records",
     ) -> None:
         self.path, self.folder, self.parse, self.unit = path, path.parent, parse, unit
         self.unpacked = unpacked(path)
-        self.starts, self.ends, self.numbers = array("Q"), array("Q"), array("Q")
-        for start, end, number in split(self.unpacked):
-            self.starts.append(start)
-            self.ends.append(end)
-            self.numbers.append(number)
-        if not self.starts:
+        self.stretches = Stretches(self.unpacked, kind, split)
+        if not len(self.stretches):
             raise UserError(f"{path}: no records in the file; expected {expected}")
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.stretches)
 
     def __getitem__(self, index: int) -> Any:
-        start = self.starts[index]
+        start, end, _ = self.stretches[index]
         with self.unpacked.open("rb") as file:
             file.seek(start)
-            raw = file.read(self.ends[index] - start)
+            raw = file.read(end - start)
         try:
             return self.parse(decode(raw))
         except BadSample as error:
@@ -92,13 +88,13 @@ class Indexed:
 
     def location(self, index: int) -> str:
         """`photos.jsonl, line 17`."""
-        return f"{self.path.name}, {self.unit} {self.numbers[index]}"
+        return f"{self.path.name}, {self.unit} {self.stretches[index][2]}"
 
 
 def read_blocks(path: Path) -> Records:
     """A text file whose documents are set apart by blank lines."""
     check_file(path)
-    return Indexed(path, _blocks, str.strip, expected="documents with blank lines between them")
+    return Indexed(path, "blocks", _blocks, str.strip, expected="documents with blank lines between them")
 
 
 def lines(path: Path) -> Iterator[Stretch]:

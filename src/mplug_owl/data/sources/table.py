@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 
 from mplug_owl.data.sources.formats import FIELDS
-from mplug_owl.data.sources.records import Indexed, Records, Stretch, check_file, decode, ending, unpacked
+from mplug_owl.data.sources.records import Indexed, Records, check_file, decode, ending, unpacked
+from mplug_owl.data.sources.stretches import Split, Stretch
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import shortened
 
@@ -35,7 +36,7 @@ def read_table(path: Path) -> Records:
     delimiter = "\t" if tabs else next((mark for mark in ",;|\t" if mark in header), ",")
     if tabs:
         parse: Callable[[str], list[str]] = partial(_tsv_cells, header.rstrip("\r\n").count("\t") + 1)
-        split: Callable[[Path], Iterator[Stretch]] = _tsv_rows
+        split: Split = _tsv_rows
     else:
         parse, split = partial(_csv_cells, delimiter), partial(_csv_rows, delimiter, path.name)
     try:
@@ -45,17 +46,18 @@ def read_table(path: Path) -> Records:
     if twice := [name for name in columns if name in FIELDS and columns.count(name) > 1]:
         raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}; rename or drop the others")
     rows = partial(_below_header, split)
-    return Indexed(path, rows, partial(_named_cells, parse, columns), expected=_EXPECTED)
+    kind = "tsv" if tabs else f"csv-{ord(delimiter)}"
+    return Indexed(path, kind, rows, partial(_named_cells, parse, columns), expected=_EXPECTED)
 
 
-def _first_row(path: Path, split: Callable[[Path], Iterator[Stretch]]) -> str:
+def _first_row(path: Path, split: Split) -> str:
     start, end, _ = next(split(unpacked(path)), (0, 0, 0))
     with unpacked(path).open("rb") as file:
         file.seek(start)
         return decode(file.read(end - start))
 
 
-def _below_header(split: Callable[[Path], Iterator[Stretch]], path: Path) -> Iterator[Stretch]:
+def _below_header(split: Split, path: Path) -> Iterator[Stretch]:
     return islice(split(path), 1, None)
 
 
