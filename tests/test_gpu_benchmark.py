@@ -9,6 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.device import stand_in
+
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -17,24 +19,45 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "WARM_UP", 1)
     return module
 
 
+OPTIONS = {"words": 3, "workers": 0, "compile": False, "fused": False, "fsdp": False, "checkpointing": False}
+
+
 def arguments(**changed) -> SimpleNamespace:
-    return SimpleNamespace(**{"size": "tiny", "stage": None, "row": 512, "rows": 1, "steps": 1, "tflops": 1.0, **changed})
+    return SimpleNamespace(
+        **{"size": "tiny", "stage": None, "row": 512, "rows": 1, "steps": 1, "tflops": 1.0, **OPTIONS, **changed}
+    )
 
 
 def test_both_stages_are_measured(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(arguments())
-    machine, first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert machine["row"] == 512
+    card, asked = stand_in()
+    benchmark.main(arguments(), card)
+    machine, first, second, decoding = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (machine["machine"], machine["row"]) == ("NVIDIA H200", 512)
+    assert set(asked) == {*vars(card.cuda), "pin_memory"}, "a line of the card's door is never run"
+    assert [speed["batch"] for speed in decoding["decoding"]] == [1, 4, 32]
+    assert all(speed["words_a_second"] > 0 and speed["bandwidth"] > 0 for speed in decoding["decoding"])
     assert (first["stage"], second["stage"]) == ("tiny.pretrain", "tiny.instruct")
     for measured in (first, second):
         assert measured["losses"][1] < measured["losses"][0]
         assert measured["mfu"] > 0
         assert measured["tokens_a_second"] > 0
+        assert 0 <= measured["data_wait"] < 1
+        assert (measured["peak_gib"], measured["host_syncs"]["train/optim.py:clip_gradients"]) == (3.0, 1)
     assert second["learned"] < first["learned"] < first["parameters"]
     assert second["tokens_a_sample"] > 2 * first["tokens_a_sample"]
+
+
+@pytest.mark.slow
+def test_every_choice_learns(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """FSDP2, AdamW in one kernel and activations computed again, together: the step is the same to rounding."""
+    benchmark.main(arguments(stage=["pretrain"], words=0))
+    benchmark.main(arguments(stage=["pretrain"], words=0, fsdp=True, fused=True, checkpointing=True))
+    _, plain, _, chosen = map(json.loads, capsys.readouterr().out.splitlines())
+    assert chosen["losses"] == pytest.approx(plain["losses"], rel=5e-3)
 
 
 def test_the_full_size_reads_about_a_hundred_tokens_a_caption(benchmark: ModuleType) -> None:
