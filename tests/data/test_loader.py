@@ -108,15 +108,16 @@ class Listening:
 def test_sources_hear_of_the_samples_of_the_next_steps(
     sources: list[Source], processor: MplugOwlProcessor, in_blocks: bool
 ) -> None:
-    """This process's own, and no others."""
+    """This process's own and no others, each step once, and none after the last."""
     listening = Listening(sources[0])
     mixture = Mixture([6], [None], 4, seed=0, blocks=[np.array([4, 2])] if in_blocks else None)
     dataset = StepDataset(Examples([listening], processor, WHOLE, seed=0), mixture, 4, rank=1, world=2)
-    for number in (7, 9):  # as one of two workers makes them
+    dataset.last = 17
+    for number in (7, 9, 11):
         dataset[number]
     assert listening.heard == [
-        ([one.index for step in range(first, first + loader.AHEAD + 1) for one in mixture.share(step, 1, 2)], in_blocks)
-        for first in (7, 9)
+        ([one.index for step in told for one in mixture.share(step, 1, 2)], in_blocks)
+        for told in (range(7, 8 + loader.AHEAD), range(8 + loader.AHEAD, 17), ())
     ]
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mplug_owl.data.augment import crop_box
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import Mixture, SampleId
 from mplug_owl.data.packing import pack, positions
+from mplug_owl.data.sources.store import NO_TRAFFIC, Traffic, take_traffic
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.processor import Example
@@ -92,10 +93,14 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one process learns from in one step, in forward passes, and the samples of it that could not be read."""
+    """What one process learns from in one step, in forward passes, and the samples of it that could not be read.
+
+    `fetched` is what was asked of stores since the step before.
+    """
 
     batches: tuple[Batch, ...]
     bad: tuple[BadRecord, ...]
+    fetched: Traffic = NO_TRAFFIC
 
 
 class StepDataset(Dataset[StepBatches]):
@@ -111,7 +116,9 @@ class StepDataset(Dataset[StepBatches]):
     ) -> None:
         self.examples, self.mixture = examples, mixture
         self.micro_batch, self.rank, self.world = micro_batch, rank, world
+        self.last: int | None = None  # the step at which the run ends, if that is known
         self._shares: dict[int, list[SampleId]] = {}
+        self._announced = range(0)
         self._squares: OrderedDict[Path, np.ndarray] = OrderedDict()
         self._remembered = 0
 
@@ -134,7 +141,7 @@ class StepDataset(Dataset[StepBatches]):
             if len(samples) > size:  # neighbours in length share a forward pass: less padding, the same sum
                 samples.sort(key=lambda sample: len(sample[0]))
             batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
-        return StepBatches(tuple(batches), tuple(bad))
+        return StepBatches(tuple(batches), tuple(bad), take_traffic())
 
     def names(self, number: int) -> list[str]:
         """The samples of a step over all processes, each as `SOURCE[INDEX]`."""
@@ -151,11 +158,16 @@ class StepDataset(Dataset[StepBatches]):
     def _announce(self, number: int) -> None:
         """Tell sources that want to know, by their `expect`, which samples of theirs this step and the next ones take.
 
-        With it goes whether they are read in blocks, so that the neighbours of a sample are wanted soon too.
+        A data worker tells only of its own steps, which the loader hands out in turn; nobody tells of a step twice. With it
+        goes whether samples are read in blocks, so that the neighbours of a sample are wanted soon too.
         """
         listening = [(at, source.expect) for at, source in enumerate(self.examples.sources) if hasattr(source, "expect")]
         if listening:
-            soon = [sample for step in range(number, number + AHEAD + 1) for sample in self._share(step)]
+            stride = 1 if (worker := get_worker_info()) is None else worker.num_workers
+            end = number + max(AHEAD, stride) + 1
+            steps = range(number, end if self.last is None else min(end, self.last), stride)
+            soon = [sample for step in steps if step not in self._announced for sample in self._share(step)]
+            self._announced = steps
             for at, expect in listening:
                 expect([sample.index for sample in soon if sample.source == at], self.mixture.in_blocks[at])
 
@@ -234,7 +246,7 @@ def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iter
 
     Raises UserError where a store does not answer, whichever process asked it.
     """
-    numbers = range(first, last)
+    numbers, steps.last = range(first, last), last
     loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)
     made = iter(loader)
     try:

@@ -53,7 +53,7 @@ def fit(
     with open_session(recipe, owl, survey, out, resume, reporter or Silent(), exam) as run:
         run.optimizer.zero_grad(set_to_none=True)  # what a caller left on the weights is not this run's
         for number, data in step_loader(run.dataset, run.first_step, run.steps, run.recipe.workers):
-            run.window.data_arrived()
+            run.window.data_arrived(data)
             step = take_step(run, number, data)
 
             if run.guard.accepts(step.done, step.loss, step.norm):

@@ -47,7 +47,7 @@ def count_step(accelerator: Accelerator, data: StepBatches) -> StepCounts:
 
 
 class Window:
-    """Sums since the last line of metrics. Counts are of all processes; times, padding and samples are this one's."""
+    """Sums since the last line of metrics. Counts are of all processes; times, padding, samples, requests this one's."""
 
     def __init__(self, utilisation: Utilisation | None = None) -> None:
         self.utilisation, self.pictures = utilisation, 0
@@ -55,10 +55,13 @@ class Window:
         self.waited = 0.0
         self.loss, self.steps, self.tokens, self.samples, self.positions, self.cut, self.supervised = 0.0, 0, 0, 0, 0, 0, 0
         self.everywhere, self.bad = 0, 0
+        self.requests, self.fetched = 0, 0
 
-    def data_arrived(self) -> None:
+    def data_arrived(self, data: StepBatches) -> None:
         """The wait for a step's data ends."""
         self.waited += time.perf_counter() - self.waiting_since
+        self.requests += data.fetched.requests
+        self.fetched += data.fetched.bytes
 
     def step_ended(self) -> None:
         """The wait for the next step's data begins."""
@@ -91,6 +94,8 @@ class Window:
             "cut_tokens": self.cut,
             "bad_samples": self.bad,
         }
+        if self.requests:
+            line |= {"store_requests": self.requests, "store_bytes": self.fetched}
         if self.utilisation is not None:
             line["mfu"] = round(self.utilisation.mfu(self.tokens, self.pictures, seconds), 4)
         return line

@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
+from mplug_owl import MplugOwlProcessor
+from mplug_owl.data.encode import Encoding
+from mplug_owl.data.examples import Examples
+from mplug_owl.data.loader import StepBatches, StepDataset, step_loader
+from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.sources import chunks, read, read_ahead, store
 from mplug_owl.data.sources.files import find
 from mplug_owl.data.sources.source import FileSource, Source
@@ -296,6 +302,30 @@ def test_forked_workers_read_as_the_parent_does(server: ObjectStore, scheme: str
     assert source[1] == local(server)[1]
     found = DataLoader(Stepwise(source), batch_size=None, sampler=range(20), num_workers=2)
     assert list(found) == local(server)[:20]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("order", ["random", "blocks"])
+def test_the_steps_of_a_run_take_a_request_a_sample_or_one_a_piece(
+    opened: FileSource, server: ObjectStore, processor: MplugOwlProcessor, order: str, workers: int
+) -> None:
+    def run(source: FileSource) -> list[StepBatches]:
+        blocks = [source.blocks] if order == "blocks" else None
+        examples = Examples([source], processor, Encoding(max_tokens=256), seed=0)
+        dataset = StepDataset(examples, Mixture([SAMPLES], [None], 4, seed=0, blocks=blocks), 4)
+        return [data for _, data in step_loader(dataset, 3, 15, workers)]
+
+    near = run(read(f"webdataset:{server.folder}/00000.tar"))  # type: ignore[arg-type]
+    read_ahead._processes.clear()
+    store.take_traffic()
+    far = run(opened)
+    for one, other in zip(far, near, strict=True):
+        assert torch.equal(one.batches[0].input_ids, other.batches[0].input_ids)
+        assert torch.equal(one.batches[0].pixel_values, other.batches[0].pixel_values)
+    settled(48 if order == "random" else 1, server)
+    pieces = -(-(server.folder / "00000.tar").stat().st_size // chunks.CHUNK)
+    assert server.counts()[0] == 48 if order == "random" else 1 <= server.counts()[0] <= pieces
+    assert 1 <= sum(data.fetched.requests for data in far) <= server.counts()[0]
 
 
 def test_a_process_that_ends_waits_for_no_store(opened: FileSource, server: ObjectStore) -> None:

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, NamedTuple, TypeVar
@@ -15,8 +16,9 @@ from mplug_owl.errors import UserError
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # No try begins later than this many seconds after the first.
 PATIENCE = 300.0
-# A request may take this many seconds, and this many more for each MiB of the answer: a connection that went silent.
-SILENCE, SECONDS_PER_MIB = 30.0, 2.0
+# A web server that sends nothing for this long has forgotten the request: one in a million on a long way. Eight steps of a
+# large run take 19 s, so nobody waits for it. Other stores have time-outs of their own; no request lasts longer than this.
+SILENCE, LONGEST = 10.0, 300.0
 # A store says what it means by these, and says the same again: bad request, no key, wrong key, no such method, gone, changed.
 HOPELESS = (400, 401, 403, 405, 410, 412, 416)
 
@@ -36,11 +38,14 @@ class Traffic(NamedTuple):
         return Traffic(*(now - then for now, then in zip(self, before, strict=True)))
 
 
+NO_TRAFFIC = Traffic()
+
+
 class Counter:
     """Traffic as it is counted, by several threads."""
 
     def __init__(self) -> None:
-        self._lock, self._sum = threading.Lock(), Traffic()
+        self._lock, self._sum, self._taken = threading.Lock(), Traffic(), Traffic()
 
     def add(self, *more: int) -> None:
         """Add requests, retries and bytes, in this order."""
@@ -51,6 +56,16 @@ class Counter:
     def sum(self) -> Traffic:
         """What was counted so far."""
         return self._sum
+
+    def take(self) -> Traffic:
+        """What was counted since this was called before."""
+        before, self._taken = self._taken, self._sum
+        return self._taken.since(before)
+
+
+def take_traffic() -> Traffic:
+    """What this process asked of stores since it was asked this before; for the one who adds it up."""
+    return _counter().take()
 
 
 def traffic() -> Traffic:
@@ -126,13 +141,16 @@ def _fetched_once(address: str, start: int, end: int, version: str) -> bytes:
     system, path = file_system(address)
     _counter().add(1, 0, 0)
     ranges: dict[str, Any] = {"start": start, "end": end}
-    if version.startswith('"') and _is_web(system):
-        ranges["headers"] = {**system.kwargs.get("headers", {}), "If-Match": version}
+    if _is_web(system):
+        from aiohttp import ClientTimeout
+
+        ranges["timeout"] = ClientTimeout(sock_connect=SILENCE, sock_read=SILENCE)
+        if version.startswith('"'):
+            ranges["headers"] = {**system.kwargs.get("headers", {}), "If-Match": version}
     if system.async_impl and not system.asynchronous:
         from fsspec.asyn import sync
 
-        patience = SILENCE + SECONDS_PER_MIB * (end - start) / 2**20
-        raw: bytes = sync(system.loop, system._cat_file, path, timeout=patience, **ranges)
+        raw: bytes = sync(system.loop, partial(system._cat_file, path, **ranges), timeout=LONGEST)
     else:
         raw = system.cat_file(path, **ranges)
     _counter().add(0, 0, len(raw))
