@@ -1,7 +1,7 @@
 """How soon the second question about a picture is answered, beside the first: what was computed before is kept.
 
-An owl of 263 M parameters (benchmarks/speed.py) with random weights is asked twice about one picture, as `owl chat` asks. Its
-head knows small letters alone, so that every token is a word to show. The model is loaded and warm; one thread.
+An owl of 263 M parameters (benchmarks/baseline.py) with random weights is asked twice about one picture, as `owl chat` asks.
+Its head knows small letters alone, so that every token is a word to show. The model is loaded and warm; one thread.
 
     python -m benchmarks.chat [--repeats 5]
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.speed import owl_263m
+from benchmarks.baseline import owl_263m
 from mplug_owl.chat import Chat, Decoding
 from mplug_owl.conversation import SYSTEM_PROMPT
 from mplug_owl.model.config import MplugOwlConfig

@@ -53,3 +53,12 @@ def test_what_bf16_holds_exactly_is_not_kept_twice() -> None:
     half.restore()
     assert exact.bias[0].item() == torch.tensor(1 / 3).item()
     assert not HalfWeights(exact, enabled=False).kept
+
+
+def test_layers_that_another_forward_reads_stay() -> None:
+    """A forward that was put on a module by hand may read its layers' weights in fp32."""
+    outer = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))).requires_grad_(False)
+    outer[0].forward = lambda states: states  # type: ignore[method-assign]
+    with HalfWeights(outer):
+        assert outer[0][0].weight.dtype == torch.float32
+        assert outer[1][0].weight.dtype == torch.bfloat16

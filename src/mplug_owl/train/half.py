@@ -22,6 +22,8 @@ class HalfWeights:
         self.kept: list[tuple[nn.Parameter, Tensor | None]] = []
         modules = list(model.modules()) if enabled else []
         elsewhere = {id(weight) for part in modules if type(part) not in CAST for weight in part.parameters(recurse=False)}
+        # What a forward put on a module by hand does with the layers inside it is not known.
+        elsewhere |= {id(weight) for part in modules if "forward" in vars(part) for weight in _children_weights(part)}
         for module in modules:
             if type(module) not in CAST:
                 continue
@@ -43,3 +45,7 @@ class HalfWeights:
 
     def __exit__(self, *error: object) -> None:
         self.restore()
+
+
+def _children_weights(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for child in module.children() for weight in child.parameters(recurse=False)]
