@@ -1,25 +1,29 @@
 """kill -9 at random instants, again and again: does the run end as if it had never been killed, bit for bit?
 
 A small owl learns from coloured squares with all on that draws random numbers: dropout in the abstractor and in LoRA, packed
-rows, data workers. A process of its own trains and writes a checkpoint every few steps; it is killed with its workers at
-random, every second time in the very moment of writing, and started again to resume, until enough kills are counted. Then
-weights, losses and gradient norms are compared with a run that was left alone. `make test` does it with five.
+rows, data workers. A run of one process or several writes a checkpoint every few steps; it is killed with its workers at
+random, every second time in the very moment of writing, and started again to resume, until enough kills are counted. Of
+several processes one dies first and the others a little later. Then weights, losses and gradient norms are compared with a
+run that was left alone. With `--order blocks` the squares are in parquet's row groups, read block by block. `make test` does
+it with five kills.
 
-    python benchmarks/kills.py [--kills 50] [--workers 0] [--seed 0]
+    python -m benchmarks.kills [--kills 50] [--workers 0] [--processes 1] [--order random] [--steps 120] [--seed 0]
 """
 
 import argparse
 import json
 import os
 import signal
+import socket
 import tempfile
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -33,11 +37,24 @@ from mplug_owl.train.reporter import Silent
 from mplug_owl.train.run import train
 
 STEPS, SAVED_EVERY, SAMPLES = 120, 2, 24
+# Rows of a parquet group: 24 samples are five blocks.
+GROUP = 5
 
 
-def recipe(data: Path, workers: int) -> Recipe:
+@dataclass(frozen=True)
+class Trial:
+    """How a run is made: data workers of each process, processes, the order of its samples, steps."""
+
+    workers: int = 0
+    processes: int = 1
+    order: Literal["random", "blocks"] = "random"
+    steps: int = STEPS
+
+
+def recipe(data: Path, trial: Trial) -> Recipe:
     """Everything that draws a random number is on."""
     base = tiny.pretrain()
+    kind = "parquet" if trial.order == "blocks" else "jsonl"
     return replace(
         base,
         name="kills",
@@ -45,12 +62,14 @@ def recipe(data: Path, workers: int) -> Recipe:
         trainable=Trainable("full", "full", "lora"),
         lora=LoRA(rank=4, alpha=8, dropout=0.2),
         encoding=Encoding(max_tokens=256, pack=512),
-        data=(f"captions:{data}/captions.jsonl", f"text:{data}/text.jsonl"),
-        steps=STEPS,
+        data=(f"captions:{data}/captions.{kind}", f"text:{data}/text.jsonl"),
+        order=trial.order,
+        steps=trial.steps,
         batch=6,
         micro_batch=6,
         precision="fp32",
-        workers=workers,
+        workers=trial.workers,
+        threads=1 if trial.processes > 1 else None,
         log_every=1,
         save_every=SAVED_EVERY,
     )
@@ -69,41 +88,61 @@ def write(folder: Path, random: Random) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def child(data: Path, out: Path, workers: int, steps: int) -> None:
+def write_blocks(folder: Path) -> None:
+    """The captions once more, in row groups of a parquet file."""
+    from pyarrow import Table, parquet
+
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    parquet.write_table(Table.from_pylist(rows), folder / "captions.parquet", row_group_size=GROUP)
+
+
+def child(data: Path, out: Path, trial: Trial, rank: int, port: int) -> None:
     """Train in this process, going on with what is there."""
     os.setsid()  # so that its workers are killed with it
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    made = replace(recipe(data, workers), steps=steps)
-    train(made, out, resume=(out / "recipe.json").exists(), reporter=Silent())
+    if trial.processes > 1:
+        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": trial.processes, "LOCAL_WORLD_SIZE": trial.processes}
+        os.environ.update({name: str(value) for name, value in where.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    train(recipe(data, trial), out, resume=(out / "recipe.json").exists(), reporter=Silent())
 
 
-def start(data: Path, out: Path, workers: int, steps: int) -> BaseProcess:
-    """A process that trains into `out`. It is forked from one that has imported everything, which takes seconds."""
+def start(data: Path, out: Path, trial: Trial) -> list[BaseProcess]:
+    """The processes that train into `out`. They are forked from one that has imported everything, which takes seconds."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["mplug_owl.train.run", "mplug_owl.recipes.tiny"])
-    process = context.Process(target=child, args=(data, out, workers, steps))
-    process.start()
-    return process
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [context.Process(target=child, args=(data, out, trial, rank, port)) for rank in range(trial.processes)]
+    for process in processes:
+        process.start()
+    return processes
 
 
-def kill_in_time(process: BaseProcess, out: Path, random: Random, saving: bool) -> bool:
-    """Kill a child and all it started, at random or while it writes; False where it had finished before."""
+def kill_in_time(processes: list[BaseProcess], out: Path, random: Random, saving: bool) -> bool:
+    """Kill a run and all it started, at random or while it writes; False where it had finished before."""
     begun = len(metrics.read(out / "metrics.jsonl"))
     patience = time.monotonic() + 120
+    main = processes[0]
     # Wait until it has gone on, so that every kill costs work.
-    while process.is_alive() and len(metrics.read(out / "metrics.jsonl")) <= begun and time.monotonic() < patience:
+    while main.is_alive() and len(metrics.read(out / "metrics.jsonl")) <= begun and time.monotonic() < patience:
         time.sleep(0.01)
     if saving:
-        while process.is_alive() and not list((out / "checkpoints").glob(".*.partial")) and time.monotonic() < patience:
+        while main.is_alive() and not list((out / "checkpoints").glob(".*.partial")) and time.monotonic() < patience:
             time.sleep(0.0005)
         time.sleep(random.uniform(0, 0.01))
     else:
         time.sleep(random.uniform(0, 1.5))
-    if not process.is_alive():
+    if not all(process.is_alive() for process in processes):
         return False
-    os.killpg(process.pid, signal.SIGKILL)
-    process.join()
+    for process in random.sample(processes, len(processes)):
+        if process.is_alive() and process.pid is not None:  # another's death may have ended it
+            os.killpg(process.pid, signal.SIGKILL)
+        if process is not processes[-1]:
+            time.sleep(random.uniform(0, 0.2) * (len(processes) > 1))
+    for process in processes:
+        process.join()
     return True
 
 
@@ -118,39 +157,43 @@ def same(one: Path, other: Path) -> str:
     return f"weights differ, first {different[0]}" if different else ""
 
 
-def measure(kills: int, workers: int, seed: int, folder: Path, steps: int = STEPS) -> tuple[int, int, int]:
+def measure(kills: int, trial: Trial, seed: int, folder: Path) -> tuple[int, int, int]:
     """Kills counted, runs they fell into, runs among them that ended bit-identical."""
     random, data = Random(seed), folder / "data"
     write(data, random)
+    if trial.order == "blocks":
+        write_blocks(data)
     whole = folder / "whole"
-    finish(start(data, whole, workers, steps))
+    finish(start(data, whole, trial))
     done = runs = identical = 0
     while done < kills:
         out = folder / f"run{runs}"
-        process = start(data, out, workers, steps)
-        while done < kills and kill_in_time(process, out, random, saving=done % 2 == 0):
+        processes = start(data, out, trial)
+        while done < kills and kill_in_time(processes, out, random, saving=done % 2 == 0):
             done += 1
-            process = start(data, out, workers, steps)
-        finish(process)
+            processes = start(data, out, trial)
+        finish(processes)
         difference = same(whole, out)
         runs, identical = runs + 1, identical + (difference == "")
         print(f"run {runs}: {done} kills so far, {difference or 'bit-identical'}", flush=True)
     return done, runs, identical
 
 
-def finish(process: BaseProcess) -> None:
+def finish(processes: list[BaseProcess]) -> None:
     """Let a run end by itself."""
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"a run that nobody killed ended with {process.exitcode}")
+    for process in processes:
+        process.join()
+    if ends := [process.exitcode for process in processes if process.exitcode != 0]:
+        raise RuntimeError(f"a run that nobody killed ended with {ends[0]}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    for name, usual in (("kills", 50), ("workers", 0), ("processes", 1), ("steps", STEPS), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--order", choices=("random", "blocks"), default="random")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        counted = measure(arguments.kills, arguments.workers, arguments.seed, Path(name))
-    print("{} kills in {} runs, {} of them bit-identical to the run that was left alone".format(*counted))
+        trial = Trial(given.workers, given.processes, given.order, given.steps)
+        counted = measure(given.kills, trial, given.seed, Path(name))
+    print(f"{trial}: " + "{} kills in {} runs, {} of them bit-identical to the run that was left alone".format(*counted))
