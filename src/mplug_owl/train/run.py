@@ -14,6 +14,7 @@ from mplug_owl.train import metrics
 from mplug_owl.train.batch_size import text_only
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import fit
+from mplug_owl.train.memory import bound_kernel_caches
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Reporter, Screen
 
@@ -51,6 +52,7 @@ def train(
         >>> train(tiny.pretrain(), "runs/pretrain")  # doctest: +SKIP
         PosixPath('runs/pretrain/model')
     """
+    bound_kernel_caches()
     reporter = reporter or Screen()
     metrics.check(recipe.trackers)
     survey = Survey(*open_data(recipe.data, recipe.image_root))

@@ -25,6 +25,7 @@ from mplug_owl.train.exam import Exam
 from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
 from mplug_owl.train.half import HalfWeights
 from mplug_owl.train.loss_guard import LossGuard
+from mplug_owl.train.memory import bound_kernel_caches
 from mplug_owl.train.optim import make_optimizer
 from mplug_owl.train.processes import distribute_model, from_main, joined_processes
 from mplug_owl.train.quarantine import Quarantine
@@ -84,6 +85,7 @@ def open_session(
 
     Over 40 lines because it is one list: what is made first, what needs it, and which of it the main process decides.
     """
+    bound_kernel_caches()
     learner = _prepared(owl, recipe)
     parts = table(owl.model, recipe.trainable)
     with joined_processes(recipe, out) as accelerator, Stop(recipe.grace_seconds) as stop, contextlib.ExitStack() as opened:
