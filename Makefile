@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 # One heavy job on few cores: more threads than cores make PyTorch many times slower.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-slow mutants check docs release format clean
+.PHONY: help setup demo test test-slow bench mutants check docs release format clean
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
 	@echo "make test   set up, then run all tests"
 	@echo "make check  formatting, lint and types"
+	@echo "make bench  the short benchmarks, a line each: figure, bar, reached or missed (minutes)"
 	@echo "make mutants  put faults into the code and count which the tests notice (half an hour)"
 	@echo "make docs   the pages under docs/ as a site in site/; a broken link ends it"
 	@echo "make release  wheel and sdist in dist/, installed into an empty environment and used (minutes)"
@@ -38,6 +39,10 @@ test: check
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
+
+# One thread: figures of speed are compared on one.
+bench: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.short
 
 # Puts faults into copies of the code and counts how many the closest test file notices: docs/testing.md.
 mutants: $(READY)

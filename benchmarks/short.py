@@ -1,0 +1,76 @@
+"""The short benchmarks one after the other, a line each: figure, bar, reached or missed, machine. `make bench` runs it.
+
+python -m benchmarks.short [NAME ...]
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from benchmarks.exam import machine
+
+
+@dataclass(frozen=True)
+class Short:
+    """A benchmark with a setting that takes a minute at most: its command, and the figure in what it prints.
+
+    `pattern` has one group, the figure; `at_most` says which side of `bar` is good.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    pattern: str
+    bar: float
+    at_most: bool = True
+
+    def line(self, printed: str) -> str:
+        """What is said of it. Raises ValueError where its figure is not in what it printed."""
+        found = re.search(self.pattern, printed, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"{self.name}: no figure like {self.pattern!r} in what {self.command[0]} printed")
+        figure = float(found[1].replace(",", ""))
+        reached = figure <= self.bar if self.at_most else figure >= self.bar
+        side = "at most" if self.at_most else "at least"
+        return f"{self.name}: {figure:g}, {side} {self.bar:g}: {'reached' if reached else 'missed'}"
+
+
+SHORT = (
+    Short("import mplug_owl, CPU s", ("benchmarks.start", "--repeats", "3"), r"^import mplug_owl: ([\d.]+)", 2.5),
+    Short("owl chat owl-tiny, CPU s", ("benchmarks.start", "--repeats", "3"), r"^owl chat: ([\d.]+)", 4.0),
+    Short(
+        "second question's wait, share of the first's", ("benchmarks.chat", "--repeats", "2"), r"wall: .* share ([\d.]+)", 0.3
+    ),
+    Short(
+        "an answer of owl-tiny, s",
+        ("benchmarks.scenes", "--scenes", "300", "--answers", "10"),
+        r"^whole answer after ([\d.]+)",
+        0.1,
+    ),
+)
+
+
+def main(names: list[str]) -> int:
+    """Run them, or those whose module is named; a command that several figures come from is run once. 1 where one failed."""
+    printed: dict[tuple[str, ...], str | None] = {}
+    where, failed = machine(), False
+    for short in SHORT:
+        if names and short.command[0].removeprefix("benchmarks.") not in names:
+            continue
+        if short.command not in printed:
+            done = subprocess.run([sys.executable, "-m", *short.command], capture_output=True, text=True)
+            printed[short.command] = done.stdout if done.returncode == 0 else None
+            if done.returncode:
+                print(f"{' '.join(short.command)}: failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}", flush=True)
+        output = printed[short.command]
+        failed |= output is None
+        if output is not None:
+            print(f"{short.line(output)}; {where}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a benchmark; all by default")
+    sys.exit(main(parser.parse_args().names))
