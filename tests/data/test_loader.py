@@ -128,6 +128,24 @@ def test_batches_are_the_same_whoever_makes_them(sources: list[Source], processo
         assert all(same(one, other) for one, other in zip(ours.batches, theirs.batches, strict=True))
 
 
+def test_in_blocks_too_whoever_makes_them_and_wherever_one_begins(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    def made(world: int, first: int, workers: int) -> list[list[list[str]]]:
+        mixture = Mixture([6, 12], [None, None], 7, seed=0, blocks=[np.array([4, 2]), None])
+        examples = Examples(sources, processor, WHOLE, seed=0)
+        ranks = [StepDataset(examples, mixture, 4, rank, world) for rank in range(world)]
+        return [
+            [[name for batch in step.batches for name in batch.names] for _, step in step_loader(one, first, 9, workers)]
+            for one in ranks
+        ]
+
+    alone = made(1, 0, 0)[0]
+    for world, workers in ((1, 2), (2, 0), (4, 2)):
+        shared = made(world, 5, workers)
+        for number, whole in enumerate(alone[5:]):
+            names = [name for rank in shared for name in rank[number] if name != "nothing"]
+            assert sorted(names) == sorted(whole)
+
+
 def test_a_picture_is_opened_once_while_it_is_remembered(
     sources: list[Source], processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
