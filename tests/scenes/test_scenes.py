@@ -13,6 +13,7 @@ from PIL import Image
 from mplug_owl.data.sources import check, read
 from mplug_owl.scenes import ABILITIES, SPLITS, Scene, exam, questions_about, scene, scenes, write
 from mplug_owl.scenes.abilities import KINDS, READING, talk
+from mplug_owl.scenes.drawing import _ground, _noise
 from mplug_owl.scenes.lessons import LESSONS, LOOKED_UP
 from mplug_owl.scenes.things import (
     COLOURS,
@@ -102,6 +103,17 @@ def test_no_lesson_names_a_pair_that_is_held_out(lesson: str) -> None:
     for index in range(400):
         said = " ".join(message.text or "" for message in source[index].messages)
         assert not [pair for pair in HELD_PAIRS if " ".join(pair) in said], (index, said)
+
+
+def test_the_ground_is_noise_shifted_by_a_tint_and_clipped() -> None:
+    sheet = np.asarray(_noise(3, 224)).astype(int)
+    for seed in range(200):
+        ground, random = np.asarray(_ground(Random(seed), 112)).astype(int), Random(seed)
+        left, top, grey, number = random.random(), random.random(), 96 + random.random() * 94, random.random()
+        if int(number * 8) == 3:
+            window = sheet[int(top * 112) :, int(left * 112) :][:112, :112]
+            tint = [int(grey + random.random() * 32 - 16) for _ in range(3)]
+            np.testing.assert_array_equal(ground, np.clip(window + tint - 128, 0, 255))
 
 
 def test_no_two_pictures_of_a_scene_are_alike() -> None:

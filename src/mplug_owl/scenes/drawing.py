@@ -11,14 +11,13 @@ from importlib.resources import files
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from mplug_owl.errors import UserError
 from mplug_owl.scenes.things import COLOURS, Thing, Writing
 
 _TURNS, _FINE = 9, 4
 _MIDDLE = 128  # of the noise sheets' levels
-_LEVELS = [0] * 256 + list(range(256)) + [255] * 256  # shifted by a window, clipped at both ends
 _FONTS = ("own", "serif")
 
 
@@ -47,11 +46,8 @@ def _ground(random: Random, side: int) -> Image.Image:
     """A grey with a tint, and noise of its own: a window somewhere in one of a few sheets of noise."""
     left, top, grey = int(random.random() * side), int(random.random() * side), 96 + random.random() * 94
     window = _noise(int(random.random() * 8), 2 * side).crop((left, top, left + side, top + side))
-    levels: list[int] = []
-    for _ in range(3):
-        shift = int(grey + random.random() * 32 - 16) - _MIDDLE
-        levels += _LEVELS[256 + shift : 512 + shift]
-    return window.point(levels)
+    tint = tuple(int(grey + random.random() * 32 - 16) for _ in range(3))
+    return ImageChops.add(window, Image.new("RGB", window.size, tint), offset=-_MIDDLE)  # clipped at both ends
 
 
 def _put(picture: Image.Image, stamp: Image.Image, centre: Sequence[float], colour: tuple[int, ...]) -> None:
