@@ -354,3 +354,12 @@ def test_serving_engines_may_ask_how_long_pictures_are(processor: MplugOwlProces
     assert processor._get_num_multimodal_tokens(image_sizes=[(10, 20), (3, 3)])["num_image_tokens"] == [5, 5]
     marks = processor(text="a<image>", images=[picture()], return_mm_token_type_ids=True)["mm_token_type_ids"]
     assert marks.tolist() == [[0, 0, 1, 1, 1, 1, 1]]
+
+
+def test_conversations_together_have_the_ids_that_each_has(processor: MplugOwlProcessor) -> None:
+    shown = Picture(picture())
+    first = Conversation(()).said("user", shown, "What is it?")
+    talks = [first, first.said("assistant", "A bird").said("user", "Why? <image></s>"), Conversation((), None), first]
+    for reply in (True, False):
+        assert processor.encode_all(talks, reply) == [processor.encode(talk, reply) for talk in talks]
+    assert processor.encode_all([]) == []

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mplug_owl.chat.cache import join, joinable, keep_rows, trim
+from mplug_owl.chat.lean import last_position_asked, prepare
 from mplug_owl.conversation import Picture
 from mplug_owl.model.config import max_positions
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -91,6 +92,7 @@ class _Rows:
         self.device = self.model.device
         self.mask_BT = torch.empty(0, 0, dtype=torch.long, device=self.device)
         self.limit = max_positions(self.model.config.text_config)
+        prepare(self.model, self.model.model.language_model)
         self.processors = self.model._get_logits_processor(self.config, input_ids_seq_length=1, device=self.device)
 
     @property
@@ -107,15 +109,16 @@ class _Rows:
         features_INE = self.look([picture for _, one in prompts for picture in one.pictures])
         pictures = {} if features_INE is None else {"image": BaseModelOutputWithPooling(pooler_output=features_INE)}
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
-        logits_BV = self.model(
-            input_ids=torch.tensor([[0] * (width - row.length) + row.ids for row in new], device=self.device),
-            attention_mask=mask_BT,
-            position_ids=(mask_BT.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            mm_encoder_outputs=pictures or None,
-        ).logits[:, -1]
+        with last_position_asked():
+            logits_BV = self.model(
+                input_ids=torch.tensor([[0] * (width - row.length) + row.ids for row in new], device=self.device),
+                attention_mask=mask_BT,
+                position_ids=(mask_BT.cumsum(1) - 1).clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                mm_encoder_outputs=pictures or None,
+            ).logits[:, -1]
         self._choose(new, logits_BV)
         if self.cache is None:
             self.mask_BT, self.cache = mask_BT, cache

@@ -77,7 +77,7 @@ class OwlChatModel:
         Raises:
             UserError: A conversation is longer than the model's positions. Then none is answered.
         """
-        samples = [self.processor.encode(talk, reply=True) for talk in conversations]
+        samples = self.processor.encode_all(conversations, reply=True)
         for sample in samples:
             refuse_too_long(len(sample), self.model.config.text_config)
         seeds = torch.randint(2**62, (len(samples),)).tolist() if decoding.temperature > 0 else [0] * len(samples)

@@ -4,7 +4,7 @@ There is one way from words to ids, `encode`, for both. It knows where pictures 
 looks for a placeholder in what somebody typed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,11 @@ class ConversationProcessor(ProcessorMixin):
 
     # Words and pictures to ids
 
-    def encode(self, conversation: Conversation, reply: bool = False) -> Example:
+    def encode(self, conversation: Conversation, reply: bool = False, known: Mapping[str, list[int]] | None = None) -> Example:
         """A conversation to ids: the begin token, prompt words, picture positions, answers each closed by the end token.
 
         What a user typed is plain text, special tokens and `<image>` included. `reply` ends where the assistant begins.
+        `known` has the ids of some texts.
 
         Raises:
             UserError: The processor has another chat template, whose words these would not be.
@@ -101,27 +102,45 @@ class ConversationProcessor(ProcessorMixin):
                 "chat_template.jinja from the model's folder, or use apply_chat_template(tokenize=True) and generate"
             )
         pictures = [picture.source for picture in conversation.pictures]
-        return replace(self.encode_pieces(conversation.pieces(reply), pictures), name=conversation.name)
+        return replace(self.encode_pieces(conversation.pieces(reply), pictures, known=known), name=conversation.name)
+
+    def encode_all(self, conversations: Iterable[Conversation], reply: bool = False) -> list[Example]:
+        """Conversations to ids, each as `encode` gives it. All texts are tokenised at once, what several say only once."""
+        talks = list(conversations)
+        texts = {piece.text: None for talk in talks for piece in talk.pieces(reply) if piece.text}
+        found = self._tokenised([*texts]) if texts else []
+        known = dict(zip(texts, found, strict=True))
+        return [self.encode(talk, reply, known) for talk in talks]
 
     def encode_pieces(
-        self, pieces: Iterable[Piece], pictures: Sequence[ImageSource] = (), plain: bool = True, opens: bool = True
+        self,
+        pieces: Iterable[Piece],
+        pictures: Sequence[ImageSource] = (),
+        plain: bool = True,
+        opens: bool = True,
+        known: Mapping[str, list[int]] | None = None,
     ) -> Example:
         """Rendered pieces to ids, each stretch of text on its own.
 
-        `plain=False` reads special tokens in them, `opens=False` leaves the begin token out.
+        `plain=False` reads special tokens in them, `opens=False` leaves the begin token out. `known` has the ids of some texts.
         """
         begin = self.tokenizer.bos_token_id if opens else None
         ids, loss_mask = ([begin], [False]) if begin is not None else ([], [])
         for piece in pieces:
+            tokens: list[int]
             if piece.text is None:
                 tokens = [self.image_token_id] * self.num_image_tokens
             else:
-                tokens = self.tokenizer(piece.text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+                tokens = known[piece.text] if known and piece.text in known else self._tokenised(piece.text, plain)
                 if piece.answer:
                     tokens = [*tokens, self.tokenizer.eos_token_id]
             ids.extend(tokens)
             loss_mask.extend([piece.supervised] * len(tokens))
         return Example(tuple(ids), tuple(loss_mask), tuple(pictures))
+
+    def _tokenised(self, text: str | list[str], plain: bool = True) -> Any:
+        """The ids of a text, or of each of several."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
 
     def batch(
         self,

@@ -1,0 +1,130 @@
+"""The same numbers with less work, where nobody asks for gradients: a model's modules are prepared once, weights stay.
+
+Of a prompt only the last position's words are asked, so its last layer has no more to compute than keys and values of the
+others. Norms need fewer passes over memory, and a bf16 linear on a CPU takes its bias along in place of copying it first.
+Every module computes what it did before where gradients are on, where torch.compile reads it, and where it is of another kind.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from inspect import signature
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+# Whether whoever calls the model in this thread asks for the last position alone.
+_asked: ContextVar[bool] = ContextVar("last_position_asked", default=False)
+
+
+@contextmanager
+def last_position_asked() -> Iterator[None]:
+    """A block in which a prepared language model gives a prompt's last position alone [B, 1, E], where it can."""
+    token = _asked.set(True)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def prepare(model: nn.Module, language_model: PreTrainedModel) -> None:
+    """Prepare a model and the language model in it. Modules that are prepared already, or have a hook's forward, are left."""
+    for module in model.modules():
+        if type(module) is nn.Linear and module.bias is not None:
+            _replace(module, _linear)
+        elif _is_plain_norm(type(module)):
+            _replace(module, _norm)
+    layers = list(getattr(language_model, "layers", []))
+    known = {"position_embeddings", "attention_mask", "position_ids", "past_key_values"}
+    if layers and hasattr(layers[-1], "self_attn") and known <= set(signature(type(layers[-1]).forward).parameters):
+        _replace(layers[-1], _last_layer)
+
+
+def _replace(module: Any, forward: Callable[..., Any]) -> None:
+    if "forward" not in vars(module):
+        module.forward = partial(forward, module)
+
+
+def _learns() -> bool:
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def _is_plain_norm(kind: type[nn.Module]) -> bool:
+    """Whether a class's forward pass is LLaMA's norm, which transformers copies into most models' files."""
+    theirs, llama = getattr(kind.forward, "__code__", None), LlamaRMSNorm.forward.__code__
+    return theirs is not None and all(
+        getattr(theirs, part) == getattr(llama, part) for part in ("co_code", "co_names", "co_consts")
+    )
+
+
+def _norm(self: Any, hidden_states: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, the mean in fp32: one pass for its sum, and no new memory after the first."""
+    if _learns() or hidden_states.dtype == torch.float32 or self.weight.dtype != hidden_states.dtype:
+        return type(self).forward(self, hidden_states)
+    states = hidden_states.float()
+    scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(states.shape[-1])
+    return states.mul_(scale.add_(self.variance_epsilon).rsqrt_()).to(hidden_states.dtype).mul_(self.weight)
+
+
+@cache
+def _takes_bias_along() -> bool:
+    """Whether oneDNN computes bf16 linears here; torch.compile has them computed by the same operator."""
+    return bool(hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _linear(self: Any, states: Tensor) -> Tensor:
+    """x W^T + b. PyTorch's own linear copies a bf16 bias into every row before, which takes as long as the product."""
+    plain = type(self.weight) is nn.Parameter and states.device.type == "cpu"  # not quantised, not in parts
+    if _learns() or not plain or not (states.dtype == self.weight.dtype == torch.bfloat16 and _takes_bias_along()):
+        return nn.Linear.forward(self, states)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+    return product
+
+
+class _Stored(Exception):  # noqa: N818  (it is no error)
+    """Keys and values are in the cache."""
+
+
+class _StopsWhenStored:
+    """A cache that ends a layer's forward pass once it has what is to be kept."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)
+
+    def update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Store keys and values, then stop."""
+        self.cache.update(*args, **kwargs)
+        raise _Stored
+
+
+def _last_layer(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The layer's own forward pass; of a prompt, where that is asked, the last position alone."""
+    whole, mask = type(self).forward, kwargs.get("attention_mask")
+    if args or hidden_states.shape[1] == 1 or not _asked.get() or _learns():
+        return whole(self, hidden_states, *args, **kwargs)
+    masked = mask is None or (isinstance(mask, Tensor) and mask.ndim == 4)
+    past: Any = kwargs["past_key_values"]
+    if not masked or type(past.layers[self.self_attn.layer_idx]) is not DynamicLayer:
+        return whole(self, hidden_states, **kwargs)
+    try:
+        earlier = kwargs | {"past_key_values": _StopsWhenStored(past), "attention_mask": None}
+        whole(self, hidden_states[:, :-1], **_at(earlier, slice(None, -1)))
+    except _Stored:
+        pass
+    last = kwargs | {"attention_mask": None if mask is None else mask[:, :, -1:]}
+    return whole(self, hidden_states[:, -1:], **_at(last, slice(-1, None)))
+
+
+def _at(kwargs: dict[str, Any], positions: slice) -> dict[str, Any]:
+    """What a layer is given, for these positions alone: their numbers [B, T] and rotations [B, T, K]."""
+    turned = tuple(part[:, positions] for part in kwargs["position_embeddings"])
+    numbers = kwargs.get("position_ids")
+    return kwargs | {"position_embeddings": turned, "position_ids": None if numbers is None else numbers[:, positions]}
