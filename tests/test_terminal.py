@@ -1,6 +1,7 @@
 """A conversation in the terminal, typed by a script."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Type lines, then end the input; what the terminal showed comes back as lines."""
-    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
 
     def session(*lines: str, images: list[Path] | None = None) -> list[str]:
         waiting = iter(lines)
@@ -48,9 +49,23 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 def test_a_question_on_the_command_line_gets_one_answer(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
     terminal.talk("an owl", QUESTION, [picture], Decoding(64))
     assert capsys.readouterr().out == RIGHT + "\n"
+
+
+def test_stats_are_said_beside_the_answer(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
+    terminal.talk("an owl", QUESTION, [picture], Decoding(64), stats=True)
+    shown = capsys.readouterr()
+    assert shown.out == RIGHT + "\n"  # whoever reads answers from a pipe gets nothing else
+    assert re.fullmatch(
+        r"first word after [\d.]+ s · \d+ words? \(\d+ tokens\) in [\d.]+ s · (.+ a second after the first · )?"
+        r"pictures \d+% of the time · prompt \d+ tokens, \d+ known from before\n",
+        shown.err,
+    )
 
 
 def test_a_picture_goes_with_the_next_question_and_stays_in_sight(typed, picture: Path) -> None:
@@ -120,7 +135,7 @@ def test_a_scene_is_drawn_when_asked_for(typed) -> None:
 def test_the_owl_that_is_shipped_gets_a_scene_and_no_photograph(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
     terminal.talk("owl-tiny", QUESTION, [], Decoding(64))
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1  # the answer alone, for a program to read
@@ -138,7 +153,7 @@ def test_bytes_that_are_no_utf8_are_reported_and_the_conversation_continues(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Typed into a real standard input, one that escapes such bytes and one that refuses them."""
-    monkeypatch.setattr(terminal, "find", lambda model, device: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
     for errors in ("surrogateescape", "strict"):
         lines = b"caf\xe9\n" + f"/image {picture}\n{QUESTION}\n".encode()
         monkeypatch.setattr("sys.stdin", Lines(lines, errors))

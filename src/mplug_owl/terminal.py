@@ -13,6 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from mplug_owl.chat import Chat, Decoding, find
+from mplug_owl.chat.stats import Stopwatch
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.locate import BUNDLED
@@ -24,15 +25,23 @@ HELP = (
 )
 
 
-def talk(model: str, question: str | None, images: Sequence[Path], decoding: Decoding, device: str | None = None) -> None:
-    """One answer where a question is given, else a conversation until /quit.
+def talk(
+    model: str,
+    question: str | None,
+    images: Sequence[Path],
+    decoding: Decoding,
+    device: str | None = None,
+    stats: bool = False,
+    dtype: str = "auto",
+) -> None:
+    """One answer where a question is given, else a conversation until /quit. `stats` says after each what it took.
 
     Raises:
         UserError: The model cannot be opened, or the one question cannot be asked.
         BadSample: A picture of the one question cannot be opened.
     """
     console = Console(highlight=False, soft_wrap=True)
-    session = _Session(Chat(find(model, device), decoding=decoding), console)
+    session = _Session(Chat(find(model, device, dtype), decoding=decoding), console, stats)
     if model in BUNDLED and not images:  # it knows no photographs, so it gets what it knows
         images = [session.draw()]
     if question is not None:
@@ -50,8 +59,8 @@ def talk(model: str, question: str | None, images: Sequence[Path], decoding: Dec
 class _Session:
     """A conversation in a terminal, and the pictures that wait for its next question."""
 
-    def __init__(self, chat: Chat, console: Console) -> None:
-        self.chat, self.console = chat, console
+    def __init__(self, chat: Chat, console: Console, stats: bool = False) -> None:
+        self.chat, self.console, self.stats = chat, console, stats
         self.waiting: list[Path] = []
 
     def take(self, line: str) -> bool:
@@ -92,9 +101,12 @@ class _Session:
         """Show the answer to a question about the pictures that wait, as it comes."""
         if self._has_colours:
             self.console.print("[bold yellow]owl[/] › ", end="")
-        for part in self.chat.stream(question, self.waiting):
+        watch = Stopwatch()
+        for part in watch.watch(self.chat.stream(question, self.waiting)):
             self.console.print(part, end="", markup=False, emoji=False)
         self.console.print()
+        if self.stats:
+            self.tell(watch.line(getattr(self.chat.model, "work", None)), "dim", self._aside)
 
     def add(self, image: Path) -> None:
         """Let a picture wait for the next question."""
@@ -114,7 +126,7 @@ class _Session:
         picture.save(file)
         if self._has_colours:
             self.console.print(sketch(picture))
-        self.tell(f"a scene was drawn: {file}", "dim", Console(stderr=True) if not self.console.is_terminal else None)
+        self.tell(f"a scene was drawn: {file}", "dim", self._aside)
         return file
 
     def history(self) -> None:
@@ -133,6 +145,11 @@ class _Session:
         """
         shown = words.encode("utf-8", "replace").decode("utf-8")
         (console or self.console).print(shown, style=style, markup=False, emoji=False)
+
+    @property
+    def _aside(self) -> Console | None:
+        """Where words go that are no answer: beside it where answers go to a file or another program."""
+        return None if self.console.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
 
     @property
     def _has_colours(self) -> bool:

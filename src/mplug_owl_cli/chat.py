@@ -1,11 +1,21 @@
 """`owl chat`: a conversation in the terminal."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mplug_owl_cli.app import DeviceOption, ModelArgument
+
+
+class Precision(StrEnum):
+    """What weights are kept in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 def chat(
@@ -21,10 +31,16 @@ def chat(
     ] = [],  # noqa: B006
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.", min=0.01)] = 1.0,
     device: DeviceOption = None,
+    dtype: Annotated[
+        Precision, typer.Option("--dtype", help="What weights are kept in; auto is the file's. int8 is quickest on a CPU.")
+    ] = Precision.auto,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Say after each answer when its first word came, and what took how long.")
+    ] = False,
 ) -> None:
     """Talk with an owl about pictures, in the terminal."""
     from mplug_owl.chat import Decoding
     from mplug_owl.terminal import talk
 
     decoding = Decoding(max_new_tokens, temperature, stop=tuple(stop), repetition_penalty=repetition_penalty)
-    talk(model, question, image, decoding, device)
+    talk(model, question, image, decoding, device, stats, dtype.value)

@@ -9,15 +9,17 @@ from mplug_owl.chat.protocol import ChatModel
 from mplug_owl.errors import UserError
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.load import load
+from mplug_owl.model.small_weights import INT8, pack
 
 
-def find(name: str, device: str | None = None) -> ChatModel:
+def find(name: str, device: str | None = None, dtype: str = "auto") -> ChatModel:
     """Whoever answers under a name.
 
     Args:
         name: What `load` opens, such as `owl-tiny`, a folder or a hub id; `hf:` and a folder or hub id for any
             image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
         device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
+        dtype: The precision of its weights: `auto` keeps the file's; `float32`, `bfloat16`, and for our own `int8`.
 
     Raises:
         UserError: There is no such model, its files do not fit, or a package that it needs is not installed.
@@ -30,10 +32,17 @@ def find(name: str, device: str | None = None) -> ChatModel:
     if name.startswith(("http://", "https://")):
         if device is not None:
             raise UserError(f"{name} answers where its server runs; leave --device {device} out")
+        if dtype != "auto":
+            raise UserError(f"{name} has the weights that its server has; leave --dtype {dtype} out")
         return EndpointChatModel(Endpoint.from_name(name))
     if name.startswith("hf:"):
         path = name.removeprefix("hf:")
         if open_config(path).model_type != MplugOwlConfig.model_type:
-            return HuggingFaceChatModel.open(path, device)
+            if dtype == INT8:
+                raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
+            return HuggingFaceChatModel.open(path, device, dtype)
         name = path
-    return OwlChatModel(load(name, device))
+    owl = load(name, device, dtype)
+    if dtype == "bfloat16":
+        pack(owl.model)
+    return OwlChatModel(owl)

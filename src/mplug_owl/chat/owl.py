@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from threading import Event
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mplug_owl.chat.decode import Prompt, decode
 from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import Decoding
+from mplug_owl.chat.stats import Work
 from mplug_owl.conversation import Conversation, ImageSource
 from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
@@ -56,6 +58,7 @@ class OwlChatModel:
     def __init__(self, owl: Owl, batch_size: int = 100) -> None:
         self.model, self.processor, self.batch_size = owl.model, owl.processor, batch_size
         self._past = _Past()
+        self.work: Work | None = None  # what the last streamed answer took
         self._look = PictureFeatures(owl)
         if owl.model.device.type == "cpu":
             keep_freed_memory()
@@ -105,7 +108,9 @@ class OwlChatModel:
     def _continue(self, sample: Example, decoding: Decoding, tokens: TokenQueue, closed: Event) -> None:
         """Generate after a prompt, from where it differs from the last one, and keep what was computed for the next."""
         past, self._past = self._past, _Past()  # whoever comes meanwhile, or after a failure, starts anew
+        begin = perf_counter()
         features_INE = self._features(past, sample)
+        picture_seconds = perf_counter() - begin
         known, cache = self._known(past, sample)
         inputs: dict[str, Any] = dict(self.processor.batch([replace(sample, pictures=())]).to(self.model.device))
         seen = sample.ids[:known].count(self.processor.image_token_id) // self.processor.num_image_tokens
@@ -114,6 +119,7 @@ class OwlChatModel:
         if cache is not None:
             inputs["past_key_values"] = cache
         out = self._generate(inputs, decoding, tokens, StopWhenClosed(closed))
+        self.work = Work(len(sample), known, out.sequences.shape[1] - len(sample), picture_seconds)
         if isinstance(out.past_key_values, Cache):
             ids = tuple(out.sequences[0, : out.past_key_values.get_seq_length()].tolist())
             self._past = _Past(ids, out.past_key_values, sample.pictures, features_INE)

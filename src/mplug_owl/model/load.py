@@ -14,6 +14,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.locate import base_of, is_adapter, locate
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.model.small_weights import INT8, to_int8
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
     Args:
         path: A model's folder, a run's, a LoRA adapter's, a hub id, or `owl-tiny`, which comes with the package.
         device: Where the model goes, such as `cuda`, `cuda:1`, `mps` or `cpu`; None takes the best there is.
-        dtype: The weights' precision, such as `bfloat16`; `auto` keeps the file's.
+        dtype: The weights' precision, such as `bfloat16`; `auto` keeps the file's. `int8` is for answering alone, on a CPU.
 
     Returns:
         The model in eval mode and its processor.
@@ -46,9 +47,11 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
     """
     target, where = find_device(device), locate(path)
     with quiet():
-        owl = _load(where, dtype)
+        owl = _load(where, torch.float32 if dtype == INT8 else dtype)
     module: torch.nn.Module = owl.model  # whose `to` type checkers can read; transformers' own is wrapped
     module.to(target)
+    if dtype == INT8:
+        to_int8(owl.model)
     return owl
 
 
