@@ -193,14 +193,14 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_continues(typed, picture: P
     ]
 
 
-def test_a_device_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_and_a_precision_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(model: str, device: str | None) -> None:
-        asked.append((model, device))
+    def load(model: str, device: str | None, dtype: str) -> None:
+        asked.append((model, device, dtype))
         raise UserError("no such device")
 
     monkeypatch.setattr(terminal, "find", load)
     with pytest.raises(UserError, match="no such device"):
-        terminal.talk("an owl", None, [], Decoding(), device="cuda:7")
-    assert asked == [("an owl", "cuda:7")]
+        terminal.talk("an owl", None, [], Decoding(), device="cuda:7", dtype="int8")
+    assert asked == [("an owl", "cuda:7", "int8")]
