@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from benchmarks.exam import machine
 from benchmarks.baseline import owl_263m
+from benchmarks.exam import machine
 from mplug_owl.chat.decode import Prompt, decode
 from mplug_owl.conversation import Picture
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
