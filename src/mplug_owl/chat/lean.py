@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 # Whether whoever calls the model in this thread asks for the last position alone.
 _asked: ContextVar[bool] = ContextVar("last_position_asked", default=False)
@@ -56,6 +55,8 @@ def _learns() -> bool:
 
 def _is_plain_norm(kind: type[nn.Module]) -> bool:
     """Whether a class's forward pass is LLaMA's norm, which transformers copies into most models' files."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm  # when first asked: whoever only imports waits less
+
     theirs, llama = getattr(kind.forward, "__code__", None), LlamaRMSNorm.forward.__code__
     return theirs is not None and all(
         getattr(theirs, part) == getattr(llama, part) for part in ("co_code", "co_names", "co_consts")
