@@ -1,11 +1,12 @@
 """The benchmarks of data and packing, at a small size: they measure, with an owl whose rows may be packed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import data, laion, object_store, packing
+from benchmarks import data, laion, object_store, packing, shards
 from mplug_owl.data.order import BlocksOrder
 from mplug_owl.data.sources import read
 
@@ -44,3 +45,18 @@ def test_a_simulated_cluster_fetches_a_piece_once_and_waits_for_a_slow_store() -
     assert outcome.requests - len(wanted) in (0, 1)  # one in ten thousand is asked for again
     assert outcome.stalls.sum() == 0
     assert laion.blocks(order, slow, 12, known=True).stalls.max() > 30
+
+
+def test_simulated_shards_are_shards_and_their_stats_are_right(tmp_path: Path) -> None:
+    shards.make(tmp_path, 9, 5)
+    source = read(f"webdataset:{tmp_path}/*.tar")
+    told = [json.loads((tmp_path / f"{number:05d}_stats.json").read_text())["successes"] for number in range(9)]
+    assert source.blocks.tolist() == told == [5, 4, 3, 2, 5, 4, 3, 2, 5]  # type: ignore[attr-defined]
+    assert "something" in source[len(source) - 1].answers[0]
+
+
+@pytest.mark.slow
+def test_the_first_step_from_many_shards(tmp_path: Path) -> None:
+    costs = shards.main(70, 5, tmp_path, index=True)
+    assert list(costs) == ["stats", "nothing", "index"]
+    assert all(0 < cost.opening < cost.seconds for cost in costs.values())

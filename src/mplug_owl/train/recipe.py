@@ -112,6 +112,8 @@ class Recipe:
     above `spike` times the usual. After `patience` such steps in a row the run goes back to a checkpoint, `rollbacks` times at
     most. `grace_seconds` is what a scheduler gives between asking a run to stop and killing it; a run that needs more says
     so. Of several processes, one that is silent for `process_timeout` seconds is taken for dead.
+
+    With `index` local shards that nobody has read yet are indexed beside the run, at the lowest priority.
     """
 
     name: str
@@ -151,6 +153,7 @@ class Recipe:
     rollbacks: int = 2
     grace_seconds: float | None = 30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds by default
     process_timeout: int = 600
+    index: bool = True
 
     def __post_init__(self) -> None:
         for name in ("micro_batch", "log_every", "keep_checkpoints", "process_timeout"):

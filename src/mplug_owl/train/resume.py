@@ -24,6 +24,7 @@ FREE_TO_CHANGE = (
     "max_bad_share",
     "grace_seconds",
     "process_timeout",
+    "index",
 )
 
 

@@ -10,7 +10,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.build import build
 from mplug_owl.model.config import max_positions
 from mplug_owl.model.load import Owl, load
-from mplug_owl.train import metrics
+from mplug_owl.train import counted, metrics
 from mplug_owl.train.batch_size import text_only
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import fit
@@ -55,7 +55,7 @@ def train(
     bound_kernel_caches()
     reporter = reporter or Screen()
     metrics.check(recipe.trackers)
-    survey = Survey(*open_data(recipe.data, recipe.image_root))
+    survey = _surveyed(recipe, Path(out), resume)
     _report_problems(recipe, survey, reporter)
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
     owl = initial_model(recipe, survey)
@@ -96,6 +96,12 @@ def initial_model(recipe: Recipe, survey: Survey) -> Owl:
         for module in (owl.model.model.vision_tower, owl.model.model.language_model):
             module.set_attn_implementation(recipe.attention)
     return owl
+
+
+def _surveyed(recipe: Recipe, out: Path, resume: bool) -> Survey:
+    """The data, counted as the run began with: before anything is read, the words of a fresh tokenizer among it."""
+    survey = Survey(*open_data(recipe.data, recipe.image_root))
+    return counted.with_slots(survey, counted.slots_of(survey.sources, out, resume)) if resume else survey
 
 
 def _check_positions(recipe: Recipe, owl: Owl) -> None:

@@ -17,7 +17,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.attention_cpu import use_cpu_attention
 from mplug_owl.model.load import Owl
-from mplug_owl.train import checkpoint, metrics, resume
+from mplug_owl.train import checkpoint, counted, metrics, resume
 from mplug_owl.train.batch_size import resolve_batch_size
 from mplug_owl.train.compiled import compile_language_model
 from mplug_owl.train.disk import JsonLines
@@ -95,6 +95,9 @@ def open_session(
         opened.callback(reporter.close)
         reporter.start(recipe.name, parts)
 
+        slots = from_main(accelerator, lambda: counted.slots_of(survey.sources, out, resumed))
+        survey = counted.with_slots(survey, slots)
+
         def resolve() -> tuple[Recipe, Mixture]:
             saved = resume.saved_values(out) if resumed else None
             return resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
@@ -108,6 +111,10 @@ def open_session(
 
         found = from_main(accelerator, lambda: resume.begin(out, settled, resumed, reporter.note))
         first_step, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
+        if found is None and main:
+            counted.write(out, slots)
+        if settled.index and accelerator.is_local_main_process:
+            opened.enter_context(counted.indexed_meanwhile(survey.sources, reporter.note))
         if found is not None:
             checkpoint.restore(found, learner, optimizer)
         trackers = metrics.follow(accelerator, settled.name, as_json(settled)) if settled.trackers else ()

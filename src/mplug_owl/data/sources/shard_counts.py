@@ -45,12 +45,13 @@ class Counts(NamedTuple):
     passed_over: Sequence[dict[str, PassedOver]]
 
 
-def count(files: Sequence[File], faults: list[str] | None) -> Counts:
+def count(files: Sequence[File], faults: list[str] | None, most: int | None = None) -> Counts:
     """How many samples each shard has, as well as it is known before the first step.
 
     Args:
         files: The shards.
         faults: Where broken shards are to be written down and left out; None refuses them.
+        most: How many shards that nobody has read are read now, None for a few.
 
     Raises:
         UserError: Shards among the few that are read now are broken, or nothing can be read of any.
@@ -58,7 +59,7 @@ def count(files: Sequence[File], faults: list[str] | None) -> Counts:
     read, alike = read_counts(files)
     unread = [file for file in files if file not in read]
     fetched = sum(file.size for file in unread if is_remote(file.address))
-    if len(unread) <= READ_AT_OPENING and fetched <= FETCHED_AT_OPENING:
+    if len(unread) <= READ_AT_OPENING and fetched <= FETCHED_AT_OPENING if most is None else len(unread) <= most:
         broken = _read(files, unread, read, faults)
         files = [file for file in files if file not in broken]
         told = dict[File, tuple[int, int]]()

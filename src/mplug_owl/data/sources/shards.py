@@ -34,14 +34,15 @@ class Shards:
     Args:
         files: The shards.
         faults: Where broken shards are to be written down and left out; None refuses them.
+        most: How many shards that nobody has read are read now; None for a few, as `count` has it.
 
     Raises:
         UserError: Shards are broken, or there is no sample in any.
     """
 
-    def __init__(self, files: Sequence[File], faults: list[str] | None = None) -> None:
-        counts = count(files, faults)
-        self.skips = faults is not None
+    def __init__(self, files: Sequence[File], faults: list[str] | None = None, most: int | None = None) -> None:
+        counts = count(files, faults, most)
+        self.found, self.skips = tuple(files), faults is not None
         self.folder = Path(files[0].address).parent
         self.passed_over = summed(counts.passed_over)
         self._take(counts)
@@ -61,15 +62,31 @@ class Shards:
         """Whether every shard's headers have been read, so that slots are samples."""
         return not self.said_by.any()
 
-    def with_slots(self, blocks: np.ndarray) -> "Shards":
-        """The same shards with as many slots each, as a run counted them that is resumed."""
-        if len(blocks) != len(self.files):
-            raise UserError(f"{self.files[0].address}: {len(self.files):,} shards, and there were {len(blocks):,} before")
+    def with_slots(self, addresses: Sequence[str], blocks: np.ndarray) -> "Shards":
+        """These shards with so many slots each, as a run counted them that is resumed; the same object where they have them.
+
+        Raises UserError where one is not there any more.
+        """
+        if addresses == [file.address for file in self.files] and np.array_equal(blocks, self.blocks):
+            return self
+        there = {file.address: number for number, file in enumerate(self.found)}
+        if gone := [address for address in addresses if address not in there]:
+            raise UserError(f"{gone[0]}: the run began with this shard and it is not there; nor are {len(gone) - 1:,} others")
+        known = {
+            file.address: (int(slots), int(by)) for file, slots, by in zip(self.files, self.blocks, self.said_by, strict=True)
+        }
+        said_by = [
+            by if slots == now else PINNED
+            for (now, by), slots in zip((known.get(address, (-1, PINNED)) for address in addresses), blocks, strict=True)
+        ]
         pinned = copy(self)
-        pinned._take(
-            Counts(self.files, np.asarray(blocks, np.int64), np.where(blocks == self.blocks, self.said_by, PINNED), ())
-        )
+        files = tuple(self.found[there[address]] for address in addresses)
+        pinned._take(Counts(files, np.asarray(blocks, np.int64), np.array(said_by), ()))
         return pinned
+
+    def read_through(self) -> "Shards":
+        """The same with every shard's headers read now. Raises UserError where one is broken."""
+        return self if self.is_exact else Shards(self.found, [] if self.skips else None, most=len(self.found))
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
