@@ -1,10 +1,11 @@
 """The optimiser: AdamW over what learns, each module at its own rate, Muon beside it; and the clipping of gradients."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -39,8 +40,53 @@ def make_optimizer(model: MplugOwlForConditionalGeneration, settings: Optimizer)
     if rest := chosen(False):
         parts.append(torch.optim.AdamW(rest, betas=settings.betas, eps=settings.eps))
     if ours := chosen(True):
-        parts.append(torch.optim.Muon(ours, lr=settings.lr, adjust_lr_fn="match_rms_adamw"))
+        parts.append(Muon(ours, lr=settings.lr, adjust_lr_fn="match_rms_adamw"))
     return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, with matrices of equal shape orthogonalised together: a product for all of them in place of one each.
+
+    Its state is torch's, so that a run goes on with either. Equal to rounding.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # torch overloads it
+        """One step. Weights that are spread over processes go torch's way, one by one."""
+        learned = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        if closure is not None or any(isinstance(weight, DTensor) for weight in learned):
+            super().step(closure)
+            return
+        for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike.setdefault(tuple(sorted(weight.shape)), []).append(weight)
+            for weights in alike.values():
+                self._step(weights, group)
+
+    def _step(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """A step of weights whose shapes are the same, or the same when turned."""
+        updates = []
+        for weight in weights:
+            state, gradient = self.state[weight], cast(Tensor, weight.grad)
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
+            state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+            update = (
+                gradient.lerp(state["momentum_buffer"], group["momentum"]) if group["nesterov"] else state["momentum_buffer"]
+            )
+            updates.append((update.T if update.shape[0] > update.shape[1] else update).bfloat16())
+        stacked = torch.stack(updates)
+        stacked.div_(stacked.flatten(1).norm(dim=1).clamp(min=group["eps"])[:, None, None])
+        first, second, third = group["ns_coefficients"]
+        for _ in range(group["ns_steps"]):
+            gram = stacked @ stacked.mT
+            stacked = torch.baddbmm(stacked, torch.baddbmm(gram, gram, gram, beta=second, alpha=third), stacked, beta=first)
+        for weight, update in zip(weights, stacked, strict=True):
+            rate = group["lr"] * 0.2 * math.sqrt(max(weight.shape))  # arXiv 2502.16982: steps as long as AdamW's
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.T if weight.shape[0] > weight.shape[1] else update, alpha=-rate)
 
 
 class CombinedOptimizer(torch.optim.Optimizer):

@@ -95,6 +95,7 @@ def initial_model(recipe: Recipe, survey: Survey) -> Owl:
     if recipe.attention is not None:
         for module in (owl.model.model.vision_tower, owl.model.model.language_model):
             module.set_attn_implementation(recipe.attention)
+        owl.model.config._attn_implementation = recipe.attention  # which the abstractor reads
     return owl
 
 
