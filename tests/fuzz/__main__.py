@@ -28,7 +28,7 @@ from mplug_owl.data.examples import Examples
 from mplug_owl.data.inspect import show
 from mplug_owl.data.loader import StepDataset
 from mplug_owl.data.mixture import Mixture
-from mplug_owl.data.sources import check, files, read
+from mplug_owl.data.sources import check, read, store
 from mplug_owl.errors import UserError
 from mplug_owl.model.locate import locate
 from mplug_owl.model.processor import MplugOwlProcessor
@@ -91,7 +91,7 @@ def through(spec: str, processor: MplugOwlProcessor) -> tuple[int, int]:
 def main(records: int, seed: int, kinds: Sequence[str]) -> int:
     """Print what became of the records, then the offenders. Returns the exit code."""
     constants.HF_HUB_OFFLINE = True
-    files.PAUSES = ()
+    store.PAUSES = ()
     processor = MplugOwlProcessor.from_pretrained(locate("owl-tiny"))
     start = time.process_time()
     with tempfile.TemporaryDirectory() as cache:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mplug_owl.data.sources import files
+from mplug_owl.data.sources import store
 from mplug_owl.model.processor import MplugOwlProcessor
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.files import KINDS
@@ -13,7 +13,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """No cache of the user's, no network and no waiting for it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(files, "PAUSES", ())
+    monkeypatch.setattr(store, "PAUSES", ())
 
 
 def test_odd_records_are_learned_from_or_said_to_be_bad(processor: MplugOwlProcessor) -> None:

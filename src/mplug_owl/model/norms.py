@@ -13,13 +13,16 @@ from torch import Tensor, nn
 KNOWN = ("LlamaRMSNorm", "Lfm2RMSNorm")
 
 
-def use_quick_norms(language_model: nn.Module) -> None:
-    """Have the RMS norms that are known computed by `rms_norm`; the others stay as they are."""
+def use_quick_norms(language_model: nn.Module) -> list[nn.Module]:
+    """Have the RMS norms that are known computed by `rms_norm`; returns these. The others stay as they are."""
+    quick = list[nn.Module]()
     for name, module in language_model.named_modules():
         if type(module).__name__ in KNOWN:
             # What queries' and keys' norms give is turned by position first, in fp32.
             narrow = not name.endswith(("q_layernorm", "k_layernorm"))
             module.forward = partial(rms_norm, weight=module.weight, eps=module.variance_epsilon, narrow=narrow)
+            quick.append(module)
+    return quick
 
 
 def rms_norm(states: Tensor, weight: Tensor, eps: float, narrow: bool = True) -> Tensor:

@@ -14,17 +14,17 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 
-def merge_in_passes(learner: nn.Module) -> int:
-    """Have the LoRA layers below computed with their merged weight where it takes fewer products; returns how many those are.
+def merge_in_passes(learner: nn.Module) -> list[nn.Module]:
+    """Have the LoRA layers below computed with their merged weight where it takes fewer products; returns these layers.
 
     Layers with dropout keep peft's way: there the adapter sees other values than the weight does. The weights stay in fp32
     (`HalfWeights` leaves alone what stands in a changed forward), for what is added to them may be small.
     """
-    merged = 0
+    merged = list[nn.Module]()
     for module in learner.modules():
         if isinstance(module, Linear) and _is_plain(module) and _is_narrow(module):
-            module.forward = partial(_merged, module)
-            merged += 1
+            vars(module)["forward"] = partial(_merged, module)
+            merged.append(module)
     return merged
 
 

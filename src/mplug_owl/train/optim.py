@@ -47,14 +47,14 @@ def make_optimizer(model: MplugOwlForConditionalGeneration, settings: Optimizer)
 class Muon(torch.optim.Muon):
     """torch's Muon, with matrices of equal shape orthogonalised together: a product for all of them in place of one each.
 
-    Its state is torch's, so that a run goes on with either. Equal to rounding.
+    Its state is torch's, so a run that began with either resumes with the other. Equal to rounding.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # torch overloads it
         """One step. Weights that are spread over processes go torch's way, one by one."""
-        learned = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
-        if closure is not None or any(isinstance(weight, DTensor) for weight in learned):
+        trained = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        if closure is not None or any(isinstance(weight, DTensor) for weight in trained):
             super().step(closure)
             return
         for group in self.param_groups:

@@ -17,8 +17,6 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.attention_cpu import use_cpu_attention
 from mplug_owl.model.load import Owl
-from mplug_owl.model.norms import use_quick_norms
-from mplug_owl.model.row_attention import use_row_attention
 from mplug_owl.train import checkpoint, counted, metrics, resume
 from mplug_owl.train.batch_size import resolve_batch_size
 from mplug_owl.train.compiled import compile_language_model
@@ -28,10 +26,10 @@ from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
 from mplug_owl.train.half import HalfWeights
 from mplug_owl.train.loss_guard import LossGuard
 from mplug_owl.train.memory import bound_kernel_caches
-from mplug_owl.train.merged_lora import merge_in_passes
 from mplug_owl.train.optim import make_optimizer
 from mplug_owl.train.processes import distribute_model, from_main, joined_processes
 from mplug_owl.train.quarantine import Quarantine
+from mplug_owl.train.quick import quick_passes
 from mplug_owl.train.recipe import Recipe, as_json
 from mplug_owl.train.reporter import Reporter, Silent
 from mplug_owl.train.sharded import is_sharded
@@ -111,6 +109,8 @@ def open_session(
         dataset = StepDataset(examples, mixture, settled.micro_batch, rank, world)
         model = _on_device(accelerator, learner, owl, settled, exam)
         optimizer = make_optimizer(owl.model, settled.optimizer)
+        if accelerator.device.type == "cpu" and not settled.compile and not is_sharded(accelerator):
+            opened.enter_context(quick_passes(learner, owl.model.model.language_model))
 
         found = from_main(accelerator, lambda: resume.begin(out, settled, resumed, reporter.note))
         first_step, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
@@ -184,8 +184,4 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
     set_mode(owl.model, recipe.trainable)
     if recipe.compile:
         compile_language_model(language_model, accelerator.device.type)
-    elif accelerator.device.type == "cpu" and not is_sharded(accelerator):
-        use_quick_norms(language_model)
-        use_row_attention(language_model)
-        merge_in_passes(learner)
     return model

@@ -3,6 +3,7 @@
 It is read once and kept in the user's cache, so a sample is one stretch of bytes at a known position.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -26,6 +27,8 @@ WORDS = ("txt", "text", "caption", "json")
 LAYOUT = 2
 # Shards whose contents a process holds. Each one that is mapped takes a file handle, and a process often has 1,024.
 HELD = 256
+# Times that threads may clash over one header.
+CLASHES = 20
 
 
 class Member(NamedTuple):
@@ -66,10 +69,20 @@ def contents_of(file: File) -> Contents:
 def _mapped(file: File) -> Contents | None:
     kept, notes = _kept(file)
     try:
-        return Contents(np.load(kept, mmap_mode="r"), _notes(notes))
+        return Contents(_load(kept), _notes(notes))
     # Not there yet, or a machine went down while it was written.
     except (OSError, ValueError, EOFError, TypeError, AttributeError):
         return None
+
+
+def _load(kept: Path) -> np.ndarray:
+    """Map an array. Python 3.11 counts how deep it parses for all threads together (gh-106905), so a few of them may clash
+    over numpy's header; then they try again.
+    """
+    for _ in range(CLASHES):
+        with contextlib.suppress(SystemError):
+            return np.load(kept, mmap_mode="r")
+    return np.load(kept, mmap_mode="r")
 
 
 def _read_once(file: File) -> Contents:
@@ -95,7 +108,7 @@ def _read_and_keep(file: File) -> Contents:
             np.save(out, contents.samples)
     except OSError:  # the disk is full, which makes it slow and not wrong
         return contents
-    return Contents(np.load(kept, mmap_mode="r"), contents.passed_over)
+    return Contents(_load(kept), contents.passed_over)
 
 
 def look(file: File) -> Contents:
