@@ -118,6 +118,7 @@ def test_the_index_goes_on_beside_a_run_and_ends_with_it(data: Path, tmp_path: P
     run = subprocess.Popen([sys.executable, "-c", code, str(data)], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     beside = int(run.stdout.readline())
+    run.stdout.close()
     run.kill()
     run.wait()
     deadline = time.monotonic() + 120
