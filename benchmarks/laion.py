@@ -13,6 +13,7 @@ import argparse
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -114,9 +115,20 @@ def wanted(found: np.ndarray, nodes: np.ndarray, node: int) -> list[int]:
     return list(dict.fromkeys([*own, *following]))
 
 
+def begin(starts: list[float], there: float) -> None:
+    """Add when a step begins: once its samples are there and the step before has ended."""
+    starts.append(max(starts[-1] + SECONDS if starts else 0.0, there))
+
+
+def outcome(store: Store, starts: Sequence[float]) -> Outcome:
+    """What a training met whose steps began at these seconds."""
+    stalls = np.array([start - (before + SECONDS) for before, start in pairwise(starts)])
+    return Outcome(len(starts), store.requests, store.bytes, starts[0], stalls)
+
+
 def blocks(order: Order, store: Store, steps: int, known: bool) -> Outcome:
     """Train on shards in blocks. What is not `known` are the shards' tables: the whole shard comes before its first sample."""
-    nodes, ended, starts, stalls, first = owners(GPUS), 0.0, list[float](), list[float](), 0.0
+    nodes, starts = owners(GPUS), list[float]()
     arrived: list[dict[int, float]] = [{} for _ in range(GPUS // A_NODE)]
     ready: list[dict[int, float]] = [{} for _ in arrived]
     needs: list[list[np.ndarray]] = []
@@ -136,14 +148,8 @@ def blocks(order: Order, store: Store, steps: int, known: bool) -> Outcome:
         if not known:
             shards = [(node, piece // PIECES) for node, own in enumerate(needs[step]) for piece in own.tolist()]
             there = max(there, *(ready[node][shard] for node, shard in shards))
-        start = max(ended, there)
-        if step:
-            stalls.append(start - ended)
-        else:
-            first = start
-        starts.append(start)
-        ended = start + SECONDS
-    return Outcome(steps, store.requests, store.bytes, first, np.array(stalls))
+        begin(starts, there)
+    return outcome(store, starts)
 
 
 def opened(store: Store, node: int, shard: int, at: float, have: dict[int, float]) -> float:
@@ -157,7 +163,7 @@ def opened(store: Store, node: int, shard: int, at: float, have: dict[int, float
 
 def scattered(order: Order, store: Store, steps: int) -> Outcome:
     """Train on samples from anywhere: a request each, `THREADS` at once in every data worker."""
-    ended, starts, stalls, first, there = 0.0, list[float](), list[float](), 0.0, list[float]()
+    starts, there = list[float](), list[float]()
     threads = [[0.0] * (THREADS * WORKERS) for _ in range(GPUS)]
     size = SHARD_BYTES // EACH
     for step in range(steps):
@@ -169,14 +175,8 @@ def scattered(order: Order, store: Store, steps: int) -> Outcome:
                 heapq.heappush(free, came)
                 last = max(last, came)
             there.append(last)
-        start = max(ended, there[step])
-        if step:
-            stalls.append(start - ended)
-        else:
-            first = start
-        starts.append(start)
-        ended = start + SECONDS
-    return Outcome(steps, store.requests, store.bytes, first, np.array(stalls))
+        begin(starts, there[step])
+    return outcome(store, starts)
 
 
 def fetched(order: Order, steps: range, world: int, kept: list[dict[int, int]]) -> list[int]:
