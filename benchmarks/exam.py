@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 
 from mplug_owl.chat import ChatModel, Decoding, OwlChatModel
+from mplug_owl.chat.settled import clean_answer
 from mplug_owl.conversation import Conversation
 from mplug_owl.eval.answer import Answer, ask
 from mplug_owl.eval.task import Question
 from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.model.load import Owl, load
-from mplug_owl.model.streaming import clean_answer
 
 BAR = 1.5
 
@@ -46,7 +46,7 @@ class WholeBatches:
         for first in range(0, len(conversations), self.batch_size):
             samples = [processor.encode(talk, reply=True) for talk in conversations[first : first + self.batch_size]]
             inputs = processor.batch(samples).to(self.inner.model.device)
-            ids_BT = self.inner._generate(inputs, decoding).sequences
+            ids_BT = self.inner.model.generate(**inputs, generation_config=self.inner._generation_config(decoding))
             rows = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
             answers += [clean_answer(processor.decode(row, skip_special_tokens=True), decoding.stop) for row in rows]
         return answers

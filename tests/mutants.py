@@ -36,7 +36,6 @@ CLOSEST = {
     "model/adapter": "tests/model/test_convert.py",
     "model/encoder": "tests/model/test_processor.py",
     "model/pretrained": "tests/model/test_owl.py",
-    "model/streaming": "tests/test_chat.py",
     "train/loop": "tests/train/test_step.py",
     "train/session": "tests/train/test_step.py",
 }

@@ -1,9 +1,8 @@
 """What a conversation computed is kept: the same words as anew, for every kind of cache, and only what is new is computed."""
 
 import string
-import threading
-import time
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -175,7 +174,7 @@ def test_after_a_failure_everything_is_computed_anew(monkeypatch: pytest.MonkeyP
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr(type(made.model), "generate", fail)
+        broken.setattr(type(made.model), "forward", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             list(model.stream(talk, DECODING))
     counted.question()
@@ -186,25 +185,26 @@ def test_after_a_failure_everything_is_computed_anew(monkeypatch: pytest.MonkeyP
 # Stopping
 
 
-def test_closing_the_stream_ends_generation_within_a_token() -> None:
-    """And leaves no thread. Each token takes 30 ms, so that a few more than one would be seen."""
-    made, closing, late = owl("llama"), threading.Event(), []
-
-    def slowly(*_: object) -> None:
-        late.append(closing.is_set())
-        time.sleep(0.03)
-
-    made.model.model.language_model.register_forward_pre_hook(slowly)
-    chat = Chat(Spelling(made), decoding=Decoding(max_new_tokens=400))
-    threads = threading.active_count()
+def test_closing_the_stream_ends_generation_at_once() -> None:
+    made = owl("llama")
+    chat, counted = Chat(Spelling(made), decoding=Decoding(max_new_tokens=400)), Counted(made)
     words = chat.stream("What is it?", [tiny_picture(1)])
     next(words)
-    assert threading.active_count() == threads + 1
-    closing.set()
+    computed = len(counted.positions)
     words.close()
-    assert threading.active_count() == threads
-    assert sum(late) <= 1
+    assert len(counted.positions) == computed <= 2  # the prompt, and at most the token that settled the first word
     assert chat.conversation == Conversation(())
+
+
+def test_two_answers_in_turn_do_not_share_what_is_computed() -> None:
+    """Each token of one comes between two of the other's, from one model: as if each were alone."""
+    made = owl("llama")
+    model, shown = Spelling(made), Picture(tiny_picture(1))
+    talks = [Conversation(()).said("user", shown, words) for words in ("What is it?", "What is that, and where?")]
+    said = ["", ""]
+    for parts in zip_longest(*(model.stream(talk, DECODING) for talk in talks), fillvalue=""):
+        said = [before + part for before, part in zip(said, parts, strict=True)]
+    assert said == Spelling(made).answers(talks, DECODING)
 
 
 def test_after_a_stopped_answer_the_conversation_is_as_before() -> None:

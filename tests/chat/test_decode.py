@@ -3,15 +3,18 @@
 import string
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
+from transformers.cache_utils import DynamicCache
 
 from mplug_owl.chat import Decoding, OwlChatModel
-from mplug_owl.chat.decode import Prompt, _drawn, _Row, decode
+from mplug_owl.chat.decode import Choice, Prompt, Row, Rows, _drawn, decode
+from mplug_owl.chat.settled import clean_answer
+from mplug_owl.chat.streaming import StopAtWords
 from mplug_owl.conversation import PLAIN, Conversation, Picture
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl
@@ -51,7 +54,13 @@ def talks(count: int = 10) -> list[Conversation]:
 
 def generated(model: OwlChatModel, talk: Conversation, decoding: Decoding) -> str:
     """The oracle: transformers' generate, alone."""
-    return "".join(model.stream(talk, decoding))
+    sample = model.processor.encode(talk, reply=True)
+    ids_BT = model.model.generate(
+        **model.processor.batch([sample]),
+        generation_config=model._generation_config(decoding),
+        stopping_criteria=StoppingCriteriaList([StopAtWords(model._decode, decoding.stop, len(sample))]),
+    )
+    return clean_answer(model._decode(ids_BT[0, len(sample) :].tolist()), decoding.stop)
 
 
 class Watched:
@@ -80,6 +89,7 @@ def test_each_says_what_generate_says_of_it_alone(language: str) -> None:
     assert len({len(answer) for answer in alone}) > 2  # ragged, or this would prove nothing
     for batch_size in (2, 5, 100):
         assert Spelling(owl, batch_size).answers(talks(), RAGGED) == alone
+    assert ["".join(Spelling(owl).stream(talk, RAGGED)) for talk in talks()] == alone
 
 
 @pytest.mark.parametrize("language", ["llama", "lfm2", "gemma3", "bloom"])
@@ -156,7 +166,8 @@ def test_what_is_drawn_depends_on_the_seed_and_the_position_alone() -> None:
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     """Chi-squared over 4,000 draws of one row; what has no mass is never drawn."""
     scores_V = torch.tensor([0.0, -torch.inf, 1.0, 2.0, -torch.inf])
-    row = _Row(0, [], 0, torch.Generator().manual_seed(3))
+    choice = Choice(tiny_owl(tiny_config()), GenerationConfig(), lambda ids: False)
+    row = Row(0, [], 0, choice, torch.Generator().manual_seed(3))
     drawn = torch.cat([_drawn(scores_V[None], [row]) for _ in range(4000)])
     counts, expected = torch.bincount(drawn, minlength=5), 4000 * scores_V.softmax(-1)
     assert counts[[1, 4]].sum() == 0
@@ -188,6 +199,38 @@ def test_an_end_token_ends_an_answer() -> None:
     cut = _ids(model, talks(8), Decoding(max_new_tokens=30))
     assert cut == [ids[: ids.index(common) + 1] if common in ids else ids for ids in whole]
     assert cut != whole
+
+
+@pytest.mark.parametrize("language", ["llama", "lfm2"])
+def test_rows_join_and_are_cancelled_between_two_tokens_each_chosen_for_in_its_own_way(language: str) -> None:
+    """As a server would: one row, another beside it after two tokens, the first one cancelled after two more."""
+    owl = made(language)
+    model = Spelling(owl)
+    decodings = Decoding(max_new_tokens=9), Decoding(max_new_tokens=7, repetition_penalty=1.7), RAGGED
+    choices = [Choice(model.model, model._generation_config(one), partial(model._stops, one)) for one in decodings]
+    prompts = [Prompt(model.processor.encode(talk, reply=True).ids, talk.pictures) for talk in talks(3)]
+    rows, done = Rows(model.model, model._look), dict[int, list[int]]()
+    (first,) = rows.add([(0, prompts[0])], choices[0])
+    for _ in range(2):
+        rows.step()
+    rows.add([(1, prompts[1])], choices[1])
+    for _ in range(2):
+        rows.step()
+    rows.add([(2, prompts[2])], choices[2])
+    done |= rows.leave([0])
+    assert [row.number for row in rows.rows] == [1, 2]
+    while rows.rows:
+        rows.step()
+        done |= rows.leave()
+    alone = [_ids(Spelling(owl), [talk], one)[0] for talk, one in zip(talks(3), decodings, strict=True)]
+    assert first.answer == alone[0][:5]
+    assert done == {1: alone[1], 2: alone[2]}
+
+
+def test_a_prompt_with_a_cache_is_added_by_itself() -> None:
+    rows, prompt = Rows(tiny_owl(tiny_config()), lambda pictures: None), Prompt([1, 5, 6])
+    with pytest.raises(ValueError, match="by itself"):
+        rows.add([(0, prompt), (1, Prompt([1, 5, 6], cache=DynamicCache()))], cast(Choice, None))
 
 
 def _ids(model: OwlChatModel, conversations: Sequence[Conversation], decoding: Decoding) -> list[list[int]]:

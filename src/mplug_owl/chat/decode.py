@@ -1,10 +1,12 @@
 """Ids in, ids out: many prompts are continued at once, and a row that is done leaves its place to the next prompt.
 
-Shapes: B rows, T positions, V vocabulary, I images, N positions an image takes, E language width.
+Exams, `owl chat` and servers continue prompts by `Rows`: rows come and go between two tokens. `decode` does so for prompts
+that are all there from the beginning. Shapes: B rows, T positions, V vocabulary, I images, N positions an image takes, E
+language width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
@@ -24,31 +26,80 @@ from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 # So many prompts are read at once: fewer fill a core less, more leave its caches (benchmarks/exam.py).
 PROMPTS_AT_ONCE = 32
 
+Look = Callable[[Sequence[Picture]], Tensor | None]
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be continued: token ids and the pictures among them. `seed` is for whoever draws its tokens."""
+    """What is to be continued: token ids and the pictures among them. `seed` is for whoever draws its tokens.
+
+    Args:
+        ids: All of its tokens.
+        pictures: Those of the tokens that are not known.
+        seed: What its tokens are drawn by, whoever stands beside it.
+        cache: What was computed of its first tokens, of one row. It is taken over, and grows.
+    """
 
     ids: Sequence[int]
     pictures: Sequence[Picture] = ()
     seed: int = 0
+    cache: Cache | None = None
+
+    @property
+    def known(self) -> int:
+        """How many of its tokens are in its cache."""
+        return 0 if self.cache is None else self.cache.get_seq_length()
+
+
+class Choice:
+    """How tokens are chosen and where an answer ends, for any number of rows.
+
+    Args:
+        model: Who continues.
+        config: How tokens are chosen, all of it: transformers' logits processors, greedy or drawn; the end token; the length.
+        ends: Whether an answer of these ids is whole, its end token and its length aside.
+    """
+
+    def __init__(
+        self, model: MplugOwlForConditionalGeneration, config: GenerationConfig, ends: Callable[[Sequence[int]], bool]
+    ) -> None:
+        self.config, self.ends = config, ends
+        self.limit = max_positions(model.config.text_config)
+        self.processors = model._get_logits_processor(config, input_ids_seq_length=1, device=model.device)
+
+    def __call__(self, rows: Sequence["Row"], logits_BV: Tensor) -> None:
+        """A token more for each of these rows."""
+        scores_BV = logits_BV.float()
+        if self.processors:
+            scores_BV = self.processors(_words(rows, scores_BV.device), cast(FloatTensor, scores_BV))
+        chosen = _drawn(scores_BV, rows) if self.config.do_sample else scores_BV.argmax(-1)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            row.ids.append(token)
+            whole = token == self.config.eos_token_id or len(row.ids) - row.length == self.config.max_new_tokens
+            row.done = whole or len(row.ids) == self.limit or self.ends(row.answer)
 
 
 @dataclass
-class _Row:
-    """A prompt on its way: `ids` grow from its first `length` on."""
+class Row:
+    """A prompt on its way: `ids` grow from its first `length` on, a token with every step, until it is `done`."""
 
     number: int
     ids: list[int]
     length: int
+    choice: Choice
     random: torch.Generator
     done: bool = False
+
+    @property
+    def answer(self) -> list[int]:
+        """The ids that follow its prompt so far."""
+        return self.ids[self.length :]
 
 
 def decode(
     model: MplugOwlForConditionalGeneration,
     prompts: Iterable[Prompt],
-    look: Callable[[Sequence[Picture]], Tensor | None],
+    look: Look,
     config: GenerationConfig,
     ends: Callable[[Sequence[int]], bool],
     batch_size: int,
@@ -59,15 +110,15 @@ def decode(
         model: Who continues.
         prompts: Taken as places become free; like length beside like wastes least.
         look: Pictures to their features [I, N, E], in their order.
-        config: How tokens are chosen, all of it.
-        ends: Whether an answer of these ids is whole, its end token and its length aside.
+        config: As in `Choice`.
+        ends: As in `Choice`.
         batch_size: At most so many rows at once.
     """
-    rows, waiting = _Rows(model, look, config, ends), enumerate(prompts)
+    rows, choice, waiting = Rows(model, look), Choice(model, config, ends), enumerate(prompts)
     while True:
         if not rows.rows or (len(rows.rows) <= batch_size // 2 and rows.joinable):
             while new := list(islice(waiting, min(PROMPTS_AT_ONCE, batch_size - len(rows.rows)))):
-                rows.add(new)
+                rows.add(new, choice)
                 yield from rows.leave()
                 if not (rows.joinable and len(rows.rows) < batch_size):
                     break
@@ -77,23 +128,23 @@ def decode(
         yield from rows.leave()
 
 
-@dataclass
-class _Rows:
-    """The rows that are being continued, and what was computed of them. The last id of each is not in the cache yet."""
+class Rows:
+    """The rows that are being continued, and what was computed of them. The last id of each is not in the cache yet.
 
-    model: MplugOwlForConditionalGeneration
-    look: Callable[[Sequence[Picture]], Tensor | None]
-    config: GenerationConfig
-    ends: Callable[[Sequence[int]], bool]
-    rows: list[_Row] = field(default_factory=list)
-    cache: Cache | None = None
+    Whoever serves adds prompts, steps, takes the rows' new tokens, and has rows leave, in any order: a row says what it would
+    say alone, and each may be chosen for in its own way.
 
-    def __post_init__(self) -> None:
-        self.device = self.model.device
+    Args:
+        model: Who continues.
+        look: Pictures to their features [I, N, E], in their order.
+    """
+
+    def __init__(self, model: MplugOwlForConditionalGeneration, look: Look) -> None:
+        self.model, self.look, self.device = model, look, model.device
+        self.rows: list[Row] = []
+        self.cache: Cache | None = None
         self.mask_BT = torch.empty(0, 0, dtype=torch.long, device=self.device)
-        self.limit = max_positions(self.model.config.text_config)
-        prepare(self.model, self.model.model.language_model)
-        self.processors = self.model._get_logits_processor(self.config, input_ids_seq_length=1, device=self.device)
+        prepare(model, model.model.language_model)
 
     @property
     def joinable(self) -> bool:
@@ -101,25 +152,30 @@ class _Rows:
         return self.cache is None or joinable(self.cache)
 
     @torch.no_grad()
-    def add(self, prompts: Sequence[tuple[int, Prompt]]) -> None:
-        """Read these prompts and choose a first token for each."""
-        new = [_Row(number, list(one.ids), len(one.ids), torch.Generator().manual_seed(one.seed)) for number, one in prompts]
+    def add(self, prompts: Sequence[tuple[int, Prompt]], choice: Choice) -> list[Row]:
+        """Read these prompts and choose a first token for each; returns their rows. One with a cache comes by itself."""
+        new = [
+            Row(number, list(one.ids), len(one.ids), choice, torch.Generator().manual_seed(one.seed)) for number, one in prompts
+        ]
+        known, cache = prompts[0][1].known, prompts[0][1].cache
+        if len(prompts) > 1 and any(one.cache is not None for _, one in prompts):
+            raise ValueError("a prompt with a cache is added by itself")
         width = max(row.length for row in new)
         mask_BT = torch.tensor([[0] * (width - row.length) + [1] * row.length for row in new], device=self.device)
         features_INE = self.look([picture for _, one in prompts for picture in one.pictures])
         pictures = {} if features_INE is None else {"image": BaseModelOutputWithPooling(pooler_output=features_INE)}
-        cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+        cache = DynamicCache(config=self.model.config.get_text_config(decoder=True)) if cache is None else cache
         with last_position_asked():
             logits_BV = self.model(
-                input_ids=torch.tensor([[0] * (width - row.length) + row.ids for row in new], device=self.device),
+                input_ids=torch.tensor([([0] * (width - row.length) + row.ids)[known:] for row in new], device=self.device),
                 attention_mask=mask_BT,
-                position_ids=(mask_BT.cumsum(1) - 1).clamp(min=0),
+                position_ids=(mask_BT.cumsum(1) - 1).clamp(min=0)[:, known:],
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
                 mm_encoder_outputs=pictures or None,
             ).logits[:, -1]
-        self._choose(new, logits_BV)
+        choice(new, logits_BV)
         if self.cache is None:
             self.mask_BT, self.cache = mask_BT, cache
         else:
@@ -127,6 +183,7 @@ class _Rows:
             self.mask_BT = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in (self.mask_BT, mask_BT)])
             join(self.cache, cache)
         self.rows += new
+        return new
 
     @torch.no_grad()
     def step(self) -> None:
@@ -140,16 +197,23 @@ class _Rows:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        self._choose(self.rows, logits_BV)
+        choices = list({id(row.choice): row.choice for row in self.rows}.values())
+        for choice in choices:
+            chosen = [index for index, row in enumerate(self.rows) if row.choice is choice]
+            choice([self.rows[index] for index in chosen], logits_BV if len(choices) == 1 else logits_BV[chosen])
 
-    def leave(self) -> list[tuple[int, list[int]]]:
-        """Rows that are done go, with the padding that nobody else needs: their numbers and what followed their prompts."""
-        stay = [index for index, row in enumerate(self.rows) if not row.done]
-        done = [(row.number, row.ids[row.length :]) for row in self.rows if row.done]
+    def leave(self, cancelled: Collection[int] = ()) -> list[tuple[int, list[int]]]:
+        """Rows that are done go, with the padding that nobody else needs: their numbers and what followed their prompts.
+
+        So do rows with the numbers of those that are cancelled, which are not among what is returned.
+        """
+        gone = [row.done or row.number in cancelled for row in self.rows]
+        done = [(row.number, row.answer) for row in self.rows if row.done and row.number not in cancelled]
+        stay = [index for index, left in enumerate(gone) if not left]
         self.rows = [self.rows[index] for index in stay]
         if not self.rows:
             self.cache = None
-        elif done and self.cache is not None:
+        elif any(gone) and self.cache is not None:
             keep_rows(self.cache, torch.tensor(stay, device=self.device))
             self.mask_BT = self.mask_BT[stay]
             if self.joinable:
@@ -158,25 +222,14 @@ class _Rows:
                 self.mask_BT = self.mask_BT[:, -width:]
         return done
 
-    def _choose(self, rows: Sequence[_Row], logits_BV: Tensor) -> None:
-        """A token more for each row."""
-        scores_BV = logits_BV.float()
-        if self.processors:
-            scores_BV = self.processors(_words(rows, self.device), cast(FloatTensor, scores_BV))
-        chosen = _drawn(scores_BV, rows) if self.config.do_sample else scores_BV.argmax(-1)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            row.ids.append(token)
-            whole = token == self.config.eos_token_id or len(row.ids) - row.length == self.config.max_new_tokens
-            row.done = whole or len(row.ids) == self.limit or self.ends(row.ids[row.length :])
 
-
-def _words(rows: Sequence[_Row], device: torch.device) -> LongTensor:
+def _words(rows: Sequence[Row], device: torch.device) -> LongTensor:
     """The rows' ids [B, T], in front of each its own first id: whatever looks tokens up finds none that the row has not."""
     width = max(len(row.ids) for row in rows)
     return cast(LongTensor, torch.tensor([row.ids[:1] * (width - len(row.ids)) + row.ids for row in rows], device=device))
 
 
-def _drawn(scores_BV: Tensor, rows: Sequence[_Row]) -> Tensor:
+def _drawn(scores_BV: Tensor, rows: Sequence[Row]) -> Tensor:
     """A token for each row [B], drawn by the row's own random numbers: the same ones whichever rows stand beside it."""
     mass_BV = scores_BV.softmax(-1).cumsum(-1)
     points_B1 = torch.stack([torch.rand(1, generator=row.random) for row in rows]).to(scores_BV) * mass_BV[:, -1:]

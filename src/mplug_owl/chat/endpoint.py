@@ -25,9 +25,9 @@ from mplug_owl.chat.faults import (
 from mplug_owl.chat.messages import chat_messages
 from mplug_owl.chat.picture_url import picture_url
 from mplug_owl.chat.protocol import Decoding
+from mplug_owl.chat.settled import clean_answer, settled_answer
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
-from mplug_owl.model.streaming import clean_answer, settled_answer
 
 # A server that is there says so within this many seconds.
 REACHED_WITHIN = 10.0

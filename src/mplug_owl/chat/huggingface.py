@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from threading import Event
 from typing import Any
 
@@ -14,10 +15,11 @@ from transformers.generation.streamers import BaseStreamer
 from mplug_owl.chat.auto_classes import open_model
 from mplug_owl.chat.prompts import WITHOUT_TEMPLATE, render_prompt
 from mplug_owl.chat.protocol import Decoding
+from mplug_owl.chat.settled import clean_answer, settled_parts
+from mplug_owl.chat.streaming import StopAtWords, StopWhenClosed, TokenQueue, generated_tokens
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.model.images import open_image
-from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, stream_answer
 
 
 class HuggingFaceChatModel:
@@ -77,7 +79,8 @@ class HuggingFaceChatModel:
         def generate(tokens: TokenQueue, closed: Event) -> None:
             self._generate(inputs, decoding, tokens, StopWhenClosed(closed))
 
-        yield from stream_answer(generate, self._decode, decoding.stop)
+        with closing(generated_tokens(generate)) as ids:
+            yield from settled_parts(ids, self._decode, decoding.stop)
 
     def _prompt(self, conversation: Conversation) -> str:
         if self.model_type in WITHOUT_TEMPLATE and len(conversation.pictures) > 1:

@@ -1,31 +1,27 @@
-"""Our own models as ChatModels: many conversations at once by `decode`, one as it comes by transformers' generate."""
+"""Our own models as ChatModels: many conversations at once, or one as it comes, both by what `decode` holds."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from threading import Event
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.generation import GenerateDecoderOnlyOutput
-from transformers.generation.streamers import BaseStreamer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from mplug_owl.chat.decode import Prompt, decode
+from mplug_owl.chat.decode import Choice, Prompt, Rows, decode
 from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import Decoding
+from mplug_owl.chat.settled import clean_answer, settled_parts
 from mplug_owl.chat.stats import Work
-from mplug_owl.conversation import Conversation, ImageSource
+from mplug_owl.conversation import Conversation, ImageSource, Picture
 from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
 from mplug_owl.model.processor import Example
-from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue, clean_answer, stream_answer
 
 
 @dataclass
@@ -83,7 +79,7 @@ class OwlChatModel:
         samples = self.processor.encode_all(conversations, reply=True)
         for sample in samples:
             refuse_too_long(len(sample), self.model.config.text_config)
-        seeds = torch.randint(2**62, (len(samples),)).tolist() if decoding.temperature > 0 else [0] * len(samples)
+        seeds = self._seeds(len(samples), decoding)
         order = sorted(range(len(samples)), key=lambda index: len(samples[index]))
         prompts = (Prompt(samples[index].ids, conversations[index].pictures, seeds[index]) for index in order)
         config = self._generation_config(decoding)
@@ -91,38 +87,52 @@ class OwlChatModel:
         for number, ids in found:
             yield order[number], clean_answer(self._decode(ids), decoding.stop)
 
+    def _seeds(self, count: int, decoding: Decoding) -> list[int]:
+        """What the tokens of so many answers are drawn by, where they are drawn."""
+        return torch.randint(2**62, (count,)).tolist() if decoding.temperature > 0 else [0] * count
+
+    def _choice(self, decoding: Decoding) -> Choice:
+        return Choice(self.model, self._generation_config(decoding), partial(self._stops, decoding))
+
     def _stops(self, decoding: Decoding, ids: Sequence[int]) -> bool:
         """Whether an answer has one of the words that end it."""
         return bool(decoding.stop) and any(word in self._decode(ids) for word in decoding.stop)
 
     def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
-        """The next answer as it comes. Closing the generator ends it within a token.
+        """The next answer as it comes; closing the generator ends it. The parts joined are what `answers` gives.
 
         Raises:
             UserError: The conversation is longer than the model's positions.
         """
         sample = self.processor.encode(conversation, reply=True)
-        generate = partial(self._continue, sample, decoding)
-        yield from stream_answer(generate, self._decode, decoding.stop)
+        refuse_too_long(len(sample), self.model.config.text_config)
+        with closing(self._continue(sample, conversation.pictures, decoding)) as tokens:
+            yield from settled_parts(tokens, self._decode, decoding.stop)
 
-    def _continue(self, sample: Example, decoding: Decoding, tokens: TokenQueue, closed: Event) -> None:
-        """Generate after a prompt, from where it differs from the last one, and keep what was computed for the next."""
+    def _continue(self, sample: Example, pictures: Sequence[Picture], decoding: Decoding) -> Generator[int, None, None]:
+        """The tokens after a prompt, computed from where it differs from the last one. What was computed is kept."""
         past, self._past = self._past, _Past()  # whoever comes meanwhile, or after a failure, starts anew
         begin = perf_counter()
         features_INE = self._features(past, sample)
         picture_seconds = perf_counter() - begin
         known, cache = self._known(past, sample)
-        inputs: dict[str, Any] = dict(self.processor.batch([replace(sample, pictures=())]).to(self.model.device))
         seen = sample.ids[:known].count(self.processor.image_token_id) // self.processor.num_image_tokens
-        if features_INE is not None and seen < len(features_INE):
-            inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features_INE[seen:])}
-        if cache is not None:
-            inputs["past_key_values"] = cache
-        out = self._generate(inputs, decoding, tokens, StopWhenClosed(closed))
-        self.work = Work(len(sample), known, out.sequences.shape[1] - len(sample), picture_seconds)
-        if isinstance(out.past_key_values, Cache):
-            ids = tuple(out.sequences[0, : out.past_key_values.get_seq_length()].tolist())
-            self._past = _Past(ids, out.past_key_values, sample.pictures, features_INE)
+        prompt = Prompt(sample.ids, pictures[seen:], self._seeds(1, decoding)[0], cache)
+        rows = Rows(self.model, lambda new: features_INE[seen:] if features_INE is not None and new else None)
+        is_whole = False  # whether every layer holds the same tokens
+        try:
+            (row,) = rows.add([(0, prompt)], self._choice(decoding))
+            while True:
+                is_whole = True
+                yield row.ids[-1]
+                if row.done:
+                    return
+                is_whole = False
+                rows.step()
+        finally:
+            if is_whole:
+                self.work = Work(len(sample), known, len(row.answer), picture_seconds)
+                self._past = _Past(tuple(row.ids[:-1]), rows.cache, sample.pictures, features_INE)
 
     @torch.no_grad()
     def _features(self, past: _Past, sample: Example) -> Tensor | None:
@@ -159,22 +169,6 @@ class OwlChatModel:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.processor.decode(ids, skip_special_tokens=True))
 
-    def _generate(
-        self, inputs: Mapping[str, Any], decoding: Decoding, streamer: BaseStreamer | None = None, *criteria: StoppingCriteria
-    ) -> GenerateDecoderOnlyOutput:
-        """transformers' generate for a batch of prompts."""
-        length = inputs["input_ids"].shape[1]
-        stop_words = [StopAtWords(self._decode, decoding.stop, length)] if decoding.stop else []
-        generate: Any = type(self.model).generate  # its self is a protocol, which mypy does not find in a model
-        out: GenerateDecoderOnlyOutput = generate(
-            self.model,
-            **inputs,
-            generation_config=self._generation_config(decoding),
-            stopping_criteria=StoppingCriteriaList([*criteria, *stop_words]),
-            streamer=streamer,
-        )
-        return out
-
     def _generation_config(self, decoding: Decoding) -> GenerationConfig:
         """A decoding in transformers' words.
 
@@ -195,7 +189,6 @@ class OwlChatModel:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             bos_token_id=tokenizer.bos_token_id,
-            return_dict_in_generate=True,
         )
 
 

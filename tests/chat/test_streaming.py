@@ -4,7 +4,7 @@ from threading import Event
 
 import torch
 
-from mplug_owl.model.streaming import StopAtWords, StopWhenClosed, TokenQueue
+from mplug_owl.chat.streaming import StopAtWords, StopWhenClosed, TokenQueue
 
 SCORES = torch.zeros(2, 5)
 

@@ -1,4 +1,7 @@
-"""What generate is given beside the prompt: where its tokens go, and when it stops. And one clean-up of what it answered."""
+"""transformers' generate as a generator of tokens: it runs in a thread and puts them into a queue.
+
+For models of transformers alone; our own are continued by `decode`.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,50 +54,19 @@ class StopAtWords(StoppingCriteria):
         return torch.tensor([any(word in answer for word in self.words) for answer in answers], device=input_ids.device)
 
 
-def clean_answer(answer: str, stop: Sequence[str]) -> str:
-    """An answer up to the first stop word, without space around it."""
-    for word in stop:
-        answer = answer.partition(word)[0]
-    return answer.strip()
-
-
-def settled_answer(answer: str, stop: Sequence[str]) -> str:
-    """The part of an unfinished answer that no later token can change.
-
-    Not settled are half a character, space at the end, and what may become a stop word.
-    """
-    if any(word in answer for word in stop):  # then it is finished
-        return clean_answer(answer, stop)
-    answer = answer.rstrip("\ufffd")
-    begun = [length for word in stop for length in range(1, len(word)) if answer.endswith(word[:length])]
-    return answer[: len(answer) - max(begun, default=0)].strip()
-
-
-def stream_answer(
-    generate: Callable[[TokenQueue, Event], object], decode: Callable[[list[int]], str], stop: Sequence[str]
-) -> Generator[str, None, None]:
-    """An answer as it comes, generated in a thread. Closing the generator ends it within a token.
+def generated_tokens(generate: Callable[[TokenQueue, Event], object]) -> Generator[int, None, None]:
+    """The tokens of an answer as they come, generated in a thread. Closing the generator ends it within a token.
 
     Args:
         generate: Puts the answer's tokens into the queue, and ends soon once the event is set.
-        decode: Ids to words.
-        stop: The answer ends before the first of these words.
     """
     tokens, closed = TokenQueue(), Event()
-    ids: list[int] = []
-    shown = ""
     with ThreadPoolExecutor(max_workers=1) as worker:
         work = worker.submit(generate, tokens, closed)
         work.add_done_callback(lambda _: tokens.end())
         try:
             while (new := tokens.queue.get()) is not None:
-                ids += new
-                settled = settled_answer(decode(ids), stop)
-                if len(settled) > len(shown):
-                    yield settled[len(shown) :]
-                    shown = settled
+                yield from new
             work.result()
-            if rest := clean_answer(decode(ids), stop)[len(shown) :]:
-                yield rest
         finally:
             closed.set()
