@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 
 from mplug_owl.errors import UserError
@@ -17,6 +17,7 @@ from mplug_owl.model.checkpoints import refuse_pointers
 from mplug_owl.model.clip import load_vision
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.fresh import learn_tokenizer, look_for_alike
+from mplug_owl.model.language import load_language, load_tokenizer
 from mplug_owl.model.load import Owl, quiet
 from mplug_owl.model.locate import bundled
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -30,7 +31,7 @@ class Modules:
     Args:
         config: Makes the config, which gives every size before anything is downloaded.
         vision: Trained weights for f_V: a folder, a hub id or what comes with the package. None for fresh ones.
-        language: The same for f_L, whose tokenizer comes with it.
+        language: The same for f_L, or a GGUF file. Its tokenizer comes with it.
         vocabulary: Entries of a tokenizer that is learned from the data, for a fresh f_L.
         phrases: Words that may become one entry of it together.
         alike: Fresh attention begins by looking for what is like itself.
@@ -66,7 +67,7 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
     with quiet():
         tokenizer = _tokenizer(modules, texts, config)
         if modules.language is not None:
-            language = AutoModelForCausalLM.from_pretrained(bundled(modules.language))
+            language = load_language(modules.language)
         else:
             language = AutoModelForCausalLM.from_config(config.text_config)
         if modules.alike:
@@ -110,7 +111,7 @@ def count(module: nn.Module, trainable: bool = False) -> int:
 def _tokenizer(modules: Modules, texts: Iterable[str], config: MplugOwlConfig) -> PreTrainedTokenizerBase:
     """The language model's own tokenizer, or one learned from the texts, whose size the config then takes."""
     if modules.language is not None:
-        return AutoTokenizer.from_pretrained(_whole(modules.language))
+        return load_tokenizer(modules.language)
     if modules.vocabulary is None:
         raise ValueError("Modules needs language= (a trained language model) or vocabulary= (entries to learn)")
     tokenizer, text = learn_tokenizer(texts, modules.vocabulary, modules.phrases), config.text_config
