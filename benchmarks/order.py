@@ -127,7 +127,8 @@ def time_first_step() -> None:
         ("LAION-400M, blocks", [places], [None], blocks),
         ("two sources, 3 to 1.7", [1_000_000, 500_000], [3.0, 1.7], None),
         ("three, by their sizes", [1_000_000, 500_000, 3_000], [None, None, None], None),
-        ("six, 10 8 5 3 2 1.3", [1_000_000] * 6, [10.0, 8.0, 5.0, 3.0, 2.0, 1.3], None),
+        ("six of 150,000, 10 8 5 3 2 1.3", [150_000] * 6, [10.0, 8.0, 5.0, 3.0, 2.0, 1.3], None),
+        ("six of 1,000,000", [1_000_000] * 6, [10.0, 8.0, 5.0, 3.0, 2.0, 1.3], None),
     ):
         took = []
         for _ in range(5):
