@@ -240,7 +240,7 @@ def test_another_chat_template_is_honoured_or_refused(owl: MplugOwlForConditiona
     assert torch.equal(chat(processor, messages, chat_template=other)["input_ids"], expected)
     processor.chat_template = other
     assert torch.equal(chat(processor, messages)["input_ids"], expected)
-    with pytest.raises(UserError, match="chat_template: this processor's is not the original's format"):
+    with pytest.raises(UserError, match="chat_template: this processor's is neither the original's format"):
         processor.encode(Conversation.from_chat(messages))
 
 

@@ -56,14 +56,16 @@ class Choice:
 
     Args:
         model: Who continues.
-        config: How tokens are chosen, all of it: transformers' logits processors, greedy or drawn; the end token; the length.
-        ends: Whether an answer of these ids is whole, its end token and its length aside.
+        config: How tokens are chosen, all of it: transformers' logits processors, greedy or drawn; the end tokens; the length.
+        ends: Whether an answer of these ids is whole, its end tokens and its length aside.
     """
 
     def __init__(
         self, model: MplugOwlForConditionalGeneration, config: GenerationConfig, ends: Callable[[Sequence[int]], bool]
     ) -> None:
         self.config, self.ends = config, ends
+        ended = config.eos_token_id
+        self.end_tokens = frozenset([ended] if isinstance(ended, int) else ended or [])
         self.limit = max_positions(model.config.text_config)
         self.processors = model._get_logits_processor(config, input_ids_seq_length=1, device=model.device)
 
@@ -75,7 +77,7 @@ class Choice:
         chosen = _drawn(scores_BV, rows) if self.config.do_sample else scores_BV.argmax(-1)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             row.ids.append(token)
-            whole = token == self.config.eos_token_id or len(row.ids) - row.length == self.config.max_new_tokens
+            whole = token in self.end_tokens or len(row.ids) - row.length == self.config.max_new_tokens
             row.done = whole or len(row.ids) == self.limit or self.ends(row.answer)
 
 

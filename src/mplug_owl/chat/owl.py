@@ -169,6 +169,14 @@ class OwlChatModel:
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.processor.decode(ids, skip_special_tokens=True))
 
+    def _end_token_ids(self) -> list[int]:
+        """What ends an answer: the end token, and in a chat format of the model's own all that it ends with."""
+        ends = [*self.processor.end_token_ids]
+        if self.processor.chat_format is not None:
+            own = self.model.generation_config.eos_token_id
+            ends += [own] if isinstance(own, int) else own or []
+        return [*dict.fromkeys(ends)]
+
     def _generation_config(self, decoding: Decoding) -> GenerationConfig:
         """A decoding in transformers' words.
 
@@ -186,7 +194,7 @@ class OwlChatModel:
             temperature=decoding.temperature if draws else 1.0,
             top_p=decoding.top_p if draws else 1.0,
             top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=self._end_token_ids(),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mplug_owl.conversation import Conversation, Piece
-from mplug_owl.errors import UserError
+from mplug_owl.conversation import OWL, Conversation, Piece
+from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.processor import Example, MplugOwlProcessor
+from mplug_owl.model.template import RefusedConversationError
 
 Learn = Literal["answers", "everything"]
 Style = Literal["owl", "original"]
@@ -41,7 +42,11 @@ def encode(conversation: Conversation, processor: MplugOwlProcessor, encoding: E
     """Turn a conversation into an example.
 
     A picture that does not fit ends the example in front of it. An answer that does not fit keeps what fits and no end
-    token: its last word is not where it ends. Raises UserError where the encoding itself is wrong.
+    token: its last word is not where it ends.
+
+    Raises:
+        UserError: The encoding itself is wrong.
+        BadSample: The model's chat format refuses the conversation.
     """
     if encoding.max_tokens < 2:
         raise UserError(f"max_tokens is {encoding.max_tokens}; an example needs at least 2 positions")
@@ -50,12 +55,17 @@ def encode(conversation: Conversation, processor: MplugOwlProcessor, encoding: E
     if encoding.style == "original":
         if encoding.learn != "answers":
             raise UserError('style "original" learns answers only, as the original does')
+        if processor.chat_format is not None:
+            raise UserError('style "original" cuts the original\'s prompt, and this model has a chat format of its own: use "owl"')
         return _as_original(conversation, processor, encoding.max_tokens)
-    uncut = processor.encode(conversation)
+    try:
+        uncut = processor.encode(conversation)
+    except RefusedConversationError as error:  # others are rendered, so it is this record
+        raise BadSample(str(error)) from error
     if uncut.loss_mask[:1] == (True,):  # no begin token, so nothing predicts the first word
         uncut = replace(uncut, loss_mask=(False, *uncut.loss_mask[1:]))
     if encoding.learn == "everything":
-        uncut = _everything(uncut, processor)
+        uncut = _everything(uncut, processor, ends=processor.chat_format is None or conversation.style != OWL)
     return _fitting(uncut, processor, encoding.max_tokens)
 
 
@@ -68,10 +78,13 @@ def without_pictures(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(message for message in messages if message.parts))
 
 
-def _everything(uncut: Example, processor: MplugOwlProcessor) -> Example:
-    """Every word is supervised, as in language modelling: all but the first, which nothing predicts, and the pictures."""
+def _everything(uncut: Example, processor: MplugOwlProcessor, ends: bool) -> Example:
+    """Every word is supervised, as in language modelling: all but the first, which nothing predicts, and the pictures.
+
+    Where it `ends`, an end token closes it; a chat template writes its own.
+    """
     end = processor.tokenizer.eos_token_id
-    ids = uncut.ids if uncut.ids[-1:] == (end,) else (*uncut.ids, end)
+    ids = (*uncut.ids, end) if ends and uncut.ids[-1:] != (end,) else uncut.ids
     image = processor.image_token_id
     loss_mask = tuple(position > 0 and token != image for position, token in enumerate(ids))
     return replace(uncut, ids=ids, loss_mask=loss_mask)

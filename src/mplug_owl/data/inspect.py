@@ -207,7 +207,8 @@ def _legend(processor: MplugOwlProcessor | None) -> RenderableType:
         return Text.assemble(
             ("⟦supervised⟧", SUPERVISED), ("   ▣ picture   words are counted, since no model was named", QUIET)
         )
-    end = f" up to the end token {processor.tokenizer.eos_token}   wo·rd of two tokens   ▣ picture"
+    closing = processor.tokenizer.convert_ids_to_tokens(processor.end_token_ids[0])
+    end = f" up to the end token {closing}   wo·rd of two tokens   ▣ picture"
     return Text.assemble(("⟦supervised⟧", SUPERVISED), (end, QUIET))
 
 

@@ -22,6 +22,7 @@ from mplug_owl.model.load import Owl, quiet
 from mplug_owl.model.locate import bundled
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.model.template import chosen_template
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Modules:
         vocabulary: Entries of a tokenizer that is learned from the data, for a fresh f_L.
         phrases: Words that may become one entry of it together.
         alike: Fresh attention begins by looking for what is like itself.
+        prompt: How conversations are rendered. `auto` is the language model's own chat template, and the original's prompt
+            where it has none; `owl` is the original's; else the file of a chat template.
 
     Example:
         >>> from mplug_owl.model.build import Modules
@@ -49,6 +52,7 @@ class Modules:
     vocabulary: int | None = None
     phrases: tuple[str, ...] = ()
     alike: bool = False
+    prompt: str = "auto"
 
 
 def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
@@ -77,8 +81,12 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
         else:
             source = _whole(modules.vision)
             vision, images = load_vision(source, config), AutoImageProcessor.from_pretrained(source)
+        template = chosen_template(modules.prompt, tokenizer)
     model = join(config, vision, language)
-    return Owl(model, MplugOwlProcessor.for_model(model, tokenizer, images))
+    processor = MplugOwlProcessor.for_model(model, tokenizer, images, template)
+    if template is not None:
+        end_with_turns(model, processor)
+    return Owl(model, processor)
 
 
 def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedModel) -> MplugOwlForConditionalGeneration:
@@ -101,6 +109,13 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     module: nn.Module = model  # whose `to` type checkers can read; transformers' own is wrapped
     module.to(language.dtype)
     return model
+
+
+def end_with_turns(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor) -> None:
+    """Let generation end with the token that closes an answer too, beside those that the language model came with."""
+    known = model.generation_config.eos_token_id
+    ends = [known] if isinstance(known, int) else list(known or [])
+    model.generation_config.eos_token_id = [*dict.fromkeys([*processor.end_token_ids, *ends])]
 
 
 def count(module: nn.Module, trainable: bool = False) -> int:

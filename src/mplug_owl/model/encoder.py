@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, ImageSource, Piece
+from mplug_owl.conversation import IMAGE_MARK, OWL, SYSTEM_PROMPT, Conversation, ImageSource, Piece
 from mplug_owl.errors import UserError
 from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.template import ChatFormat, chat_format, is_prepared
 
 TokenIds = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 # `Conversation.prompt` as a template, for programs that render chats themselves.
@@ -78,6 +79,29 @@ class ConversationProcessor(ProcessorMixin):
         return len(self.tokenizer)
 
     @property
+    def chat_format(self) -> ChatFormat | None:
+        """The language model's own, None for the original's prompt.
+
+        Raises:
+            UserError: The processor has another chat template, whose words ours would not be.
+        """
+        template = self.chat_template
+        if template is None or template == CHAT_TEMPLATE:
+            return None
+        if not isinstance(template, str) or not is_prepared(template):
+            raise UserError(
+                "chat_template: this processor's is neither the original's format nor a language model's own as an owl keeps it; "
+                "build the model with prompt=FILE, or use apply_chat_template(tokenize=True) and generate"
+            )
+        return chat_format(template, self.tokenizer)
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer: the one that learned answers end with first."""
+        end = self.tokenizer.eos_token_id
+        return (end,) if self.chat_format is None else tuple(dict.fromkeys((self.chat_format.end_of_turn, end)))
+
+    @property
     def _pad_token_id(self) -> int:
         """What fills a row up. Nobody reads it, but the embedding table must hold it."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
@@ -87,26 +111,38 @@ class ConversationProcessor(ProcessorMixin):
 
     # Words and pictures to ids
 
-    def encode(self, conversation: Conversation, reply: bool = False, known: Mapping[str, list[int]] | None = None) -> Example:
+    def encode(
+        self,
+        conversation: Conversation,
+        reply: bool = False,
+        known: Mapping[str, list[int]] | None = None,
+        unfinished: bool = False,
+    ) -> Example:
         """A conversation to ids: the begin token, prompt words, picture positions, answers each closed by the end token.
 
-        What a user typed is plain text, special tokens and `<image>` included. `reply` ends where the assistant begins.
-        `known` has the ids of some texts.
+        By the language model's own chat format where the processor has one; a conversation in a style of its own stays in it.
+        What a user typed is plain text, special tokens and `<image>` included. `reply` ends where the assistant begins,
+        `unfinished` within the last answer. `known` has the ids of some texts.
 
         Raises:
-            UserError: The processor has another chat template, whose words these would not be.
+            UserError: The chat format refuses the conversation.
         """
-        if self.chat_template != CHAT_TEMPLATE:
-            raise UserError(
-                "chat_template: this processor's is not the original's format, which chat and training write; remove "
-                "chat_template.jinja from the model's folder, or use apply_chat_template(tokenize=True) and generate"
-            )
-        pictures = [picture.source for picture in conversation.pictures]
-        return replace(self.encode_pieces(conversation.pieces(reply), pictures, known=known), name=conversation.name)
+        pictures = tuple(picture.source for picture in conversation.pictures)
+        if self.chat_format is not None and conversation.style == OWL:
+            positions = [self.image_token_id] * self.num_image_tokens
+            ids, mask = self.chat_format.encode(conversation, positions, reply, unfinished)
+            return Example(tuple(ids), tuple(mask), pictures, conversation.name)
+        pieces = conversation.pieces(reply)
+        whole = replace(self.encode_pieces(pieces, pictures, known=known), name=conversation.name)
+        if unfinished and pieces[-1].answer:  # an empty answer has no end token
+            return replace(whole, ids=whole.ids[:-1], loss_mask=whole.loss_mask[:-1])
+        return whole
 
     def encode_all(self, conversations: Iterable[Conversation], reply: bool = False) -> list[Example]:
         """Conversations to ids, each as `encode` gives it. All texts are tokenised at once, what several say only once."""
         talks = list(conversations)
+        if self.chat_format is not None:
+            return [self.encode(talk, reply) for talk in talks]
         texts = {piece.text: None for talk in talks for piece in talk.pieces(reply) if piece.text}
         found = self._tokenised([*texts]) if texts else []
         known = dict(zip(texts, found, strict=True))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +21,7 @@ from mplug_owl.model.connectors import num_image_tokens
 from mplug_owl.model.encoder import CHAT_TEMPLATE, ConversationProcessor, Example
 from mplug_owl.model.images import MplugOwlImageProcessor, flat_images
 from mplug_owl.model.padding import Padding
+from mplug_owl.model.template import is_prepared
 from mplug_owl.model.tokenizer import MplugOwlTokenizer, check_tokenizer, refuse_missing
 from mplug_owl.model.towers import image_size
 
@@ -41,7 +41,7 @@ class MplugOwlProcessor(ConversationProcessor):
         tokenizer: Any of transformers' with an end token.
         num_image_tokens: N, how many language positions a picture takes.
         image_token_id: What marks those positions: an id that no text can have.
-        chat_template: For programs that render chats themselves; by default the original's format.
+        chat_template: How conversations are rendered; by default the original's prompt.
         kwargs: What an older processor_config.json may hold beside these; left out.
 
     Raises:
@@ -54,8 +54,11 @@ class MplugOwlProcessor(ConversationProcessor):
         model: "MplugOwlForConditionalGeneration",
         tokenizer: PreTrainedTokenizerBase,
         image_processor: BaseImageProcessor | None = None,
+        chat_template: str | None = None,
     ) -> Self:
         """The processor of a freshly built owl; pictures are normalised as `image_processor` does, else as CLIP's.
+
+        `chat_template` is the language model's own, as `template.with_pictures` gives it; None for the original's prompt.
 
         The model's `image_token_id` becomes one that the tokenizer has no entry for.
 
@@ -68,7 +71,8 @@ class MplugOwlProcessor(ConversationProcessor):
             if getattr(image_processor, name, None) is not None
         }
         images = MplugOwlImageProcessor(size=image_size(model.config.vision_config), **statistics)
-        processor = cls(images, tokenizer, model.num_image_tokens, model.config.image_token_id)
+        template = chat_template or CHAT_TEMPLATE
+        processor = cls(images, tokenizer, model.num_image_tokens, model.config.image_token_id, template)
         model.config.image_token_id = processor.image_token_id
         check_tokenizer(tokenizer, model.config, type(tokenizer).__name__)
         processor.follow(model.config)
@@ -93,7 +97,7 @@ class MplugOwlProcessor(ConversationProcessor):
             text: One prompt or several.
             padding_side: Where shorter rows are filled up.
             return_mm_token_type_ids: Also say which positions are a picture's.
-            add_special_tokens: Put the begin token in front.
+            add_special_tokens: Put the begin token in front. A language model's own chat format writes it itself, or has none.
             options: `padding`, `max_length`, `truncation` and `return_tensors` as `Padding` reads them.
 
         Returns:
@@ -118,7 +122,7 @@ class MplugOwlProcessor(ConversationProcessor):
         if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError(f"text is {text!r:.60}; expected a prompt string or a list of them")
         samples = [
-            self.encode_pieces(_prompt_pieces(prompt), shown, plain=False, opens=add_special_tokens)
+            self.encode_pieces(_prompt_pieces(prompt), shown, plain=False, opens=add_special_tokens and not is_prepared(self.chat_template))
             for prompt, shown in zip(prompts, self._shown(images, prompts), strict=True)
         ]
         batch = self.batch(samples, side=padding_side, length=padding.length(samples))
@@ -140,8 +144,8 @@ class MplugOwlProcessor(ConversationProcessor):
     ) -> str | list[str] | Tensor | BatchFeature:
         """Chat messages to a prompt string, or with `tokenize=True` to ids and pixels.
 
-        Tokenised by the owl's own template, what a user typed stays plain text: a `<image>` is seven characters and no
-        picture. By another template, given here or set on the processor, it is as transformers does it.
+        Tokenised by the processor's own template, what a user typed stays plain text: a `<image>` is seven characters and no
+        picture. By another template, given here, it is as transformers does it.
 
         Args:
             conversation: One chat or a list of chats.
@@ -156,7 +160,7 @@ class MplugOwlProcessor(ConversationProcessor):
         Raises:
             UserError: A message is none, or an option asks for what cannot be.
         """
-        if not tokenize or (chat_template or self.chat_template) != CHAT_TEMPLATE:
+        if not tokenize or (chat_template or self.chat_template) != self.chat_template or not self._renders_itself:
             render: Callable[..., str | BatchFeature] = super().apply_chat_template
             return render(
                 conversation,
@@ -181,12 +185,15 @@ class MplugOwlProcessor(ConversationProcessor):
         batch = self.batch(samples, length=padding.length(samples))
         return batch if return_dict else batch["input_ids"]
 
+    @property
+    def _renders_itself(self) -> bool:
+        return self.chat_template == CHAT_TEMPLATE or is_prepared(self.chat_template)
+
     def _unfinished(self, talk: Conversation) -> Example:
-        """A conversation that ends within its last answer: without the end token, which an empty answer has none of."""
+        """A conversation that ends within its last answer."""
         if not talk.messages or talk.messages[-1].role != "assistant":
             raise UserError(f"{talk.name}: continue_final_message needs an answer at the end to continue")
-        whole, ended = self.encode(talk), talk.pieces()[-1].answer
-        return replace(whole, ids=whole.ids[:-1], loss_mask=whole.loss_mask[:-1]) if ended else whole
+        return self.encode(talk, unfinished=True)
 
     @staticmethod
     def _shown(images: object, prompts: Sequence[str]) -> list[list[Any]]:

@@ -1,0 +1,352 @@
+"""A language model's own chat format: its tokenizer's chat template, by which training, chat and exams render conversations.
+
+The template never sees what people typed. It renders marks in its place, one character each, and the text is cut at them:
+so nothing typed can steer it, and it is known where answers and pictures stand. Space around the words it does see, because
+templates strip it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, Message, Picture
+from mplug_owl.errors import UserError
+from mplug_owl.model.template_sandbox import render
+from mplug_owl.model.template_tokens import PlainTokenizer, Span
+
+# A private plane of Unicode: a character for each part of a conversation.
+_MARKS = 0xF0000
+_MARK = re.compile("[\U000f0000-\U000ffffd]")
+# How our additions to a template begin, so that it is known when they are there.
+_ADDED = "{#- Added by mPLUG-Owl: "
+# How the original's prompt begins as a template, which is no language model's own.
+_ORIGINAL = "{#- The original's prompt"
+# Some templates write the day on which they run. A prompt must be the same tomorrow, so it is always this one (Llama 3's own).
+_DAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%A": "Friday", "%H": "12", "%M": "00", "%S": "00"}
+# Switches of templates that can let the model think before it answers. An answer here is the answer alone.
+_THINKING = ("enable_thinking", "thinking")
+
+
+class RefusedConversationError(UserError):
+    """A template that renders others refuses this conversation."""
+
+
+def with_pictures(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A language model's chat template with what an owl needs above it, so that any program renders it alike.
+
+    Parts of a message become one text, with `<image>` where a picture stands. Where the template knows no system message, its
+    words go in front of the first question. An empty system message means none: it is left out where the template writes less
+    without one. Thinking is off and the day is fixed, unless whoever renders it says otherwise.
+
+    Raises:
+        UserError: The template does not render a plain conversation, or not so that its answers can be found.
+    """
+    if is_prepared(template):
+        return template
+    plain = _additions(template) + template
+    for merged in (False, True):
+        chosen = _additions(template, merged=merged) + template
+        if _renders_system(chosen, tokenizer):
+            break
+    else:
+        chosen = plain
+    less = _additions(template, merged=merged, drops_empty=True) + template
+    if not _has_default(chosen, less, tokenizer):
+        chosen = less
+    try:
+        ChatFormat(chosen, tokenizer).check()
+    except RefusedConversationError as error:
+        raise UserError(str(error).removeprefix("chat: ")) from error
+    return chosen
+
+
+def is_prepared(template: object) -> bool:
+    """Whether it is a template that `with_pictures` gave."""
+    return isinstance(template, str) and template.startswith(_ADDED)
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A chat template and its tokenizer: conversations to ids, with the answers' tokens marked.
+
+    Args:
+        template: As `with_pictures` gives it.
+        tokenizer: The language model's.
+    """
+
+    template: str
+    tokenizer: PreTrainedTokenizerBase
+
+    def spans(self, conversation: Conversation, reply: bool = False, unfinished: bool = False) -> list[Span]:
+        """A conversation in spans: the template's words, those that people typed, and pictures.
+
+        Supervised are the words of an answer, the token that ends it, and the space that the model writes around them.
+        `reply` ends where the assistant begins. `unfinished` ends with the last answer's last word.
+
+        Raises:
+            RefusedConversationError: The template refuses the conversation.
+        """
+        messages, typed = _marked(conversation)
+        where = conversation.name or "chat"
+        try:
+            text = self._rendered(messages, reply)
+        except TemplateError as error:
+            raise RefusedConversationError(f"{where}: the model's chat template refuses this conversation ({error})") from error
+        spans: list[Span] = []
+        at, seen = 0, list[int]()
+        for found in _MARK.finditer(text):
+            spans.append(Span(text[at : found.start()]))
+            seen.append(ord(found.group()) - _MARKS)
+            spans.append(typed[seen[-1]])
+            at = found.end()
+        if sorted(seen) != [*range(len(typed))]:
+            raise RefusedConversationError(f"{where}: the model's chat template leaves out or repeats a part of this conversation")
+        if [index for index in seen if typed[index].text is None] != [i for i, span in enumerate(typed) if span.text is None]:
+            raise RefusedConversationError(f"{where}: the model's chat template changes the order of its pictures")
+        if not unfinished:
+            spans.append(Span(text[at:]))
+        return [span for span in self._with_ends(spans) if span.text != ""]
+
+    def encode(
+        self, conversation: Conversation, picture: Sequence[int], reply: bool = False, unfinished: bool = False
+    ) -> tuple[list[int], list[bool]]:
+        """A conversation's ids and which of them are supervised; each picture becomes the ids in `picture`."""
+        return self._tokens.encode(self.spans(conversation, reply, unfinished), picture)
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that closes an answer. Raises UserError where the template writes none."""
+        spans = self.spans(_PROBE)
+        ends = [self._end(after) for before, after in zip(spans, spans[1:], strict=False) if before.supervised and before.typed]
+        ends = [end for end in ends if end is not None] if None not in ends else []
+        if not ends:
+            raise UserError(
+                "the chat template writes no token that ends an answer, so an answer could never end; expected one, or prompt=owl"
+            )
+        return self._tokens.added[ends[-1].group()][0]
+
+    def check(self) -> None:
+        """Raises UserError where a plain conversation is not rendered as the template itself renders its words."""
+        for probe in (_PROBE, replace(_PROBE, system=None), replace(_PROBE, system="Be brief.")):
+            for reply in (False, True):
+                talk = replace(probe, messages=probe.messages[: len(probe.messages) - reply])
+                told = self._rendered(tuple(_plain(talk)), reply)
+                cut = "".join(IMAGE_MARK if span.text is None else span.text for span in self.spans(talk, reply))
+                if told != cut:
+                    raise UserError(
+                        "the chat template rewrites what is said, so an answer's tokens cannot be told; expected another, or prompt=owl"
+                    )
+        _ = self.end_of_turn  # which raises where there is none
+
+    @cached_property
+    def _tokens(self) -> PlainTokenizer:
+        return PlainTokenizer(self.tokenizer, self.template)
+
+    @cached_property
+    def _opening(self) -> str:
+        """The space between where a reply begins and its first word, which the model writes itself: Llama 2's has one."""
+        messages, _ = _marked(_PROBE)
+        whole, asked = self._rendered(messages, False), self._rendered(messages[:-1], True)
+        gap = whole[: [*_MARK.finditer(whole)][-1].start()].removeprefix(asked)
+        return gap if gap.isspace() else ""
+
+    def _with_ends(self, spans: list[Span]) -> Iterator[Span]:
+        """The spans, with the answers' ends and the space around answers supervised as the answers are."""
+        for index, span in enumerate(spans):
+            if span.typed or not span.text:
+                yield span
+                continue
+            text = span.text
+            if index and spans[index - 1].supervised and (end := self._end(span)):
+                yield Span(text[: end.end()], supervised=True)
+                text = text[end.end() :]
+            if index + 1 < len(spans) and spans[index + 1].supervised and self._opening and text.endswith(self._opening):
+                yield Span(text.removesuffix(self._opening))
+                yield Span(self._opening, supervised=True)
+            else:
+                yield Span(text)
+
+    def _end(self, after: Span) -> re.Match[str] | None:
+        """The token that closes an answer in the template's words after it: the first one, with nothing but space before it."""
+        found = self._tokens.control(after.text) if after.text and not after.typed else None
+        return None if found is None or after.text[: found.start()].strip() else found
+
+    def _rendered(self, messages: tuple[tuple[str, str], ...], reply: bool) -> str:
+        return _render(self.template, messages, reply, tuple(sorted(_names(self.tokenizer).items())))
+
+
+@lru_cache(maxsize=4096)
+def _render(template: str, messages: tuple[tuple[str, str], ...], reply: bool, names: tuple[tuple[str, str], ...]) -> str:
+    """A template's text. Marks stand for words, so conversations of one shape have one text, which is kept."""
+    said = [{"role": role, "content": content} for role, content in messages]
+    return render(template, {"messages": said, "add_generation_prompt": reply, **dict(names)})
+
+
+@lru_cache(maxsize=8)
+def _format(template: str, tokenizer: PreTrainedTokenizerBase, entries: int) -> ChatFormat:
+    return ChatFormat(template, tokenizer)
+
+
+def chat_format(template: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    """The format of a template, made once for a tokenizer and its number of entries."""
+    return _format(template, tokenizer, len(tokenizer))
+
+
+def _names(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """bos_token, eos_token and the like, as templates read them."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+
+
+# Conversations to messages of marks
+
+
+def _marked(conversation: Conversation) -> tuple[tuple[tuple[str, str], ...], list[Span]]:
+    """Messages with a mark for each run of words and each picture, and what the marks stand for.
+
+    The original's system sentence, which is what a conversation has where nobody gave one, leaves a template its own.
+    """
+    typed: list[Span] = []
+
+    def marked(part: str | Picture, supervised: bool = False) -> str:
+        if isinstance(part, str) and not part.strip():
+            return part
+        mark = chr(_MARKS + len(typed))
+        if not isinstance(part, str):
+            typed.append(Span(None))
+            return mark
+        words = part.strip()
+        typed.append(Span(words, typed=True, supervised=supervised))
+        begin = part.index(words)
+        return part[:begin] + mark + part[begin + len(words) :]
+
+    messages = []
+    if conversation.system != SYSTEM_PROMPT:
+        messages.append(("system", marked(conversation.system or "")))
+    for message in _joined(conversation.messages):
+        supervised = message.role == "assistant" and message.supervised
+        messages.append((message.role, "".join(marked(part, supervised) for part in message.parts)))
+    return tuple(messages), typed
+
+
+def _joined(messages: Sequence[Message]) -> Iterator[Message]:
+    """The messages, each that is pictures alone as one with the user's next, as the original's prompt shows pictures."""
+    waiting: tuple[str | Picture, ...] = ()
+    for index, message in enumerate(messages):
+        following = messages[index + 1].role if index + 1 < len(messages) else None
+        if message.role == "user" == following and all(isinstance(part, Picture) for part in message.parts):
+            waiting += message.parts
+            continue
+        yield replace(message, parts=(*waiting, *message.parts)) if waiting else message
+        waiting = ()
+
+
+def _plain(conversation: Conversation) -> Iterator[tuple[str, str]]:
+    """Messages with their words as they are."""
+    if conversation.system != SYSTEM_PROMPT:
+        yield "system", conversation.system or ""
+    for message in conversation.messages:
+        yield message.role, "".join(IMAGE_MARK if isinstance(part, Picture) else part for part in message.parts)
+
+
+# What is known of a template by trying it
+
+_PROBE = Conversation(
+    (
+        Message("user", (Picture(""), "What is this?")),
+        Message("assistant", ("A cat.",)),
+        Message("user", ("And this? ", Picture(""), " Look.")),
+        Message("assistant", ("Two dogs.",)),
+    )
+)
+
+
+def _renders_system(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    messages, _ = _marked(replace(_PROBE, system="Be brief."))
+    try:
+        return chr(_MARKS) in ChatFormat(template, tokenizer)._rendered(messages, False)
+    except TemplateError:
+        return False
+
+
+def _has_default(keeps: str, drops: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an empty system message leaves less than none: the template writes a sentence of its own without one."""
+    messages, _ = _marked(replace(_PROBE, system=None))
+    try:
+        kept, dropped = (ChatFormat(one, tokenizer)._rendered(messages, False) for one in (keeps, drops))
+    except TemplateError:
+        return False
+    return len(kept) < len(dropped)
+
+
+def _additions(template: str, merged: bool = False, drops_empty: bool = False) -> str:
+    lines = [
+        f"{_ADDED}pictures as {IMAGE_MARK}, and what keeps a prompt the same for whoever renders it. -#}}",
+        "{%- set owl = namespace(messages=[]) -%}",
+        "{%- for message in messages -%}",
+        "    {%- set owl.content = message.content -%}",
+        "    {%- if message.content is not string -%}",
+        "        {%- set owl.content = '' -%}",
+        "        {%- for part in message.content or [] -%}",
+        f"            {{%- set owl.content = owl.content + (part.text if part.type == 'text' else '{IMAGE_MARK}') -%}}",
+        "        {%- endfor -%}",
+        "    {%- endif -%}",
+        "    {%- set owl.messages = owl.messages + [dict(message, content=owl.content)] -%}",
+        "{%- endfor -%}",
+    ]
+    if merged or drops_empty:
+        lines += [
+            "{%- if owl.messages and owl.messages[0].role == 'system' and not owl.messages[0].content -%}",
+            "    {%- set owl.messages = owl.messages[1:] -%}",
+            "{%- endif -%}",
+        ]
+    if merged:
+        lines += [
+            "{%- if owl.messages[1:] and owl.messages[0].role == 'system' -%}",
+            "    {%- set owl.content = owl.messages[0].content + '\\n\\n' + owl.messages[1].content -%}",
+            "    {%- set owl.messages = [dict(owl.messages[1], content=owl.content)] + owl.messages[2:] -%}",
+            "{%- endif -%}",
+        ]
+    for name in _THINKING:
+        if re.search(rf"\b{name}\b", template):
+            lines.append(f"{{%- set {name} = {name} if {name} is defined else false -%}}")
+    if "strftime_now" in template:
+        day = "".join(f" | replace('{code}', '{value}')" for code, value in _DAY.items())
+        lines.append(f"{{%- macro strftime_now(format) -%}}{{{{ format{day} }}}}{{%- endmacro -%}}")
+    lines.append("{%- set messages = owl.messages %}\n")
+    return "\n".join(lines)
+
+
+# Which template an owl gets
+
+
+def chosen_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that `Modules.prompt` names, None for the original's prompt.
+
+    Raises:
+        UserError: There is no such file, or its template cannot be used.
+    """
+    if prompt == "owl":
+        return None
+    if prompt != "auto":
+        file = Path(prompt)
+        if not file.is_file():
+            raise UserError(f"prompt is {prompt!r}; expected auto, owl, or the file of a chat template")
+        return _usable(file.read_text("utf-8"), tokenizer, prompt)
+    own: Any = getattr(tokenizer, "chat_template", None)
+    template = own.get("default") if isinstance(own, dict) else own
+    if not template or template.startswith(_ORIGINAL):
+        return None
+    return _usable(template, tokenizer, "the language model")
+
+
+def _usable(template: str, tokenizer: PreTrainedTokenizerBase, where: str) -> str:
+    try:
+        return with_pictures(template, tokenizer)
+    except (TemplateError, UserError) as error:
+        raise UserError(f"{where}: {error}") from error
