@@ -56,7 +56,9 @@ def encode(conversation: Conversation, processor: MplugOwlProcessor, encoding: E
         if encoding.learn != "answers":
             raise UserError('style "original" learns answers only, as the original does')
         if processor.chat_format is not None:
-            raise UserError('style "original" cuts the original\'s prompt, and this model has a chat format of its own: use "owl"')
+            raise UserError(
+                'style "original" cuts the original\'s prompt, and this model has a chat format of its own: use "owl"'
+            )
         return _as_original(conversation, processor, encoding.max_tokens)
     try:
         uncut = processor.encode(conversation)

@@ -18,7 +18,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mplug_owl.conversation import IMAGE_MARK, OWL, SYSTEM_PROMPT, Conversation, ImageSource, Piece
 from mplug_owl.errors import UserError
 from mplug_owl.model.config import MplugOwlConfig
-from mplug_owl.model.template import ChatFormat, chat_format, is_prepared
+from mplug_owl.model.template import ChatFormat, chat_format
+from mplug_owl.model.template_additions import is_prepared
 
 TokenIds = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 # `Conversation.prompt` as a template, for programs that render chats themselves.
@@ -90,7 +91,7 @@ class ConversationProcessor(ProcessorMixin):
             return None
         if not isinstance(template, str) or not is_prepared(template):
             raise UserError(
-                "chat_template: this processor's is neither the original's format nor a language model's own as an owl keeps it; "
+                "chat_template: this processor's is neither the original's format nor a language model's own as owls keep it; "
                 "build the model with prompt=FILE, or use apply_chat_template(tokenize=True) and generate"
             )
         return chat_format(template, self.tokenizer)

@@ -21,7 +21,7 @@ from mplug_owl.model.connectors import num_image_tokens
 from mplug_owl.model.encoder import CHAT_TEMPLATE, ConversationProcessor, Example
 from mplug_owl.model.images import MplugOwlImageProcessor, flat_images
 from mplug_owl.model.padding import Padding
-from mplug_owl.model.template import is_prepared
+from mplug_owl.model.template_additions import is_prepared
 from mplug_owl.model.tokenizer import MplugOwlTokenizer, check_tokenizer, refuse_missing
 from mplug_owl.model.towers import image_size
 
@@ -122,7 +122,9 @@ class MplugOwlProcessor(ConversationProcessor):
         if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError(f"text is {text!r:.60}; expected a prompt string or a list of them")
         samples = [
-            self.encode_pieces(_prompt_pieces(prompt), shown, plain=False, opens=add_special_tokens and not is_prepared(self.chat_template))
+            self.encode_pieces(
+                _prompt_pieces(prompt), shown, plain=False, opens=add_special_tokens and not is_prepared(self.chat_template)
+            )
             for prompt, shown in zip(prompts, self._shown(images, prompts), strict=True)
         ]
         batch = self.batch(samples, side=padding_side, length=padding.length(samples))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,15 @@ from transformers import PreTrainedTokenizerBase
 
 from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, Message, Picture
 from mplug_owl.errors import UserError
+from mplug_owl.model.template_additions import additions, is_prepared
 from mplug_owl.model.template_sandbox import render
 from mplug_owl.model.template_tokens import PlainTokenizer, Span
 
 # A private plane of Unicode: a character for each part of a conversation.
 _MARKS = 0xF0000
 _MARK = re.compile("[\U000f0000-\U000ffffd]")
-# How our additions to a template begin, so that it is known when they are there.
-_ADDED = "{#- Added by mPLUG-Owl: "
 # How the original's prompt begins as a template, which is no language model's own.
 _ORIGINAL = "{#- The original's prompt"
-# Some templates write the day on which they run. A prompt must be the same tomorrow, so it is always this one (Llama 3's own).
-_DAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%A": "Friday", "%H": "12", "%M": "00", "%S": "00"}
-# Switches of templates that can let the model think before it answers. An answer here is the answer alone.
-_THINKING = ("enable_thinking", "thinking")
 
 
 class RefusedConversationError(UserError):
@@ -49,14 +45,14 @@ def with_pictures(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """
     if is_prepared(template):
         return template
-    plain = _additions(template) + template
+    plain = additions(template) + template
     for merged in (False, True):
-        chosen = _additions(template, merged=merged) + template
+        chosen = additions(template, merged=merged) + template
         if _renders_system(chosen, tokenizer):
             break
     else:
         chosen = plain
-    less = _additions(template, merged=merged, drops_empty=True) + template
+    less = additions(template, merged=merged, drops_empty=True) + template
     if not _has_default(chosen, less, tokenizer):
         chosen = less
     try:
@@ -64,11 +60,6 @@ def with_pictures(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     except RefusedConversationError as error:
         raise UserError(str(error).removeprefix("chat: ")) from error
     return chosen
-
-
-def is_prepared(template: object) -> bool:
-    """Whether it is a template that `with_pictures` gave."""
-    return isinstance(template, str) and template.startswith(_ADDED)
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,9 @@ class ChatFormat:
             spans.append(typed[seen[-1]])
             at = found.end()
         if sorted(seen) != [*range(len(typed))]:
-            raise RefusedConversationError(f"{where}: the model's chat template leaves out or repeats a part of this conversation")
+            raise RefusedConversationError(
+                f"{where}: the model's chat template leaves out or repeats a part of this conversation"
+            )
         if [index for index in seen if typed[index].text is None] != [i for i, span in enumerate(typed) if span.text is None]:
             raise RefusedConversationError(f"{where}: the model's chat template changes the order of its pictures")
         if not unfinished:
@@ -123,13 +116,13 @@ class ChatFormat:
     def end_of_turn(self) -> int:
         """The token that closes an answer. Raises UserError where the template writes none."""
         spans = self.spans(_PROBE)
-        ends = [self._end(after) for before, after in zip(spans, spans[1:], strict=False) if before.supervised and before.typed]
-        ends = [end for end in ends if end is not None] if None not in ends else []
-        if not ends:
+        after = [following for answer, following in pairwise(spans) if answer.supervised and answer.typed]
+        ends = [end.group() for span in after if (end := self._end(span))]
+        if len(ends) < len(_PROBE.answers):
             raise UserError(
-                "the chat template writes no token that ends an answer, so an answer could never end; expected one, or prompt=owl"
+                "the chat template writes no token that ends an answer, so no answer would end; expected one, or prompt=owl"
             )
-        return self._tokens.added[ends[-1].group()][0]
+        return self._tokens.added[ends[-1]][0]
 
     def check(self) -> None:
         """Raises UserError where a plain conversation is not rendered as the template itself renders its words."""
@@ -140,7 +133,7 @@ class ChatFormat:
                 cut = "".join(IMAGE_MARK if span.text is None else span.text for span in self.spans(talk, reply))
                 if told != cut:
                     raise UserError(
-                        "the chat template rewrites what is said, so an answer's tokens cannot be told; expected another, or prompt=owl"
+                        "the chat template rewrites what is said, so nobody can tell an answer's tokens; expected prompt=owl"
                     )
         _ = self.end_of_turn  # which raises where there is none
 
@@ -174,8 +167,9 @@ class ChatFormat:
 
     def _end(self, after: Span) -> re.Match[str] | None:
         """The token that closes an answer in the template's words after it: the first one, with nothing but space before it."""
-        found = self._tokens.control(after.text) if after.text and not after.typed else None
-        return None if found is None or after.text[: found.start()].strip() else found
+        words = "" if after.typed or after.text is None else after.text
+        found = self._tokens.control(words)
+        return None if found is None or words[: found.start()].strip() else found
 
     def _rendered(self, messages: tuple[tuple[str, str], ...], reply: bool) -> str:
         return _render(self.template, messages, reply, tuple(sorted(_names(self.tokenizer).items())))
@@ -282,44 +276,6 @@ def _has_default(keeps: str, drops: str, tokenizer: PreTrainedTokenizerBase) -> 
     except TemplateError:
         return False
     return len(kept) < len(dropped)
-
-
-def _additions(template: str, merged: bool = False, drops_empty: bool = False) -> str:
-    lines = [
-        f"{_ADDED}pictures as {IMAGE_MARK}, and what keeps a prompt the same for whoever renders it. -#}}",
-        "{%- set owl = namespace(messages=[]) -%}",
-        "{%- for message in messages -%}",
-        "    {%- set owl.content = message.content -%}",
-        "    {%- if message.content is not string -%}",
-        "        {%- set owl.content = '' -%}",
-        "        {%- for part in message.content or [] -%}",
-        f"            {{%- set owl.content = owl.content + (part.text if part.type == 'text' else '{IMAGE_MARK}') -%}}",
-        "        {%- endfor -%}",
-        "    {%- endif -%}",
-        "    {%- set owl.messages = owl.messages + [dict(message, content=owl.content)] -%}",
-        "{%- endfor -%}",
-    ]
-    if merged or drops_empty:
-        lines += [
-            "{%- if owl.messages and owl.messages[0].role == 'system' and not owl.messages[0].content -%}",
-            "    {%- set owl.messages = owl.messages[1:] -%}",
-            "{%- endif -%}",
-        ]
-    if merged:
-        lines += [
-            "{%- if owl.messages[1:] and owl.messages[0].role == 'system' -%}",
-            "    {%- set owl.content = owl.messages[0].content + '\\n\\n' + owl.messages[1].content -%}",
-            "    {%- set owl.messages = [dict(owl.messages[1], content=owl.content)] + owl.messages[2:] -%}",
-            "{%- endif -%}",
-        ]
-    for name in _THINKING:
-        if re.search(rf"\b{name}\b", template):
-            lines.append(f"{{%- set {name} = {name} if {name} is defined else false -%}}")
-    if "strftime_now" in template:
-        day = "".join(f" | replace('{code}', '{value}')" for code, value in _DAY.items())
-        lines.append(f"{{%- macro strftime_now(format) -%}}{{{{ format{day} }}}}{{%- endmacro -%}}")
-    lines.append("{%- set messages = owl.messages %}\n")
-    return "\n".join(lines)
 
 
 # Which template an owl gets

@@ -124,7 +124,9 @@ def _compiled(source: str) -> Template:
     return Sandbox().from_string(source)
 
 
-def _as_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _as_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     if isinstance(indent, int) and indent > 16:
         raise SecurityError(f"tojson with an indent of {indent}; expected 16 at most")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

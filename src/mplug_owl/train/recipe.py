@@ -25,6 +25,9 @@ RENAMED = {
     "optimizer.clip": "clip",
 }
 
+# What runs did before a field came, where its default is something else: every conversation was in the original's prompt.
+BEFORE = {("Modules", "prompt"): "owl"}
+
 
 @dataclass(frozen=True)
 class Trainable:
@@ -251,6 +254,8 @@ def completed(saved: Mapping[str, Any], kind: type = Recipe) -> dict[str, Any]:
     for one in dataclasses.fields(kind):
         if is_dataclass(hints[one.name]) and isinstance(values.get(one.name), dict):
             values[one.name] = completed(values[one.name], hints[one.name])
+        elif one.name not in values and (kind.__name__, one.name) in BEFORE:
+            values[one.name] = BEFORE[kind.__name__, one.name]
         elif one.name not in values and one.default is not dataclasses.MISSING:
             plain = dataclasses.asdict(one.default) if isinstance(one.default, Rates) else one.default
             values[one.name] = json.loads(json.dumps(plain))

@@ -1,15 +1,17 @@
 """Resuming a run: the recipe it was started with, and the checkpoint it continues from."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint
 from mplug_owl.train.checkpoint import Checkpoint
-from mplug_owl.train.recipe import Recipe, as_json, completed, differences, from_json, renamed
+from mplug_owl.train.recipe import BEFORE, Recipe, as_json, completed, differences, from_json, renamed
 from mplug_owl.writing import replacing, writing
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
@@ -28,7 +30,7 @@ FREE_TO_CHANGE = (
 )
 
 
-def saved_values(out: Path) -> dict[str, object] | None:
+def saved_values(out: Path) -> dict[str, Any] | None:
     """What the recipe.json of a run holds, None where there is none. Raises UserError where it is damaged."""
     file = out / "recipe.json"
     if not file.is_file():
@@ -52,13 +54,20 @@ def as_started(recipe: Recipe, out: Path, given: Collection[str], note: Callable
     if values is None:
         return recipe
     try:
-        started = from_json(recipe, values)
+        started = from_json(with_prompt_of(recipe, values), values)
         lines = differences(as_json(started), as_json(recipe))
     except (UserError, ValidationError, TypeError) as error:
         raise _no_recipe(file, str(error).splitlines()[0]) from error
     if taken := [line for line in lines if line.partition(":")[0] not in given]:
         note(f"taken from {file}: {'; '.join(taken)}")
     return started
+
+
+def with_prompt_of(recipe: Recipe, values: Mapping[str, Any] | None) -> Recipe:
+    """The recipe with the prompt of a run's recipe.json that does not name one: runs begun before 0.3 had the original's."""
+    if values is None or "prompt" in values.get("modules", {}):
+        return recipe
+    return replace(recipe, modules=replace(recipe.modules, prompt=BEFORE["Modules", "prompt"]))
 
 
 def begin(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) -> Checkpoint | None:

@@ -17,6 +17,7 @@ from mplug_owl.train.loop import fit
 from mplug_owl.train.memory import bound_kernel_caches
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Reporter, Screen
+from mplug_owl.train.resume import saved_values, with_prompt_of
 
 # How many problems of the data are worth reading at once.
 SHOWN_PROBLEMS = 10
@@ -55,6 +56,8 @@ def train(
     bound_kernel_caches()
     reporter = reporter or Screen()
     metrics.check(recipe.trackers)
+    if resume:
+        recipe = with_prompt_of(recipe, saved_values(Path(out)))
     survey = _surveyed(recipe, Path(out), resume)
     _report_problems(recipe, survey, reporter)
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
