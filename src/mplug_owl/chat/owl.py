@@ -173,8 +173,8 @@ class OwlChatModel:
         """What ends an answer: the end token, and in a chat format of the model's own all that it ends with."""
         ends = [*self.processor.end_token_ids]
         if self.processor.chat_format is not None:
-            own = self.model.generation_config.eos_token_id
-            ends += [own] if isinstance(own, int) else own or []
+            more = self.model.generation_config.eos_token_id
+            ends += [more] if isinstance(more, int) else more or []
         return [*dict.fromkeys(ends)]
 
     def _generation_config(self, decoding: Decoding) -> GenerationConfig:

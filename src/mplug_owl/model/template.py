@@ -294,8 +294,9 @@ def chosen_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str | No
         if not file.is_file():
             raise UserError(f"prompt is {prompt!r}; expected auto, owl, or the file of a chat template")
         return _usable(file.read_text("utf-8"), tokenizer, prompt)
-    own: Any = getattr(tokenizer, "chat_template", None)
-    template = own.get("default") if isinstance(own, dict) else own
+    template: Any = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # several, by name
+        template = template.get("default")
     if not template or template.startswith(_ORIGINAL):
         return None
     return _usable(template, tokenizer, "the language model")

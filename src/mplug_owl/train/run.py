@@ -56,9 +56,7 @@ def train(
     bound_kernel_caches()
     reporter = reporter or Screen()
     metrics.check(recipe.trackers)
-    if resume:
-        recipe = with_prompt_of(recipe, saved_values(Path(out)))
-    survey = _surveyed(recipe, Path(out), resume)
+    recipe, survey = _begun(recipe, Path(out), resume)
     _report_problems(recipe, survey, reporter)
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
     owl = initial_model(recipe, survey)
@@ -102,10 +100,13 @@ def initial_model(recipe: Recipe, survey: Survey) -> Owl:
     return owl
 
 
-def _surveyed(recipe: Recipe, out: Path, resume: bool) -> Survey:
-    """The data, counted as the run began with: before anything is read, the words of a fresh tokenizer among it."""
+def _begun(recipe: Recipe, out: Path, resume: bool) -> tuple[Recipe, Survey]:
+    """The recipe with the prompt, and the data counted, as the run began with: before anything is read."""
     survey = Survey(*open_data(recipe.data, recipe.image_root))
-    return counted.with_slots(survey, counted.slots_of(survey.sources, out, resume)) if resume else survey
+    if not resume:
+        return recipe, survey
+    counts = counted.slots_of(survey.sources, out, resume)
+    return with_prompt_of(recipe, saved_values(out)), counted.with_slots(survey, counts)
 
 
 def _check_positions(recipe: Recipe, owl: Owl) -> None:
