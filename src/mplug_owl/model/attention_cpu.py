@@ -20,9 +20,11 @@ def use_cpu_attention(model: PreTrainedModel) -> None:
     AttentionInterface.register(CPU, cpu_attention)
     AttentionMaskInterface.register(CPU, sdpa_mask)
     # The abstractor has no config of its own and shares the owl's. Setting a whole owl's sets its parts', so all are set anew.
-    configs = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
-    for config, chosen in [(config, config._attn_implementation) for config in configs]:
-        config._attn_implementation = CPU if chosen == "sdpa" else chosen
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part, chosen in [(part, part.config._attn_implementation) for part in parts]:
+        # Falcon and other old models ask for sdpa by its name, and under another do something between the two.
+        asks = chosen == "sdpa" and type(part)._can_set_attn_implementation()
+        part.config._attn_implementation = CPU if asks else chosen
 
 
 # Over 40 lines: attention's parameters are transformers'.

@@ -16,7 +16,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.checkpoints import refuse_pointers
 from mplug_owl.model.clip import load_vision
 from mplug_owl.model.config import MplugOwlConfig
-from mplug_owl.model.fresh import learn_tokenizer, look_for_alike
+from mplug_owl.model.fresh import add_rows, learn_tokenizer, look_for_alike
 from mplug_owl.model.language import load_language, load_tokenizer
 from mplug_owl.model.load import Owl, quiet
 from mplug_owl.model.locate import bundled
@@ -72,10 +72,12 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
         tokenizer = _tokenizer(modules, texts, config)
         if modules.language is not None:
             language = load_language(modules.language)
+            add_rows(language, tokenizer)
         else:
             language = AutoModelForCausalLM.from_config(config.text_config)
         if modules.alike:
             look_for_alike(language)
+        told = None if modules.language is None else _some_scores(language)
         if modules.vision is None:
             vision, images = AutoModel.from_config(config.vision_config), None
         else:
@@ -83,6 +85,9 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
             vision, images = load_vision(source, config), AutoImageProcessor.from_pretrained(source)
         template = chosen_template(modules.prompt, tokenizer)
     model = join(config, vision, language)
+    if told is not None and not torch.allclose(_some_scores(model), told, atol=1e-2, rtol=1e-2):
+        kind = config.text_config.model_type
+        raise UserError(f"language={modules.language}: {kind} does more to its scores than an owl's head knows of")
     processor = MplugOwlProcessor.for_model(model, tokenizer, images, template)
     if template is not None:
         end_with_turns(model, processor)
@@ -134,6 +139,12 @@ def _tokenizer(modules: Modules, texts: Iterable[str], config: MplugOwlConfig) -
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
     return tokenizer
+
+
+@torch.no_grad()
+def _some_scores(model: PreTrainedModel) -> torch.Tensor:
+    """The scores [1, 3, V] that a language model gives three tokens: joined to the rest it has to give the same."""
+    return model(input_ids=torch.tensor([[3, 5, 4]]), use_cache=False).logits.float()
 
 
 def _whole(part: str) -> str:

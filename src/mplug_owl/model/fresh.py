@@ -1,9 +1,14 @@
-"""What starts from nothing: a tokenizer learned from texts, and attention that begins by looking for what is like itself."""
+"""What starts from nothing: a tokenizer learned from texts, attention that begins by looking for what is like itself, and rows
+for tokens that an embedding table has none for.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import cast
 
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mplug_owl.conversation import SYSTEM_PROMPT
@@ -26,6 +31,25 @@ def look_for_alike(language: PreTrainedModel) -> None:
             shapes = f"{[*queries.weight.shape]} and its keys {[*keys.weight.shape]}"
             raise UserError(f"alike: {name} is {shapes}; heads must pair up")
         keys.load_state_dict(queries.state_dict())
+
+
+@torch.no_grad()
+def add_rows(language: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give tokens that were added to a tokenizer a row in embedding table and head, the mean of the rows there; how many.
+
+    Padding alone needs none, for nobody reads it. With the mean, a new token is at first neither likely nor unlikely
+    (nlp.stanford.edu/~johnhew/vocab-expansion.html). The rows are the language model's: they are saved with it, and learn where
+    it learns in full.
+    """
+    old, new = cast(nn.Embedding, language.get_input_embeddings()).num_embeddings, len(tokenizer)
+    above = (tokenizer.convert_ids_to_tokens(token) for token in range(old, new))
+    if all(token in (None, tokenizer.pad_token) for token in above):
+        return 0
+    language.resize_token_embeddings(new, mean_resizing=False)
+    for table in (language.get_input_embeddings(), language.get_output_embeddings()):
+        for weight in table.parameters(recurse=False):  # a tied one gets the same mean twice
+            weight[old:] = weight[:old].mean(0, dtype=torch.float32)
+    return new - old
 
 
 def learn_tokenizer(texts: Iterable[str], entries: int, phrases: Sequence[str] = ()) -> PreTrainedTokenizerBase:

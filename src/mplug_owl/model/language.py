@@ -8,12 +8,15 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+import torch
 from tokenizers import pre_tokenizers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -48,13 +51,19 @@ def load_language(source: str) -> PreTrainedModel:
     """
     folder, file = _split(source)
     if file is None:
-        return AutoModelForCausalLM.from_pretrained(folder)
+        config = language_config(source)
+        if hasattr(config, "quantization_config"):
+            raise UserError(f"language={source}: its weights are quantised; give the model as it was before")
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UserError(f"language={source}: {config.model_type} is no language model that continues text")
+        with _usable(source):
+            return _decoder(AutoModelForCausalLM.from_pretrained(folder), source)
     with _readable(source):
         model = AutoModelForCausalLM.from_pretrained(folder, **_options(file))
     for name in _MARKS:
         vars(model).pop(name, None)
     model.config = _plain(model.config)
-    return model
+    return _decoder(model, source)
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -65,7 +74,8 @@ def load_tokenizer(source: str) -> Tokenizer:
     """
     folder, file = _split(source)
     if file is None or Path(folder, "tokenizer.json").is_file():
-        return AutoTokenizer.from_pretrained(folder)
+        with _usable(source):
+            return AutoTokenizer.from_pretrained(folder)
     with _readable(source):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
         entries, rule = _vocabulary(folder, file)
@@ -86,9 +96,30 @@ def language_config(source: str) -> PreTrainedConfig:
     """
     folder, file = _split(source)
     if file is None:
-        return AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
+        with _usable(source):
+            return AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
     with _readable(source):
         return _plain(AutoConfig.from_pretrained(folder, gguf_file=file))
+
+
+def _decoder(model: PreTrainedModel, source: str) -> PreTrainedModel:
+    """The language model with its head alone: of one that sees already (Gemma 3) the half that reads.
+
+    Raises UserError where pictures could not come in between the words, or what was read could not be kept.
+    """
+    text = model.config.get_text_config(decoder=True)
+    if text is not model.config:
+        reading, head, settings = model.get_decoder(), model.get_output_embeddings(), model.generation_config
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(text)
+        setattr(model, model.base_model_prefix, reading)
+        model.set_output_embeddings(head)
+        model.generation_config = settings
+        model.tie_weights()
+    missing = {"inputs_embeds", "past_key_values"} - signature(type(model.base_model).forward).parameters.keys()
+    if missing:
+        raise UserError(f"language={source}: {text.model_type} takes no {' and no '.join(sorted(missing))}, which an owl needs")
+    return model
 
 
 def _split(source: str) -> tuple[str, str | None]:
@@ -143,6 +174,18 @@ def _rules_of_transformers() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(GGUF_PRE_TOKENIZER_SPLITS)
+
+
+@contextlib.contextmanager
+def _usable(source: str) -> Iterator[None]:
+    """What transformers says of a folder or hub id that it cannot use, as a UserError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # not there; no language model, or of a kind that transformers does not know
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split()).split(" Model type should be one of")[0].split(" If this is a private")[0]
+        raise UserError(f"language={source}: no language model can be loaded from there; {reason}") from error
 
 
 @contextlib.contextmanager

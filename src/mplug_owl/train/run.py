@@ -61,6 +61,7 @@ def train(
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
     owl = initial_model(recipe, survey)
     _check_positions(recipe, owl)
+    _report_added_rows(recipe, owl, reporter)
     if recipe.init_from is None and recipe.trainable.abstractor == "frozen" and recipe.encoding.pictures:
         reporter.note("the abstractor is fresh and frozen, so pictures will say nothing; start from a stage 1 with --from")
     _report_cuts(recipe, survey, owl, reporter)
@@ -95,7 +96,10 @@ def initial_model(recipe: Recipe, survey: Survey) -> Owl:
         owl = build(recipe.modules, survey.texts(READ_FOR_WORDS), recipe.seed)
     if recipe.attention is not None:
         for module in (owl.model.model.vision_tower, owl.model.model.language_model):
-            module.set_attn_implementation(recipe.attention)
+            try:
+                module.set_attn_implementation(recipe.attention)
+            except ValueError as error:  # Gemma 2 caps its scores, GPT-OSS has sinks: sdpa has neither
+                raise UserError(f"attention={recipe.attention}: {module.config.model_type} has none; leave it out") from error
         owl.model.config._attn_implementation = recipe.attention  # which the abstractor reads
     return owl
 
@@ -116,6 +120,17 @@ def _check_positions(recipe: Recipe, owl: Owl) -> None:
         raise UserError(
             f"encoding.max_tokens is {recipe.encoding.max_tokens} and the language model has {positions} positions; "
             f"expected {positions} at most"
+        )
+
+
+def _report_added_rows(recipe: Recipe, owl: Owl, reporter: Reporter) -> None:
+    """Tokens that the language model's table had no row for: what they say is learned only where it learns in full."""
+    if recipe.init_from is not None or recipe.modules.language is None or recipe.trainable.language == "full":
+        return
+    if (added := owl.model.config.text_config.vocab_size - recipe.modules.config().text_config.vocab_size) > 0:
+        reporter.note(
+            f"{recipe.modules.language}: its tokenizer has tokens above its embedding table; they get {added} rows, the mean "
+            "of the others, which learn only with trainable.language=full"
         )
 
 

@@ -20,7 +20,7 @@ from mplug_owl.train.recipe import LoRA, Recipe, Trainable, Tuning
 TUNINGS: dict[Tuning, str] = {"frozen": "frozen", "lora": "LoRA", "last": "last layer", "full": "full"}
 SIGNS: dict[Tuning, str] = {"frozen": "❄ ", "lora": "🔥", "last": "🔥", "full": "🔥"}
 # Queries and values, under the names that model families give them; fused projections hold the keys as well.
-LORA_TARGETS = (("q_proj", "v_proj"), ("query", "value"), ("query_key_value",), ("qkv_proj",), ("c_attn",))
+LORA_TARGETS = (("q_proj", "v_proj"), ("query", "value"), ("query_key_value",), ("qkv_proj",), ("c_attn",), ("Wqkv",))
 
 
 @dataclass(frozen=True)
