@@ -6,6 +6,8 @@ reads; and in blocks with one stretch alone, as shards read one after the other 
 drawn, and every model is asked about scenes that none has seen. Before that, the first step of a resumed run is timed.
 
     python -m benchmarks.order [--steps 200] [--shards 640] [--shard-size 10] [--picture FILE.png]
+
+With `--steps 0` the first step is timed alone.
 """
 
 import argparse
@@ -149,6 +151,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     time_first_step()
+    if not given.steps:
+        return
     made = replace(tiny.pretrain(), name="order", steps=given.steps, log_every=1, save_every=None, threads=1)
     with tempfile.TemporaryDirectory() as name:
         folder, world = Path(name), read("scenes:captions")

@@ -85,7 +85,7 @@ def even(steps: int) -> None:
     print(f"{steps} steps of {recipe.batch_tokens:,} tokens: {min(off):+.2%} to {max(off):+.2%} off (bar: 1 %)")
 
 
-def main(limit: int, samples: int) -> dict[str, tuple[float, float, float]]:
+def main(limit: int, samples: int, repeats: int = 3) -> dict[str, tuple[float, float, float]]:
     """Print, and return, the share of padding, samples a second and the loss, padded and packed."""
     torch.set_num_threads(1)
     source = Captions(samples)
@@ -102,7 +102,7 @@ def main(limit: int, samples: int) -> dict[str, tuple[float, float, float]]:
             batches = [padded_to(batch, limit, owl.processor.tokenizer.pad_token_id) for batch in batches]
         learned = sum(batch.supervised for batch in batches)
         times = []
-        for _ in range(3):
+        for _ in range(repeats):
             learner.zero_grad(set_to_none=True)
             began, loss = time.perf_counter(), 0.0
             for batch in batches:

@@ -36,6 +36,9 @@ class Short:
         return f"{self.name}: {figure:g}, {side} {self.bar:g}: {'reached' if reached else 'missed'}"
 
 
+FIRST_STEP = ("benchmarks.order", "--steps", "0")
+BIG_JSON = ("benchmarks.big_json", "--megabytes", "100")
+PACKING = ("benchmarks.packing", "--steps", "2")
 SHORT = (
     Short("import mplug_owl, CPU s", ("benchmarks.start", "--repeats", "3"), r"^import mplug_owl: ([\d.]+)", 2.5),
     Short("owl chat owl-tiny, CPU s", ("benchmarks.start", "--repeats", "3"), r"^owl chat: ([\d.]+)", 4.0),
@@ -47,6 +50,45 @@ SHORT = (
         ("benchmarks.scenes", "--scenes", "300", "--answers", "10"),
         r"^whole answer after ([\d.]+)",
         0.1,
+    ),
+    Short("step 500,000 of LAION-400M in blocks, ms", FIRST_STEP, r"LAION-400M, blocks: (\d+) ms", 50),
+    Short("step 500,000 of six sources of 150,000, ms", FIRST_STEP, r"six of 150,000, .*: (\d+) ms", 50),
+    Short("step 500,000 of six sources of 1,000,000, ms", FIRST_STEP, r"six of 1,000,000: (\d+) ms", 50),
+    Short("a JSON list of 100 MB opened, MB above the empty process", BIG_JSON, r"^first opening: .* peak ([\d,]+) MB", 150),
+    Short("captions packed, times the samples a second", PACKING, r"^packed over padded to 512: ([\d.]+)", 3, at_most=False),
+    Short("the same, losses apart", PACKING, r"^losses differ by ([\d.e+-]+)", 1e-5),
+    Short(
+        "LAION-400M on 64 GPUs in blocks, simulated samples a request",
+        ("benchmarks.laion", "--steps", "60", "--random-steps", "2"),
+        r"^blocks, tables known +([\d.]+)",
+        50,
+        at_most=False,
+    ),
+    Short(
+        "pictures a second prepared by one core",
+        ("benchmarks.data", "--pictures", "640", "--steps", "3"),
+        r"^(\d+) pictures/s .*, whole",
+        250,
+        at_most=False,
+    ),
+    Short(
+        "a store that answers after 50 ms, samples a request in blocks",
+        ("benchmarks.object_store", "--shards", "2", "--steps", "16", "--batch", "32", "--step", "0.2"),
+        r"^blocks +0 +1 / +([\d.]+)",
+        50,
+        at_most=False,
+    ),
+    Short(
+        "first step from 2,000 shards with stats, s",
+        ("benchmarks.shards", "--shards", "2000", "--samples", "10"),
+        r", stats: first step after ([\d.]+)",
+        60,
+    ),
+    Short(
+        "memory of 150 steps of ever-new lengths, last third's growth in percent",
+        ("benchmarks.memory", "tiny", "--batch", "1", "--steps", "150"),
+        r"^last third of 150 steps: \+?(-?[\d.]+)%",
+        2,
     ),
 )
 

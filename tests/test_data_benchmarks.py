@@ -1,6 +1,7 @@
 """The benchmarks of data and packing, at a small size: they measure, with an owl whose rows may be packed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from benchmarks import data, laion, object_store, packing, shards
 from mplug_owl.data.order import BlocksOrder
 from mplug_owl.data.sources import read
+from mplug_owl.recipes.tiny import pretrain
 
 
-def test_a_training_says_how_long_it_waited(tmp_path: Path) -> None:
+def test_a_training_says_how_long_it_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.tiny, "pretrain", lambda: replace(pretrain(), batch=8, micro_batch=8))
     data.shard(tmp_path / "00000.tar", 128, 64)
     source = read(f"webdataset:{tmp_path}/00000.tar")
     assert data.speed(source, 128, None) > 0
@@ -19,7 +22,7 @@ def test_a_training_says_how_long_it_waited(tmp_path: Path) -> None:
 
 
 def test_packed_rows_lose_what_padded_ones_lose() -> None:
-    measured = packing.main(limit=128, samples=32)
+    measured = packing.main(limit=128, samples=8, repeats=1)
     assert measured["packed"][0] < 0.1 < 0.4 < measured["padded"][0]
     assert measured["packed"][2] == pytest.approx(measured["padded"][2], abs=1e-5)  # measured 4e-7
 

@@ -203,8 +203,16 @@ def test_the_site_builds(site: Path) -> None:
     assert [name for name in mplug_owl.__all__ if f'id="mplug_owl.{name}"' not in api and f'.{name}"' not in api] == []
 
 
-@pytest.mark.parametrize("line", ["[gone](gone.md)", "[gone](processes.md#gone)", "::: mplug_owl.Gone"])
+@pytest.mark.parametrize("line", ["[gone](gone.md)", "[gone](other.md#gone)", "::: mplug_owl.Gone", "[there](other.md#there)"])
 def test_what_leads_nowhere_ends_the_build(site: Path, line: str) -> None:
-    with (site / "docs" / "index.md").open("a") as page:
-        page.write(f"\n{line}\n")
-    assert build(site).returncode != 0
+    """With the site's settings, and two pages in place of all."""
+    shutil.rmtree(site / "docs")
+    (site / "docs").mkdir()
+    (site / "docs" / "index.md").write_text(f"# First\n\n{line}\n")
+    (site / "docs" / "other.md").write_text("# Other\n\n## There\n")
+    settings, pages = (
+        (site / "zensical.toml").read_text("utf-8"),
+        'nav = [{ "First" = "index.md" }, { "Other" = "other.md" }]\n',
+    )
+    (site / "zensical.toml").write_text(re.sub(r"^nav = \[.*?^\]\n", pages, settings, flags=re.DOTALL | re.MULTILINE))
+    assert (build(site).returncode == 0) == ("there" in line)

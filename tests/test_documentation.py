@@ -100,6 +100,7 @@ COMMANDS = [
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that somebody has who reads: a checkout, a demo that was run, pictures, an original checkpoint."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mplug_owl.data.survey.LOOKED_FOR_CUTS", 10)
     for name in ("examples", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     world.write(Path("runs/demo/data"), 4, seed=1)

@@ -176,7 +176,8 @@ def test_a_source_without_a_readable_record(tmp_path: Path, processor: MplugOwlP
 def test_pictures_that_are_drawn_when_they_are_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mplug_owl.data.inspect.CHECKED", 50)
+    for name in ("CHECKED", "SURVEYED"):
+        monkeypatch.setattr(f"mplug_owl.data.inspect.{name}", 20)
     show(read("scenes:chats"), None, Console(width=100), count=1)
     shown = capsys.readouterr().out
     assert "1,000,000 conversations" in shown

@@ -314,3 +314,26 @@ def test_nobody_predicts_the_first_token_of_a_packed_conversation(
     assert batch.labels.tolist() == [[-100, 6, 7, -100, 6, 7]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 2]]
     assert batch.supervised == 4
+
+
+def test_where_there_is_a_gpu_all_that_is_copied_to_it_is_pinned(
+    sources: list[Source], processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA and what pins memory are played: whoever is asked to pin gives a copy whose place is noted."""
+    pinned: list[int] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append((copy := tensor.clone()).data_ptr())
+        return copy
+
+    made = steps(sources, processor, encoding=replace(WHOLE, weigh="answers"))[0]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    there = made.pin_memory()
+    assert all(same(one, other) for one, other in zip(made.batches, there.batches, strict=True))
+    assert {tensor.data_ptr() for batch in there.batches for tensor in batch.inputs.values()} == set(pinned)
+    assert (there.bad, there.batches[0].names) == (made.bad, made.batches[0].names)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, pin_memory, **__: asked.append(pin_memory) or [made])
+    assert list(step_loader(steps(sources, processor), 0, 1, workers=0)) == [(0, made)]
+    assert asked == [True]

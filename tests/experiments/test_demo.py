@@ -18,6 +18,7 @@ from mplug_owl.train.reporter import Progress
 
 def test_the_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "EXAMINED", 1)
+    monkeypatch.setattr("mplug_owl.data.survey.LOOKED_FOR_CUTS", 10)
     lessons = [replace(lesson, recipe=partial(replace, lesson.recipe(), batch=4, micro_batch=2)) for lesson in demo.LESSONS]
     monkeypatch.setattr(demo, "LESSONS", lessons)
     monkeypatch.setattr(minutes, "TIMED", 3)

@@ -1,14 +1,20 @@
 """Several processes learn what one learns: the same batches, the same losses, the same weights; also when one of them dies.
 
-They are started as users start them, by torchrun; FSDP is asked for as `accelerate launch --use_fsdp` asks for it.
+Two are started as users start them, by torchrun. Others are forked from one that has imported everything, for torchrun and its
+processes take seconds to import. FSDP is asked for as `accelerate launch --use_fsdp` asks for it.
 """
 
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from mplug_owl.train import metrics
 from mplug_owl.train.run import open_data
 from tests.school import initial_model, lessons, quietly
 from tests.train.worker import run as recipe
+from tests.train.worker import typed
 
 ROOT = Path(__file__).parents[2]
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -42,9 +49,49 @@ def launched(
     )
 
 
+def forked(processes: int, data: Path, out: Path, *options: str, restart: int = 0, **environment: str) -> tuple[list, str]:
+    """The same command without torchrun: how each process ended, and what they said. Who is killed takes the others along."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["mplug_owl.train.run", "mplug_owl.recipes.tiny"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        "train",
+        f"{ROOT}/tests/train/worker.py:run",
+        *(f"--data={spec}" for spec in specs(data)),
+        f"--out={out}",
+        *options,
+    ]
+    joined = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    said = out.with_suffix(".stderr")
+    started = []
+    for rank in range(processes):
+        places = {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": restart, **joined, **environment}
+        settings = {name: str(value) for name, value in places.items()}
+        started.append(context.Process(target=typed, args=(words, settings, said)))
+        started[-1].start()
+    begun = time.monotonic()
+    while any(process.is_alive() for process in started) and time.monotonic() - begun < 300:
+        wait([process.sentinel for process in started if process.is_alive()], timeout=1)
+        if -signal.SIGKILL in {process.exitcode for process in started}:
+            break
+    for process in started:
+        process.kill()
+        process.join()
+    return [process.exitcode for process in started], said.read_text()
+
+
 def finished(done: subprocess.CompletedProcess[str], out: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """What a run left: its lines of metrics and its weights."""
     assert done.returncode == 0, done.stderr[-3000:]
+    return left(out)
+
+
+def ended(done: tuple[list, str], out: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """What a run of forked processes left."""
+    codes, said = done
+    assert set(codes) == {0}, said[-3000:]
     return left(out)
 
 
@@ -91,10 +138,10 @@ def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sub
 
 
 @pytest.fixture(scope="module")
-def sharded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def sharded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[list, str]]:
     """Two processes that hold half of every weight each."""
     out = tmp_path_factory.mktemp("sharded")
-    return out, launched(2, data, out, "--resume", **SHARDED)
+    return out, forked(2, data, out, "--resume", **SHARDED)
 
 
 def test_two_learn_what_one_learns(alone: tuple, two: tuple) -> None:
@@ -113,6 +160,14 @@ def test_one_of_them_speaks(two: tuple) -> None:
 
 def test_what_ends_one_ends_all(data: Path, two: tuple) -> None:
     out, _ = two
+    codes, said = forked(2, data, out)
+    assert codes == [2, 2]
+    assert said.count(f"owl: {out}: holds a run already; choose another --out, or continue it by --resume\n") == 1
+
+
+@pytest.mark.slow
+def test_so_it_is_under_torchrun(data: Path, two: tuple) -> None:
+    out, _ = two
     done = launched(2, data, out, restarts=0)
     assert done.returncode == 1  # torchrun's own
     assert done.stderr.count(f"owl: {out}: holds a run already; choose another --out, or continue it by --resume\n") == 1
@@ -121,7 +176,7 @@ def test_what_ends_one_ends_all(data: Path, two: tuple) -> None:
 
 def test_shares_learn_what_whole_weights_learn(alone: tuple, sharded: tuple) -> None:
     out, done = sharded
-    assert_the_same(alone, finished(done, out))
+    assert_the_same(alone, ended(done, out))
 
 
 def test_one_goes_on_where_two_with_shares_stopped(data: Path, alone: tuple, sharded: tuple, tmp_path: Path) -> None:
@@ -132,6 +187,16 @@ def test_one_goes_on_where_two_with_shares_stopped(data: Path, alone: tuple, sha
     assert_the_same(alone, alone_into(data, tmp_path, resume=True))
 
 
+def test_after_one_was_killed_they_go_on_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    codes, _ = forked(2, data, out, "--resume", HARM="KILL:3")
+    assert codes[1] == -signal.SIGKILL
+    done = forked(2, data, out, "--resume", restart=1, HARM="KILL:3")
+    assert_the_same(left(two[0]), ended(done, out), off=0)
+    assert "resuming after step 2" in " ".join(done[1].split())  # long paths are broken into lines
+
+
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_nothing_is_lost(data: Path, two: tuple, tmp_path: Path) -> None:
     done = launched(2, data, tmp_path, "--resume", HARM="KILL:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
@@ -141,7 +206,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_lost(data: Path, two: 
 @pytest.mark.slow
 def test_so_is_one_that_holds_shares(data: Path, sharded: tuple, tmp_path: Path) -> None:
     done = launched(2, data, tmp_path, "--resume", HARM="KILL:3", **SHARDED)
-    assert_the_same(left(sharded[0]), finished(done, tmp_path), off=0)
+    assert_the_same(ended(sharded[1], sharded[0]), finished(done, tmp_path), off=0)
     assert "resuming after step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from mplug_owl.conversation import Conversation, ImageSource
 from mplug_owl.data.encode import Encoding, encode
 from mplug_owl.data.sources import Source, check, picture_size
+from mplug_owl.data.sources.source import in_turn
 from mplug_owl.errors import BadSample
 from mplug_owl.model.processor import MplugOwlProcessor
 
@@ -74,7 +75,8 @@ def show(
         checked = _spread(len(source), CHECKED)
         problems = check(source, indices=checked)
         surveyed = _spread(len(source), SURVEYED)
-        conversations = {index: talk for index in surveyed if (talk := _readable(source, index)) is not None}
+        surveying = in_turn(source, surveyed)
+        conversations = {index: talk for index in surveying if (talk := _readable(source, index)) is not None}
         samples = {index: as_sample(talk, processor, max_tokens) for index, talk in conversations.items()}
     chosen = [list(samples.values())[index] for index in _spread(len(samples), count)]
     unit = "tokens" if processor else "words"

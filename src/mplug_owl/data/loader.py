@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,20 +67,15 @@ class Batch:
         return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device, copied while the host goes on where memory is pinned."""
+        return self._with({name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()})
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+    def pin_memory(self) -> "Batch":
+        """The same batch where a GPU can fetch it from by itself. PyTorch's loader asks for it."""
+        return self._with({name: tensor.pin_memory() for name, tensor in self.inputs.items()})
 
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            attention_mask=moved(self.attention_mask),
-            position_ids=moved(self.position_ids),
-            pixel_values=moved(self.pixel_values),
-            loss_weights=moved(self.loss_weights),
-        )
+    def _with(self, tensors: dict[str, Any]) -> "Batch":
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,10 @@ class StepBatches:
     batches: tuple[Batch, ...]
     bad: tuple[BadRecord, ...]
     fetched: Traffic = NO_TRAFFIC
+
+    def pin_memory(self) -> "StepBatches":
+        """The same with its batches in pinned memory."""
+        return replace(self, batches=tuple(batch.pin_memory() for batch in self.batches))
 
 
 class StepDataset(Dataset[StepBatches]):
@@ -247,7 +247,10 @@ def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iter
     Raises UserError where a store does not answer, whichever process asked it.
     """
     numbers, steps.last = range(first, last), last
-    loader = DataLoader(steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals)
+    pinned = torch.cuda.is_available()  # by a thread of the loader's, where there are workers
+    loader = DataLoader(
+        steps, batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=_leave_signals, pin_memory=pinned
+    )
     made = iter(loader)
     try:
         yield from zip(numbers, made, strict=True)

@@ -16,6 +16,7 @@ from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.mixture import SampleId
 from mplug_owl.data.sources import Source, check
+from mplug_owl.data.sources.source import in_turn
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.processor import MplugOwlProcessor
 
@@ -23,6 +24,8 @@ from mplug_owl.model.processor import MplugOwlProcessor
 READ_THROUGH = 5000
 # Conversations of a larger source that are looked at for pictures.
 LOOKED_AT = 256
+# Whether `max_tokens` is enough is told by so many records of each source.
+LOOKED_FOR_CUTS = 100
 # A source is measured until its mean is known to this share of itself, one standard error: captions take about a thousand.
 ERROR = 0.002
 BLOCK = 256
@@ -105,12 +108,12 @@ class Survey:
             measured += len(rows)
         return Lengths(float(tokens), float(pictures), measured)
 
-    def cuts(self, processor: MplugOwlProcessor, encoding: Encoding, seed: int, count: int = 100) -> list[Cut]:
-        """What `max_tokens` cuts of the first `count` records of each source that can be read."""
+    def cuts(self, processor: MplugOwlProcessor, encoding: Encoding, seed: int) -> list[Cut]:
+        """What `max_tokens` cuts of the first `LOOKED_FOR_CUTS` records of each source that can be read."""
         read, found = Examples(self._readers, processor, encoding, seed), []
         for number, reader in enumerate(self._readers):
             examples = []
-            for index in range(min(len(reader), count)):
+            for index in range(min(len(reader), LOOKED_FOR_CUTS)):
                 with contextlib.suppress(BadSample):
                     examples.append(read[SampleId(number, 0, index)])
             empty = sum(not any(example.loss_mask) for example in examples)
@@ -122,10 +125,10 @@ class Survey:
         size = self.sizes[number]
         drawn = np.random.default_rng([read.seed, 4, number]).choice(size, min(size, MOST), replace=False)
         rows: list[tuple[int, int]] = []
-        for index in drawn:
+        for index in in_turn(self._readers[number], drawn.tolist()):
             row = (0, 0)
             with contextlib.suppress(BadSample):
-                example = read[SampleId(number, 0, int(index))]
+                example = read[SampleId(number, 0, index)]
                 row = (len(example), len(example.pictures))
             rows.append(row)
             if len(rows) % BLOCK == 0:
@@ -163,6 +166,11 @@ class _Reader:
         self._keep(index, _without_bytes(conversation))
         return conversation
 
+    def expect(self, indices: Sequence[int], nearby: bool = False) -> None:
+        """Those not read yet will be read soon."""
+        if (expect := getattr(self.source, "expect", None)) is not None:
+            expect([index for index in indices if index not in self._kept], nearby)
+
     def _keep(self, index: int, record: Conversation | str) -> None:
         if len(self._kept) < READ_THROUGH:
             self._kept[index] = record
@@ -196,7 +204,7 @@ def _pictured(reader: _Reader) -> float:
     size = len(reader)
     indices = range(size) if size <= READ_THROUGH else np.unique(np.linspace(0, size - 1, LOOKED_AT).astype(int))
     shown = []
-    for index in indices:
+    for index in in_turn(reader, list(map(int, indices))):
         with contextlib.suppress(BadSample):
-            shown.append(bool(reader[int(index)].pictures))
+            shown.append(bool(reader[index].pictures))
     return sum(shown) / max(1, len(shown))

@@ -4,12 +4,15 @@ No coefficient of any architecture is in it, so it holds for every tower, connec
 is frozen. Attention is counted as a fused kernel's, and norms in the precision that autocast gives them on a CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves, tree_map
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -71,12 +74,55 @@ def _kept(part: nn.Module, run: Callable[[int], Tensor], count: int) -> int:
     kept: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        if (storage := tensor.untyped_storage()._cdata) not in weights:
+            kept.setdefault(storage, tensor)
         return tensor
 
-    with saved_tensors_hooks(note, lambda tensor: tensor):
+    with saved_tensors_hooks(note, lambda tensor: tensor), _repeated(part, kept) as left_out:
         run(count)
-    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + sum(left_out)
+
+
+@contextmanager
+def _repeated(part: nn.Module, kept: dict[int, Tensor]) -> Iterator[list[int]]:
+    """Of layers that are alike, and are given alike, only two are run; those after them keep what the second kept.
+
+    The first may keep what all share, such as a mask. Yields the bytes that the layers left out would have kept.
+    """
+    layers = [layer for layer in part.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    second: dict[object, tuple[int, object] | None] = {}
+    left_out: list[int] = []
+
+    def run(layer: nn.Module, forward: Callable[..., object], *args: object, **kwargs: object) -> object:
+        given = [_shape(leaf) for leaf in tree_leaves((args, kwargs))]
+        key = (type(layer), *map(_shape, layer.parameters()), torch.is_grad_enabled(), *given)
+        if known := second.get(key):
+            left_out.append(known[0])
+            return tree_map(_like, known[1])
+        before = len(kept)
+        out = forward(*args, **kwargs)
+        new = sum(tensor.untyped_storage().nbytes() for tensor in list(kept.values())[before:])
+        second[key] = (new, out) if key in second else None
+        return out
+
+    own = [vars(layer).get("forward") for layer in layers]  # of those that are computed again
+    for layer in layers:
+        layer.forward = partial(run, layer, layer.forward)
+    try:
+        yield left_out
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+
+
+def _shape(leaf: object) -> object:
+    return (tuple(leaf.shape), leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else repr(leaf)
+
+
+def _like(leaf: object) -> object:
+    return torch.empty_like(leaf, requires_grad=leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 
 def _pretend(part: nn.Module) -> None:

@@ -45,11 +45,8 @@ def count_flops(config: MplugOwlConfig, parts: Sequence[Part]) -> Flops:
     gradients of weights once more where they learn: 6 for what learns, 4 for a frozen language model after a vision encoder
     that learns. The language model's attention is left out: 2 % at 512 tokens of LLaMA-7B.
     """
-    with torch.device("meta"):
-        model = MplugOwlForConditionalGeneration(config).requires_grad_(False)
-    encoder, bridge = _picture_flops(model)
+    encoder, bridge, embedding = _forward(config)
     vision, connector, language = parts
-    embedding = 0 if model.config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
     picture = encoder * passes(vision, False) + bridge * passes(connector, vision.trainable > 0)
     in_front = vision.trainable + connector.trainable > 0
     return Flops(2.0 * (language.parameters - embedding) * passes(language, in_front), picture)
@@ -70,6 +67,23 @@ def passes(part: Part, something_in_front_learns: bool) -> float:
     if part.tuning == "last":
         return (2 if something_in_front_learns else 1) + 2 * part.trainable / part.parameters
     return 2 if part.tuning == "lora" or something_in_front_learns else 1
+
+
+# What was counted of models by their configs: a plan of two stages, or of one with other settings, counts once.
+_COUNTED: dict[str, tuple[int, int, int]] = {}
+
+
+def _forward(config: MplugOwlConfig) -> tuple[int, int, int]:
+    """FLOPs of one picture through f_V and through f_K, attention included, and parameters of an untied embedding.
+
+    Counted by PyTorch on the meta device.
+    """
+    if (key := config.to_json_string(use_diff=False)) not in _COUNTED:
+        with torch.device("meta"):
+            model = MplugOwlForConditionalGeneration(config).requires_grad_(False)
+        embedding = 0 if model.config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
+        _COUNTED[key] = *_picture_flops(model), embedding
+    return _COUNTED[key]
 
 
 def _picture_flops(model: MplugOwlForConditionalGeneration) -> tuple[int, int]:

@@ -75,8 +75,11 @@ def draw(runs: Sequence[Path], target: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(runs), 3.4), dpi=120, layout="constrained")
+    width = 4.6 * len(runs)
+    figure = Figure(figsize=(width, 3.4), dpi=120)
     FigureCanvasAgg(figure)
+    # Margins in inches; to have them computed takes as long as the drawing.
+    figure.subplots_adjust(left=0.7 / width, right=1 - 0.15 / width, bottom=0.5 / 3.4, top=1 - 0.35 / 3.4, wspace=0.25)
     for panel, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         rows = [row for row in read(run / "metrics.jsonl") if "loss" in row]
         panel.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="#c2571a", linewidth=1.6)

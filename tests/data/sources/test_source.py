@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from mplug_owl import Conversation
+from mplug_owl.conversation import caption
+from mplug_owl.data import inspect
 from mplug_owl.data.sources import check, read
 from mplug_owl.data.sources.formats import text
 from mplug_owl.data.sources.location import Location
-from mplug_owl.data.sources.source import FileSource
+from mplug_owl.data.sources.source import FileSource, in_turn
+from mplug_owl.data.survey import READ_THROUGH, Survey
 from mplug_owl.errors import BadSample, UserError
 from tests.data.sources.conftest import Write
 from tests.data.sources.samples import CAPTIONS
@@ -97,3 +100,43 @@ def test_a_mistake_of_ours_is_no_records_fault(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         source[0]
     assert raised.value is error
+
+
+class Far:
+    """A source that notes what it is told and refuses to give what it was not told of."""
+
+    name = "far"
+
+    def __init__(self, size: int) -> None:
+        self.size, self.expected = size, list[int]()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Conversation:
+        assert index in self.expected, index
+        return caption("nowhere.png", f"number {index}")
+
+    def expect(self, indices: list[int], nearby: bool = False) -> None:
+        assert not nearby
+        self.expected += indices
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 8, 9, 12, 13])
+def test_each_is_told_once_and_not_all_at_once(count: int) -> None:
+    source, indices = Far(100), list(range(0, 5 * count, 5))
+    for done, index in enumerate(in_turn(source, indices, ahead=4)):
+        assert source[index]
+        assert len(source.expected) - done <= 8
+    assert source.expected == indices
+
+
+def test_a_source_that_does_not_listen_is_read_all_the_same() -> None:
+    assert list(in_turn(range(5), [3, 1])) == [3, 1]
+
+
+def test_checks_surveys_and_inspection_say_what_they_will_read() -> None:
+    source = Far(READ_THROUGH + 1)
+    assert len(check(source, indices=range(0, 5000, 100))) == 50  # there is no such picture
+    assert Survey([source]).pictured == [1.0]
+    assert inspect._readable(source, source.expected[0]) is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from mplug_owl.conversation import ImageSource
-from mplug_owl.data.sources.source import Source
+from mplug_owl.data.sources.source import Source, in_turn
 from mplug_owl.errors import BadSample
 from mplug_owl.model.images import FORMATS, MAX_PIXELS, open_image
 
@@ -23,7 +23,7 @@ def check(source: Source, decode: bool | None = None, indices: Iterable[int] | N
     """
     decode = len(source) <= DECODED if decode is None else decode
     problems: list[str] = []
-    for index in range(len(source)) if indices is None else indices:
+    for index in in_turn(source, range(len(source)) if indices is None else list(indices)):
         try:
             conversation = source[index]
         except BadSample as error:

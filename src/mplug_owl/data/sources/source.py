@@ -82,3 +82,12 @@ def read_record(records: Records, index: int, location: Location) -> Any:
     except _DECODERS_RAISE as error:
         reason = str(error) or type(error).__name__
         raise BadSample(f"{location}: cannot be read ({shortened(reason)})") from error
+
+
+def in_turn(source: object, indices: Sequence[int], ahead: int = 32) -> Iterator[int]:
+    """These indices, while the source is told which come soon: what is in a store is fetched meanwhile, in threads."""
+    expect = getattr(source, "expect", None)
+    for begin in range(0, len(indices), ahead):
+        if expect is not None:
+            expect(indices[begin and begin + ahead : begin + 2 * ahead])
+        yield from indices[begin : begin + ahead]
