@@ -67,7 +67,7 @@ class Batch:
         return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device, copied while the host goes on where memory is pinned."""
+        """The same batch on a device, copied meanwhile where memory is pinned."""
         return self._with({name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()})
 
     def pin_memory(self) -> "Batch":

@@ -24,7 +24,7 @@ from mplug_owl.model.processor import MplugOwlProcessor
 READ_THROUGH = 5000
 # Conversations of a larger source that are looked at for pictures.
 LOOKED_AT = 256
-# Whether `max_tokens` is enough is told by so many records of each source.
+# Records of each source by which `max_tokens` is judged.
 LOOKED_FOR_CUTS = 100
 # A source is measured until its mean is known to this share of itself, one standard error: captions take about a thousand.
 ERROR = 0.002

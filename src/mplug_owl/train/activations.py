@@ -105,13 +105,13 @@ def _repeated(part: nn.Module, kept: dict[int, Tensor]) -> Iterator[list[int]]:
         second[key] = (new, out) if key in second else None
         return out
 
-    own = [vars(layer).get("forward") for layer in layers]  # of those that are computed again
+    before = [vars(layer).get("forward") for layer in layers]  # of those that are computed again
     for layer in layers:
         layer.forward = partial(run, layer, layer.forward)
     try:
         yield left_out
     finally:
-        for layer, forward in zip(layers, own, strict=True):
+        for layer, forward in zip(layers, before, strict=True):
             del layer.forward
             if forward is not None:
                 layer.forward = forward

@@ -85,7 +85,7 @@ def read_record(records: Records, index: int, location: Location) -> Any:
 
 
 def in_turn(source: object, indices: Sequence[int], ahead: int = 32) -> Iterator[int]:
-    """These indices, while the source is told which come soon: what is in a store is fetched meanwhile, in threads."""
+    """These indices, while the source hears which come soon: what is in a store is fetched meanwhile, in threads."""
     expect = getattr(source, "expect", None)
     for begin in range(0, len(indices), ahead):
         if expect is not None:
