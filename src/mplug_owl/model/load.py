@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.locate import base_of, is_adapter, locate
+from mplug_owl.model.locate import are_eyes, base_of, is_adapter, locate
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.model.small_weights import INT8, to_int8
@@ -58,6 +58,8 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
 def load_processor(path: str | os.PathLike[str]) -> MplugOwlProcessor:
     """The processor alone of what `load` would open. Raises UserError as `load` does."""
     where = locate(path)
+    if are_eyes(where):
+        return _load(where, "auto").processor
     with quiet():
         return MplugOwlProcessor.from_pretrained(base_of(where) if is_adapter(where) else where)
 
@@ -90,6 +92,10 @@ def _load(where: str, dtype: str | torch.dtype) -> Owl:
 
         base = _load(base_of(where), dtype)
         return Owl(merge(base.model, Path(where)), base.processor)
+    if are_eyes(where):
+        from mplug_owl.model.eyes import give_eyes  # not above: it builds on this file
+
+        return give_eyes(Path(where), dtype=dtype)
     model = MplugOwlForConditionalGeneration.from_pretrained(where, dtype=dtype)
     processor = MplugOwlProcessor.from_pretrained(where)
     processor.follow(model.config)

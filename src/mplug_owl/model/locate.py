@@ -11,6 +11,7 @@ from mplug_owl.model import checkpoints
 # What comes with the package: an owl of a drawn world, and the two modules it was made of.
 BUNDLED = ("owl-tiny", "tiny-language", "tiny-vision")
 ADAPTER_CONFIG = "adapter_config.json"
+EYES_BASE = "base.json"
 
 
 def locate(name: str | os.PathLike[str]) -> str:
@@ -42,6 +43,11 @@ def bundled(name: str) -> str:
 def is_adapter(where: str) -> bool:
     """Whether what was located is a LoRA adapter."""
     return Path(where, ADAPTER_CONFIG).is_file()
+
+
+def are_eyes(where: str) -> bool:
+    """Whether what was located is f_V and f_K alone, which `mplug_owl.model.eyes` joins to their language model."""
+    return Path(where, EYES_BASE).is_file()
 
 
 def base_of(adapter: str | os.PathLike[str]) -> str:

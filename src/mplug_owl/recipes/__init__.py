@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 from mplug_owl.errors import UserError
-from mplug_owl.recipes import paper, paradigms, tiny
+from mplug_owl.recipes import paper, paradigms, smol, tiny
 from mplug_owl.train.recipe import Recipe
 
-BOOKS: tuple[ModuleType, ...] = (tiny, paper, paradigms)
+BOOKS: tuple[ModuleType, ...] = (tiny, smol, paper, paradigms)
 
 
 def names() -> dict[str, str]:

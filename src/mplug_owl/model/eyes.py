@@ -1,0 +1,129 @@
+"""Eyes apart from their language model: f_V, f_K and the adapter, a few megabytes, and an owl made of them and the base.
+
+A folder of eyes holds config.json (the owl's), eyes.safetensors, base.json, which names the language model that they were
+trained with, and where LoRA learned, `adapter/`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mplug_owl.errors import UserError
+from mplug_owl.model.adapter import merge
+from mplug_owl.model.build import Modules, build
+from mplug_owl.model.checkpoints import read_config, refuse_pointers
+from mplug_owl.model.load import Owl, load
+from mplug_owl.model.locate import EYES_BASE
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.writing import replacing, writing
+
+WEIGHTS, ADAPTER = "eyes.safetensors", "adapter"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A language model: its hub id, and the Python package and the file in it that hold it too."""
+
+    hub: str
+    package: str | None = None
+    file: str | None = None
+
+    def locate(self) -> str:
+        """The file in the package where that is installed, else the hub id."""
+        found = find_spec(self.package) if self.package else None
+        if found is None or found.origin is None or self.file is None:
+            return self.hub
+        file = Path(found.origin).parent / self.file
+        return str(file) if file.is_file() else self.hub
+
+
+def take_eyes(run: Path, out: Path, base: Base, adapter: Path | None = None) -> None:
+    """Write the eyes of a trained owl into the new folder `out`, in bf16.
+
+    Args:
+        run: The owl after stage 1, whose language model is as it was.
+        out: A folder that is not there yet.
+        base: Its language model.
+        adapter: What LoRA learned in stage 2, as a run leaves it.
+
+    Raises:
+        UserError: `out` is there already, or `run` holds no owl.
+    """
+    if out.exists():
+        raise UserError(f"{out}: already there; give a new folder")
+    model = load(run, device="cpu").model
+    with writing(out), replacing(out) as unfinished:
+        unfinished.mkdir(parents=True)
+        model.config.save_pretrained(unfinished)
+        save_file(_half(_seeing(model)), unfinished / WEIGHTS, {"format": "pt"})
+        (unfinished / EYES_BASE).write_text(json.dumps(asdict(base), indent=1) + "\n", encoding="utf-8")
+        if adapter is not None:
+            (unfinished / ADAPTER).mkdir()
+            settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            settings["base_model_name_or_path"] = None  # the owl that `give_eyes` makes
+            (unfinished / ADAPTER / "adapter_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+            adapted = load_file(adapter / "adapter_model.safetensors")
+            save_file(_half(adapted), unfinished / ADAPTER / "adapter_model.safetensors", {"format": "pt"})
+
+
+def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype = "auto") -> Owl:
+    """The owl that eyes and their language model make together.
+
+    Args:
+        eyes: A folder as `take_eyes` writes it.
+        language: The language model as `Modules` takes it; None for the one that base.json names.
+        dtype: The weights' precision; `auto` is bf16, as the eyes are.
+
+    Raises:
+        UserError: A file is missing or damaged, or the language model is another size than the eyes were trained with.
+    """
+    refuse_pointers(eyes)
+    try:
+        base = Base(**json.loads((eyes / EYES_BASE).read_text(encoding="utf-8")))
+        weights = load_file(eyes / WEIGHTS)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{eyes}: not a folder of eyes; expected {WEIGHTS} and {EYES_BASE} in it ({error})") from error
+    source = language or base.locate()
+    owl = build(Modules(lambda: read_config(eyes), language=source), (), 0)
+    _restore_frequencies(owl.model.model.language_model)
+    expected = _seeing(owl.model)
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in expected.items()}:
+        raise UserError(f"{eyes / WEIGHTS}: other weights than config.json says; fetch the folder again")
+    owl.model.model.load_state_dict(weights, strict=False)
+    _cast(owl.model, torch.float32)  # so that the sum with the adapter is rounded once
+    model = merge(owl.model, eyes / ADAPTER) if (eyes / ADAPTER).is_dir() else owl.model
+    _cast(model, torch.bfloat16 if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return Owl(model.eval(), owl.processor)
+
+
+def _seeing(model: MplugOwlForConditionalGeneration) -> dict[str, Tensor]:
+    """The weights of f_V and f_K, by their names in the owl's body."""
+    return {
+        f"{part}.{name}": tensor
+        for part in ("vision_tower", "abstractor")
+        for name, tensor in getattr(model.model, part).state_dict().items()
+    }
+
+
+def _cast(model: torch.nn.Module, precision: torch.dtype) -> None:
+    """The weights, and not rotary frequencies, which are buffers."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(precision)
+
+
+def _restore_frequencies(language: torch.nn.Module) -> None:
+    """Rotary frequencies as the config says: joined to a base in bf16 they were rounded, and far positions turned elsewhere."""
+    for module in language.modules():
+        if isinstance(getattr(module, "inv_freq", None), Tensor):
+            make: Callable[..., torch.nn.Module] = type(module)
+            module.inv_freq = make(language.config).inv_freq
+
+
+def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
