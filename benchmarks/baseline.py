@@ -153,7 +153,7 @@ def our_words(batch: int, words: int, precision: str) -> Callable[[], object]:
     config = GenerationConfig(do_sample=False, max_new_tokens=words, eos_token_id=None, pad_token_id=0)
 
     def look(_: Sequence[object]) -> Tensor | None:
-        return owl.get_image_features(inputs["pixel_values"]).pooler_output
+        return owl.get_image_features(inputs["pixel_values"].to(owl.dtype)).pooler_output
 
     def run() -> list[tuple[int, list[int]]]:
         with torch.no_grad():

@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 
 from mplug_owl.chat import ChatModel, Decoding, OwlChatModel
-from mplug_owl.chat.settled import clean_answer
 from mplug_owl.conversation import Conversation
 from mplug_owl.eval.answer import Answer, ask
 from mplug_owl.eval.task import Question
@@ -48,7 +47,7 @@ class WholeBatches:
             inputs = processor.batch(samples).to(self.inner.model.device)
             ids_BT = self.inner.model.generate(**inputs, generation_config=self.inner._generation_config(decoding))
             rows = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
-            answers += [clean_answer(processor.decode(row, skip_special_tokens=True), decoding.stop) for row in rows]
+            answers += [str(processor.decode(row, skip_special_tokens=True)).strip() for row in rows]
         return answers
 
     def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mplug_owl_cli.app import DeviceOption, ModelArgument
+from mplug_owl_cli.one_process import one_process
 
 
 class Precision(StrEnum):
@@ -39,8 +40,9 @@ def chat(
     ] = False,
 ) -> None:
     """Talk with an owl about pictures, in the terminal."""
-    from mplug_owl.chat import Decoding
-    from mplug_owl.terminal import talk
+    with one_process():
+        from mplug_owl.chat import Decoding
+        from mplug_owl.terminal import talk
 
-    decoding = Decoding(max_new_tokens, temperature, stop=tuple(stop), repetition_penalty=repetition_penalty)
-    talk(model, question, image, decoding, device, stats, dtype.value)
+        decoding = Decoding(max_new_tokens, temperature, stop=tuple(stop), repetition_penalty=repetition_penalty)
+        talk(model, question, image, decoding, device, stats, dtype.value)
