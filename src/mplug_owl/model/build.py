@@ -85,7 +85,11 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
             vision, images = load_vision(source, config), AutoImageProcessor.from_pretrained(source)
         template = chosen_template(modules.prompt, tokenizer)
     model = join(config, vision, language)
-    if told is not None and not torch.allclose(_some_scores(model), told, atol=1e-2, rtol=1e-2):
+    if told is not None:
+        # tiny-language's bf16 weights give scores up to 17.5, and 0.05 of rounding.
+        rounding = 1e-2 if language.dtype == torch.float32 else 1e-2 * max(1.0, float(told.abs().max()))
+        alike = torch.allclose(_some_scores(model), told, atol=rounding, rtol=1e-2)
+    if told is not None and not alike:
         kind = config.text_config.model_type
         raise UserError(f"language={modules.language}: {kind} does more to its scores than an owl's head knows of")
     processor = MplugOwlProcessor.for_model(model, tokenizer, images, template)
