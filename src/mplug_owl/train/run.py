@@ -26,12 +26,7 @@ READ_FOR_WORDS = 20_000
 
 
 def train(
-    recipe: Recipe,
-    out: Path | str,
-    *,
-    resume: bool = False,
-    reporter: Reporter | None = None,
-    exam: Exam | None = None,
+    recipe: Recipe, out: Path | str, *, resume: bool = False, reporter: Reporter | None = None, exam: Exam | None = None
 ) -> Path:
     """Train as the recipe says into the folder `out`; the finished model is in `out/model`, which is returned.
 
