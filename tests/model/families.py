@@ -106,7 +106,7 @@ def _learned(kind: Kind) -> str:
         return made.to_str()
     made = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
     made.normalizer = normalizers.Replace(" ", "▁")
-    made.pre_tokenizer = pre_tokenizers.Split(Regex("▁*[^▁]+|▁+"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("▁*[^▁\n]+|▁+|\n+"), "isolated")
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     made.train_from_iterator(TEXT, _trainer(600, [], pieces))
     values = json.loads(made.to_str())

@@ -239,13 +239,15 @@ def test_the_prompt_is_the_models_own_the_originals_or_a_files(tmp_path_factory:
         chosen_template("nowhere.jinja", tokenizer)
 
 
-def test_a_conversation_that_the_template_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation_that_the_template_refuses_is_named() -> None:
     tokenizer = _kept("gemma")
     ours = chat_format(with_pictures(BY_NAME["gemma"].template, tokenizer), tokenizer)
-    twice = Conversation((Message("user", ("a",)), Message("user", ("b",))), name="talks.json: record 7")
-    with pytest.raises(template.RefusedConversationError, match=r"^talks.json: record 7: .*must alternate"):
+    twice = Conversation(
+        (Message("user", ("a",)), Message("assistant", ("b",)), Message("assistant", ("c",))), name="talks.json: 7"
+    )
+    with pytest.raises(template.RefusedConversationError, match=r"^talks.json: 7: .*must alternate"):
         ours.spans(twice)
-    # As the original's prompt has it, a picture may be a message of its own.
-    apart = Conversation((Message("user", (PICTURE,)), Message("user", ("b",))))
-    together = Conversation((Message("user", (PICTURE, "b")),))
-    assert ours.spans(apart) == ours.spans(together)
+    # The original's prompt has a picture in a message of its own, and who wants turns to alternate gets them so.
+    for apart, once in (((PICTURE,), (PICTURE, "b")), (("a",), ("a\nb",))):
+        said, asked = (Conversation((*(Message("user", parts) for parts in each),)) for each in ((apart, ("b",)), (once,)))
+        assert tokenizer.decode(ours.encode(said, [0])[0]) == tokenizer.decode(ours.encode(asked, [0])[0])

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.checkpoint import MANIFEST, SEAL
-from mplug_owl.train.recipe import Recipe, as_json, from_json, override, renamed
+from mplug_owl.train.recipe import Recipe, as_json, completed, from_json, override, renamed
 from mplug_owl.train.reporter import Progress
-from mplug_owl.train.resume import as_started, begin, saved_values, write_recipe
+from mplug_owl.train.resume import as_started, begin, saved_values, with_prompt_of, write_recipe
 from tests.school import initial_model, lesson, lessons, quietly
 
 
@@ -103,6 +103,18 @@ def test_a_run_from_before_a_field_is_resumed_and_the_field_is_its_default(tmp_p
     other = override(recipe, ["order=blocks", "encoding.weigh=answers"])
     with pytest.raises(UserError, match=r"encoding\.weigh: tokens then, answers now; order: random then, blocks now"):
         begin(tmp_path / "run", other, True, print)
+
+
+def test_a_run_from_before_chat_formats_keeps_the_originals_prompt() -> None:
+    """A language model's own template has become the default since, and half a run in another format would be neither."""
+    recipe = lesson()
+    values = as_json(recipe)
+    assert with_prompt_of(recipe, values) == with_prompt_of(recipe, None) == recipe
+    assert recipe.modules.prompt == "auto"
+    del values["modules"]["prompt"]
+    before = with_prompt_of(recipe, values)
+    assert before.modules.prompt == "owl"
+    assert completed(values) == as_json(before)
 
 
 @pytest.mark.parametrize("given", [(), ("steps", "clip")])

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class ChatFormat:
         messages, typed = _marked(conversation)
         where = conversation.name or "chat"
         try:
-            text = self._rendered(messages, reply)
+            text = self._rendered_or_alternating(messages, reply)
         except TemplateError as error:
             raise RefusedConversationError(f"{where}: the model's chat template refuses this conversation ({error})") from error
         spans: list[Span] = []
@@ -170,6 +171,17 @@ class ChatFormat:
         words = "" if after.typed or after.text is None else after.text
         found = self._tokens.control(words)
         return None if found is None or words[: found.start()].strip() else found
+
+    def _rendered_or_alternating(self, messages: tuple[tuple[str, str], ...], reply: bool) -> str:
+        """The text; where a template wants user and assistant to take turns, what the user says in a row is one message."""
+        try:
+            return self._rendered(messages, reply)
+        except TemplateError:
+            runs = [(role, [words for _, words in run]) for role, run in groupby(messages, key=itemgetter(0))]
+            joined = tuple((role, "\n".join(run)) for role, run in runs if role == "user" or len(run) == 1)
+            if len(joined) < len(runs) or joined == messages:
+                raise
+            return self._rendered(joined, reply)
 
     def _rendered(self, messages: tuple[tuple[str, str], ...], reply: bool) -> str:
         return _render(self.template, messages, reply, tuple(sorted(_names(self.tokenizer).items())))
