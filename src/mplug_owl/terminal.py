@@ -17,6 +17,7 @@ from mplug_owl.chat.stats import Stopwatch
 from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.locate import BUNDLED
+from mplug_owl.model.quantised import Quantisation
 from mplug_owl.scenes import scene
 
 HELP = (
@@ -33,6 +34,7 @@ def talk(
     device: str | None = None,
     stats: bool = False,
     dtype: str = "auto",
+    quantize: Quantisation | None = None,
 ) -> None:
     """One answer where a question is given, else a conversation until /quit. `stats` says after each what it took.
 
@@ -41,7 +43,7 @@ def talk(
         BadSample: A picture of the one question cannot be opened.
     """
     console = Console(highlight=False, soft_wrap=True)
-    session = _Session(Chat(find(model, device, dtype), decoding=decoding), console, stats)
+    session = _Session(Chat(find(model, device, dtype, quantize), decoding=decoding), console, stats)
     if model in BUNDLED and not images:  # it knows no photographs, so it gets what it knows
         images = [session.draw()]
     if question is not None:

@@ -1,5 +1,6 @@
 """The application that every verb is a command of, and the options that several verbs share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,21 @@ FromOption = Annotated[str | None, typer.Option("--from", metavar="RUN", help="T
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.", show_default="the best there is"),
+]
+
+
+class Quantisation(StrEnum):
+    """What a language model's linear layers are rounded to."""
+
+    int8 = "int8"
+    nf4 = "nf4"
+
+
+QuantizeOption = Annotated[
+    Quantisation | None,
+    typer.Option(
+        help="Keep the language model's linear layers in 8 or 4 bits, for memory; slower.", show_default="as they are"
+    ),
 ]
 ImageRootOption = Annotated[
     Path | None,

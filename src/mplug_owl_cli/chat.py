@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mplug_owl_cli.app import DeviceOption, ModelArgument
+from mplug_owl_cli.app import DeviceOption, ModelArgument, QuantizeOption
 from mplug_owl_cli.one_process import one_process
 
 
@@ -33,8 +33,13 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, what was said becomes less likely.", min=0.01)] = 1.0,
     device: DeviceOption = None,
     dtype: Annotated[
-        Precision, typer.Option("--dtype", help="What weights are kept in; auto is the file's. int8 is quickest on a CPU.")
+        Precision,
+        typer.Option(
+            "--dtype",
+            help="What weights are kept in; auto is the file's. int8 is quickest on a CPU: what is multiplied is rounded too.",
+        ),
     ] = Precision.auto,
+    quantize: QuantizeOption = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Say after each answer when its first word came, and what took how long.")
     ] = False,
@@ -45,4 +50,4 @@ def chat(
         from mplug_owl.terminal import talk
 
         decoding = Decoding(max_new_tokens, temperature, stop=tuple(stop), repetition_penalty=repetition_penalty)
-        talk(model, question, image, decoding, device, stats, dtype.value)
+        talk(model, question, image, decoding, device, stats, dtype.value, quantize.value if quantize else None)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mplug_owl_cli.app import DeviceOption
+from mplug_owl_cli.app import DeviceOption, QuantizeOption
 
 
 # Over 40 lines for its options.
@@ -51,10 +51,16 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask everything anew, whatever the folder holds.")] = False,
     device: DeviceOption = None,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Examine a model. Each answer is kept at once, and the same command again asks only what is missing."""
     from mplug_owl.eval import graders, tasks
     from mplug_owl.eval.exam import run_exam
 
     chosen = [graders.find(name) for name in dict.fromkeys(metric or ())]
-    print(run_exam(model, tasks.find(task, data), data, limit, seed, max_new_tokens, out, fresh, device, chosen))
+    exam = tasks.find(task, data)
+    print(
+        run_exam(
+            model, exam, data, limit, seed, max_new_tokens, out, fresh, device, chosen, quantize.value if quantize else None
+        )
+    )

@@ -9,10 +9,11 @@ from mplug_owl.chat.protocol import ChatModel
 from mplug_owl.errors import UserError
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.load import load
+from mplug_owl.model.quantised import Quantisation, quantise
 from mplug_owl.model.small_weights import INT8, pack
 
 
-def find(name: str, device: str | None = None, dtype: str = "auto") -> ChatModel:
+def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Quantisation | None = None) -> ChatModel:
     """Whoever answers under a name.
 
     Args:
@@ -20,6 +21,8 @@ def find(name: str, device: str | None = None, dtype: str = "auto") -> ChatModel
             image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
         device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
         dtype: The precision of its weights: `auto` keeps the file's; `float32`, `bfloat16`, and for our own `int8`.
+
+        quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for memory.
 
     Raises:
         UserError: There is no such model, its files do not fit, or a package that it needs is not installed.
@@ -29,7 +32,11 @@ def find(name: str, device: str | None = None, dtype: str = "auto") -> ChatModel
         >>> find("http://localhost:8000/v1#owl").endpoint.model
         'owl'
     """
+    if quantize is not None and dtype == INT8:
+        raise UserError("--quantize and --dtype int8 both change the language model's weights; give one of them")
     if name.startswith(("http://", "https://")):
+        if quantize is not None:
+            raise UserError(f"{name} has the weights that its server has; leave --quantize {quantize} out")
         if device is not None:
             raise UserError(f"{name} answers where its server runs; leave --device {device} out")
         if dtype != "auto":
@@ -40,9 +47,13 @@ def find(name: str, device: str | None = None, dtype: str = "auto") -> ChatModel
         if open_config(path).model_type != MplugOwlConfig.model_type:
             if dtype == INT8:
                 raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
+            if quantize is not None:
+                raise UserError(f"{name}: --quantize is for our own models; leave it out")
             return HuggingFaceChatModel.open(path, device, dtype)
         name = path
     owl = load(name, device, dtype)
+    if quantize is not None:
+        quantise(owl.model, quantize)
     if dtype == "bfloat16":
         pack(owl.model)
     return OwlChatModel(owl)

@@ -18,6 +18,7 @@ from mplug_owl.eval.grade import Grader
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.task import Task
 from mplug_owl.model.locate import locate
+from mplug_owl.model.quantised import Quantisation
 
 # A file of answers in a model's place.
 FROM_FILE = "answers:"
@@ -36,6 +37,7 @@ def run_exam(
     fresh: bool = False,
     device: str | None = None,
     graders: Sequence[Grader] = (),
+    quantize: Quantisation | None = None,
 ) -> Path:
     """Let a model take an exam, or read its answers from a file; returns the folder with answers and report.
 
@@ -51,6 +53,7 @@ def run_exam(
         out: The folder; beside the model where None.
         fresh: Whether answers that are there are asked anew.
         device: Where a model that runs here answers.
+        quantize: What the linear layers of its language model are rounded to; its name says so, and its folder.
         graders: Who grades, each in a column; the task's own where there is none.
 
     Raises:
@@ -65,14 +68,14 @@ def run_exam(
         entered = read_answers(Path(model.removeprefix(FROM_FILE)), task, limit, seed, notes.print)
         name, weights = entered[0].model, ""
     else:
-        name, weights = _name(model), _weights(model)
+        name, weights = _name(model) + (f"-{quantize}" if quantize else ""), _weights(model)
     settings = ExamSettings(task.name, str(data.resolve()) if data else None, name, weights, limit, seed, length)
     folder = out or _beside(model) / re.sub(r"[^\w.+-]+", "-", f"eval-{task.name}-{name}")
     with open_exam(folder, settings, fresh) as kept:
         if kept.count:
             notes.print(f"{folder}: {kept.count} answers are there; only what is missing is asked (--fresh asks all anew)")
         if entered is None:
-            answers = _asked(find(model, device), task, settings, kept)
+            answers = _asked(find(model, device, quantize=quantize), task, settings, kept)
         else:
             answers = entered
             for answer in answers:

@@ -5,6 +5,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from mplug_owl.model.locate import adapter_base
+from mplug_owl.model.quantised import unquantise
 from mplug_owl.train import card, metrics
 from mplug_owl.train.session import Session
 from mplug_owl.train.sharded import make_whole
@@ -18,6 +19,11 @@ def finish(run: Session) -> Path:
     run.half.restore()
     make_whole(run.learner, keep=run.is_main)
     if run.is_main:
+        if run.recipe.base is not None:
+            from mplug_owl.train.run import initial_model  # which imports the loop that ends here
+
+            run.reporter.note(f"what was learned beside {run.recipe.base} weights is merged into the unquantised ones")
+            unquantise(run.owl.model, initial_model(run.recipe, run.survey).model)
         _write(run)
     return run.out / "model"
 

@@ -10,6 +10,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.build import count
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.model.quantised import BYTES, linear_weights
 from mplug_owl.train.activations import activation_bytes
 from mplug_owl.train.batch_size import mean_sample, steps_of, text_only
 from mplug_owl.train.flops import Flops, count_flops
@@ -133,6 +134,15 @@ def _prepared(recipe: Recipe) -> tuple[MplugOwlForConditionalGeneration, tuple[P
     return model, tuple(table(model, recipe.trainable))
 
 
+def _frozen_bytes(model: MplugOwlForConditionalGeneration, recipe: Recipe, frozen: int) -> float:
+    """Bytes of what does not learn: in 32 bits, in 16, and of a quantised language model its linear layers in 8 or 4."""
+    each = 2.0 if recipe.frozen_bf16 else 4.0
+    if recipe.base is None:
+        return each * frozen
+    small = linear_weights(model)
+    return each * (frozen - small) + BYTES[recipe.base] * small
+
+
 def _memory(
     model: MplugOwlForConditionalGeneration, recipe: Recipe, parts: Sequence[Part], tokens: float, pictures: float
 ) -> dict[str, float]:
@@ -147,7 +157,7 @@ def _memory(
     language, vision = activation_bytes(model, recipe, max(1, round(tokens)))
     sizes = {
         "weights that learn": 4.0 * trainable,
-        "weights that are frozen": (2.0 if recipe.frozen_bf16 else 4.0) * frozen,
+        "weights that are frozen": _frozen_bytes(model, recipe, frozen),
         "gradients": 4.0 * trainable,
         "AdamW's two averages": 8.0 * trainable,
         "activations": samples * language + pictures * vision,

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from mplug_owl.data.encode import Encoding
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules
+from mplug_owl.model.quantised import Quantisation
 
 Tuning = Literal["frozen", "lora", "last", "full"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -116,6 +117,9 @@ class Recipe:
     most. `grace_seconds` is what a scheduler gives between asking a run to stop and killing it; a run that needs more says
     so. Of several processes, one that is silent for `process_timeout` seconds is taken for dead.
 
+    `base` quantises the linear layers of a language model that is frozen or learns through LoRA (QLoRA, arXiv 2305.14314). The
+    finished model holds unquantised weights: what was learned is merged into those that the run began with.
+
     With `index` local shards that nobody has read yet are indexed beside the run, at the lowest priority.
     """
 
@@ -157,6 +161,7 @@ class Recipe:
     grace_seconds: float | None = 30.0  # SLURM's KillWait and Kubernetes' terminationGracePeriodSeconds by default
     process_timeout: int = 600
     index: bool = True
+    base: Quantisation | None = None
 
     def __post_init__(self) -> None:
         for name in ("micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
@@ -175,6 +180,8 @@ class Recipe:
         counted = self.batch_tokens is None and self.encoding.pack is None
         if self.batch is not None and counted and self.batch % self.micro_batch:
             raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.base is not None and self.trainable.language not in ("frozen", "lora"):
+            raise UserError(f"base={self.base}: quantised weights cannot learn; set trainable.language=lora or frozen")
         self._check_rates()
         self._check_encoding()
         if self.text_share is not None and not 0 < self.text_share < 1:

@@ -17,6 +17,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.attention_cpu import use_cpu_attention
 from mplug_owl.model.load import Owl
+from mplug_owl.model.quantised import quantise
 from mplug_owl.train import checkpoint, counted, metrics, resume
 from mplug_owl.train.batch_size import resolve_batch_size
 from mplug_owl.train.compiled import compile_language_model
@@ -89,6 +90,8 @@ def open_session(
     bound_kernel_caches()
     learner = _prepared(owl, recipe)
     parts = table(owl.model, recipe.trainable)
+    if recipe.base is not None:
+        quantise(owl.model, recipe.base)
     with joined_processes(recipe, out) as accelerator, Stop(recipe.grace_seconds) as stop, contextlib.ExitStack() as opened:
         main = accelerator.is_main_process
         if not main:
@@ -175,6 +178,8 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
     """The learner where it trains: on this process's device, whole or in shares, in the modes that the recipe says."""
     if exam is not None and is_sharded(accelerator):
         raise UserError("an exam in the middle of a run needs a whole model, and FSDP has none; leave out --eval-every")
+    if recipe.base is not None and is_sharded(accelerator):
+        raise UserError(f"base={recipe.base}: FSDP cannot split quantised weights; leave one of the two out")
     model = distribute_model(accelerator, learner)
     language_model = owl.model.model.language_model
     if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
