@@ -1,6 +1,4 @@
-"""What starts from nothing: a tokenizer learned from texts, attention that begins by looking for what is like itself, and rows
-for tokens that an embedding table has none for.
-"""
+"""What starts from nothing: a tokenizer learned from texts, attention that looks for what is like itself, new tokens' rows."""
 
 import re
 from collections.abc import Iterable, Sequence

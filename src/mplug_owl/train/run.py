@@ -30,6 +30,8 @@ def train(
 ) -> Path:
     """Train as the recipe says into the folder `out`; the finished model is in `out/model`, which is returned.
 
+    Over 40 lines with its arguments.
+
     Args:
         recipe: everything about the run, its data too; `Recipe.data` are "FORMAT:PATH[@WEIGHT]".
         out: the run's folder. It gets recipe.json, metrics.jsonl, curve.png, checkpoints/ and model/.
