@@ -28,7 +28,7 @@ def picture(tmp_path: Path) -> Path:
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Type lines, then end the input; what the terminal showed comes back as lines."""
-    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype, quantize: taught())
 
     def session(*lines: str, images: list[Path] | None = None) -> list[str]:
         waiting = iter(lines)
@@ -49,7 +49,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 def test_a_question_on_the_command_line_gets_one_answer(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype, quantize: taught())
     terminal.talk("an owl", QUESTION, [picture], Decoding(64))
     assert capsys.readouterr().out == RIGHT + "\n"
 
@@ -57,7 +57,7 @@ def test_a_question_on_the_command_line_gets_one_answer(
 def test_stats_are_said_beside_the_answer(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype, quantize: taught())
     terminal.talk("an owl", QUESTION, [picture], Decoding(64), stats=True)
     shown = capsys.readouterr()
     assert shown.out == RIGHT + "\n"  # whoever reads answers from a pipe gets nothing else
@@ -135,7 +135,7 @@ def test_a_scene_is_drawn_when_asked_for(typed) -> None:
 def test_the_owl_that_is_shipped_gets_a_scene_and_no_photograph(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype, quantize: taught())
     terminal.talk("owl-tiny", QUESTION, [], Decoding(64))
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1  # the answer alone, for a program to read
@@ -153,7 +153,7 @@ def test_bytes_that_are_no_utf8_are_reported_and_the_conversation_continues(
     picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Typed into a real standard input, one that escapes such bytes and one that refuses them."""
-    monkeypatch.setattr(terminal, "find", lambda model, device, dtype: taught())
+    monkeypatch.setattr(terminal, "find", lambda model, device, dtype, quantize: taught())
     for errors in ("surrogateescape", "strict"):
         lines = b"caf\xe9\n" + f"/image {picture}\n{QUESTION}\n".encode()
         monkeypatch.setattr("sys.stdin", Lines(lines, errors))
@@ -196,11 +196,11 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_continues(typed, picture: P
 def test_a_device_and_a_precision_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(model: str, device: str | None, dtype: str) -> None:
-        asked.append((model, device, dtype))
+    def load(model: str, device: str | None, dtype: str, quantize: str | None) -> None:
+        asked.append((model, device, dtype, quantize))
         raise UserError("no such device")
 
     monkeypatch.setattr(terminal, "find", load)
     with pytest.raises(UserError, match="no such device"):
-        terminal.talk("an owl", None, [], Decoding(), device="cuda:7", dtype="int8")
-    assert asked == [("an owl", "cuda:7", "int8")]
+        terminal.talk("an owl", None, [], Decoding(), device="cuda:7", dtype="float32", quantize="nf4")
+    assert asked == [("an owl", "cuda:7", "float32", "nf4")]
