@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -73,14 +74,14 @@ def messages_of(talk: Conversation, family: Family) -> list[dict[str, str]]:
 def their_ids(talk: Conversation, family: Family, tokenizer: PreTrainedTokenizerFast, reply: bool) -> list[int]:
     """What apply_chat_template gives. No system sentence is an empty one, or none, whichever leaves less."""
 
-    def rendered(messages: list[dict[str, str]]) -> list[int]:
-        options = {"enable_thinking": False} if family.thinks else {}
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=reply, return_dict=False, **options)
-
+    options: dict[str, Any] = {"add_generation_prompt": reply}
+    if family.thinks:
+        options["enable_thinking"] = False
     messages = messages_of(talk, family)
     if messages[0] == {"role": "system", "content": ""}:
-        return min(rendered(messages), rendered(messages[1:]), key=len)
-    return rendered(messages)
+        said = (messages[1:], messages)
+        messages = min(said, key=lambda one: len(tokenizer.apply_chat_template(one, tokenize=False, **options)))
+    return tokenizer.apply_chat_template(messages, return_dict=False, **options)
 
 
 def talks() -> Iterator[Conversation]:
