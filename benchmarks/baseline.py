@@ -5,6 +5,7 @@ Sizes: width 768 everywhere, ViT-B/14 at 224 pixels, six abstractor layers, twel
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from mplug_owl.chat.decode import Prompt, decode
-from mplug_owl.model.attention_cpu import use_cpu_attention
 from mplug_owl.model.build import count
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.recipes import tiny
 from mplug_owl.train.half import HalfWeights
+from mplug_owl.train.quick import quick_passes
 from mplug_owl.train.recipe import LoRA, Recipe, Trainable
 from mplug_owl.train.trainable import prepare, set_mode
 
@@ -123,12 +124,13 @@ def our_step(step: Step, precision: str) -> Callable[[], float]:
     """Forward and backward as the training loop makes them; returns the loss."""
     owl, recipe = made(), recipe_of(step, precision)
     learner = prepare(owl, recipe)
-    use_cpu_attention(owl)
     set_mode(owl, recipe.trainable)
-    HalfWeights(learner, precision == "bf16")
+    trains = ExitStack()
+    quick = trains.enter_context(quick_passes(learner, owl))
+    trains.enter_context(HalfWeights(learner, precision == "bf16", quick))
     inputs = inputs_of(step)
 
-    def run() -> float:
+    def run(trains: ExitStack = trains) -> float:  # which stays open as long as this is there
         learner.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = learner(**inputs, loss_only=True, use_cache=False).loss

@@ -21,8 +21,8 @@ if sys.argv[1] == "bounded":
     bound_kernel_caches()
 torch.set_num_threads(1)
 layer = torch.nn.Linear(64, 64)
-for step in range(301):
-    if step % 100 == 0:
+for step in range(601):
+    if step % 200 == 0:
         print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.ones(10 + step, 64)).sum().backward()

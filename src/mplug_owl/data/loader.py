@@ -27,6 +27,9 @@ from mplug_owl.model.processor import Example
 
 # A square of 224 pixels is 147 KiB, so this holds the pictures of a small data set and a laptop does not notice.
 REMEMBERED_BYTES = 512 * 2**20
+# Padded rows are a multiple of this long, or max_tokens: kernels are made for each length and kept for those that come again,
+# and softmax in bf16 reads so many scores at once.
+MULTIPLE = 16
 # Steps of which a source hears before they are made, so that it can fetch what is far away. Eight steps take seconds.
 AHEAD = 8
 
@@ -189,7 +192,9 @@ class StepDataset(Dataset[StepBatches]):
 
     def _padded(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:
         bare = [replace(example, pictures=()) for example, _ in samples]  # they are opened already
-        batch = self.examples.processor.batch(bare, side="right", labels=True)
+        longest = max(len(example) for example in bare)
+        length = min(-(-longest // MULTIPLE) * MULTIPLE, max(longest, self.examples.encoding.max_tokens))
+        batch = self.examples.processor.batch(bare, side="right", labels=True, length=length)
         return self._batch(samples, batch["input_ids"], batch["labels"], batch["attention_mask"], None)
 
     def _packed(self, samples: Sequence[tuple[Example, list[np.ndarray]]]) -> Batch:

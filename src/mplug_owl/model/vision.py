@@ -44,7 +44,10 @@ class VisionEmbeddings(nn.Module):
         self.pre_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixels_ICHW: Tensor) -> Tensor:
-        seen_ICHW = self.stem(pixels_ICHW.to(self.patch_embed.weight.dtype))
+        pixels_ICHW = pixels_ICHW.to(self.patch_embed.weight.dtype)
+        if len(self.stem):  # in the order that kernels of small convolutions read
+            pixels_ICHW = pixels_ICHW.contiguous(memory_format=torch.channels_last)
+        seen_ICHW = self.stem(pixels_ICHW)
         patches_IPD = self.patch_embed(seen_ICHW).flatten(2).transpose(1, 2)
         tokens_ISD = torch.cat([self.cls_token.expand(len(patches_IPD), -1, -1), patches_IPD], dim=1)
         if tokens_ISD.shape[1] != self.position_embedding.shape[1]:

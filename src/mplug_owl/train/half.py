@@ -4,6 +4,8 @@ The numbers are the same bit for bit: autocast would have rounded the same weigh
 rounded, for every weight comes back as it was.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,14 +18,16 @@ class HalfWeights:
 
     A weight that bf16 holds exactly, as those of a file in bf16, takes no memory for it: half of what it took. Another is kept
     beside, on the CPU. Weights shared with an embedding stay, and so do all where nothing is cast (`enabled` is False).
+    `known` are layers whose forward pass was exchanged for one that calls their linear layers, as their own does.
     """
 
-    def __init__(self, model: nn.Module, enabled: bool = True) -> None:
+    def __init__(self, model: nn.Module, enabled: bool = True, known: Sequence[nn.Module] = ()) -> None:
         self.kept: list[tuple[nn.Parameter, Tensor | None]] = []
         modules = list(model.modules()) if enabled else []
         elsewhere = {id(weight) for part in modules if type(part) not in CAST for weight in part.parameters(recurse=False)}
         # What a forward put on a module by hand does with the layers inside it is not known.
-        elsewhere |= {id(weight) for part in modules if "forward" in vars(part) for weight in _children_weights(part)}
+        exchanged = [part for part in modules if "forward" in vars(part) and not any(part is one for one in known)]
+        elsewhere |= {id(weight) for part in exchanged for weight in _children_weights(part)}
         for module in modules:
             if type(module) not in CAST:
                 continue

@@ -4,15 +4,16 @@ import os
 
 # oneDNN's own cache of kernels, and the one that PyTorch keeps in front of it, one a thread. Each holds 1,024 as it comes.
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-# A forward and backward pass of owl-tiny needs about 60, of LLaMA's layers fewer: layers are alike, passes are not.
-KERNELS = 128
+# A forward and backward pass of owl-tiny needs about 60, of LLaMA's layers fewer: layers are alike, passes are not. Rows are
+# padded to a few lengths (`data.loader.MULTIPLE`), so that what is kept comes again.
+KERNELS = 256
 
 
 def bound_kernel_caches() -> None:
-    """Have oneDNN and PyTorch keep the kernels of the last one or two passes, not of the last 1,024 products' shapes.
+    """Have oneDNN and PyTorch keep the kernels of the last few passes, not of the last 1,024 products' shapes.
 
-    On a CPU every product of a new shape has a kernel made for it, half a MB with what belongs to it. Batches are as long
-    as their longest sample, so their shapes hardly come again, and what is kept for them only grows and leaves tensors
+    On a CPU every product of a new shape has a kernel made for it, half a MB with what belongs to it. Batches differ in
+    length and in pictures, so many shapes do not come again, and what is kept for them only grows and leaves tensors
     scattered between. What is computed is the same. Both caches read their size once, at the process's first product: a
     process that has computed before keeps what it had, and so does a user who has set these variables.
     """

@@ -1,7 +1,7 @@
 """What a run holds while it trains, put together once before the first step and taken apart after the last."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.survey import Survey
 from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
-from mplug_owl.model.attention_cpu import use_cpu_attention
 from mplug_owl.model.load import Owl
 from mplug_owl.model.quantised import quantise
 from mplug_owl.train import checkpoint, counted, metrics, resume
@@ -112,8 +111,9 @@ def open_session(
         dataset = StepDataset(examples, mixture, settled.micro_batch, rank, world)
         model = _on_device(accelerator, learner, owl, settled, exam)
         optimizer = make_optimizer(owl.model, settled.optimizer)
-        if accelerator.device.type == "cpu" and not settled.compile and not is_sharded(accelerator):
-            opened.enter_context(quick_passes(learner, owl.model.model.language_model))
+        quick: Sequence[nn.Module] = ()
+        if accelerator.device.type == "cpu" and not settled.compile:
+            quick = opened.enter_context(quick_passes(learner, owl.model, settled.attention, is_sharded(accelerator)))
 
         found = from_main(accelerator, lambda: resume.begin(out, settled, resumed, reporter.note))
         first_step, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
@@ -152,7 +152,7 @@ def open_session(
             window=Window(utilisation),
             time_left=TimeLeft(first_step, settled.steps or 0),
             threads=opened.enter_context(open_threads(settled, learner, accelerator, found, reporter.note)),
-            half=opened.enter_context(HalfWeights(learner, settled.precision == "bf16" and not is_sharded(accelerator))),
+            half=opened.enter_context(HalfWeights(learner, settled.precision == "bf16" and not is_sharded(accelerator), quick)),
             reporter=reporter,
             stop=stop,
             exam=exam,
@@ -184,8 +184,6 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
     language_model = owl.model.model.language_model
     if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
         use_packed_attention(language_model)
-    if accelerator.device.type == "cpu" and recipe.attention is None and not recipe.compile:
-        use_cpu_attention(owl.model)
     set_mode(owl.model, recipe.trainable)
     if recipe.compile:
         compile_language_model(language_model, accelerator.device.type)
