@@ -36,6 +36,8 @@ CLOSEST = {
     "model/adapter": "tests/model/test_convert.py",
     "model/encoder": "tests/model/test_processor.py",
     "model/pretrained": "tests/model/test_owl.py",
+    "model/template_additions": "tests/model/test_template.py",
+    "model/template_tokens": "tests/model/test_template.py",
     "train/loop": "tests/train/test_step.py",
     "train/session": "tests/train/test_step.py",
 }

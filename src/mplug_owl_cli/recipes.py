@@ -4,7 +4,7 @@ import ast
 from importlib.util import find_spec
 from pathlib import Path
 
-BOOKS = ("tiny", "paper", "paradigms")
+BOOKS = ("tiny", "smol", "paper", "paradigms")
 
 
 def names() -> dict[str, str]:
