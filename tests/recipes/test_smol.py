@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mplug_owl.recipes import find, smol, smol_text
-from mplug_owl.recipes.smol_text import prompts, whole_sentences, write_answers
+from mplug_owl.conversation import Conversation
+from mplug_owl.recipes import find, smol
+from mplug_owl.recipes.smol_text import as_chat, prompts, write_answers
 from tests.tiny import LANGUAGES, tiny_tokenizer
 
 
@@ -26,10 +27,10 @@ def test_prompts_are_several_hundred_and_none_is_an_open_prompt_of_the_benchmark
         assert not [prompt for prompt in asked if word in prompt]
 
 
-def test_texts_broken_off_end_with_a_sentence() -> None:
-    assert whole_sentences("One. Two") == "One."
-    assert whole_sentences("One.5 apples and no end") == "One.5 apples and no end"
-    assert whole_sentences("First\nsecond") == "First"
+def test_answers_broken_off_are_not_learned() -> None:
+    learned, left = (Conversation.from_chat(as_chat("Hello!", "Hi.", ended)["messages"]) for ended in (True, False))
+    assert [message.supervised for message in learned.messages] == [True, True]
+    assert [message.supervised for message in left.messages] == [True, False]
 
 
 def test_answers_continue_where_they_were_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,4 +47,3 @@ def test_answers_continue_where_they_were_broken_off(tmp_path: Path, monkeypatch
     out.write_text("".join(whole.splitlines(keepends=True)[:1]), encoding="utf-8")
     write_answers(str(folder), out, asked, most_tokens=3, batch=1)
     assert out.read_text("utf-8") == whole
-    assert smol_text.as_chat("a", "b")["messages"]
