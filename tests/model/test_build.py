@@ -73,6 +73,17 @@ def test_trained_modules_come_in_as_they_are(tmp_path: Path, language: str) -> N
         assert torch.equal(load(tmp_path / "owl").model(**inputs).logits, owl.model(**inputs).logits)
 
 
+def test_a_bf16_language_model_keeps_its_rotary_frequencies(tmp_path: Path) -> None:
+    """Rounded to bf16, a position of some hundreds is turned by another angle."""
+    stock = trained(tmp_path, AutoModelForCausalLM, LANGUAGES["llama"])
+    stock.to(torch.bfloat16).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    owl = build(Modules(tiny_config, language=str(tmp_path)), [], seed=0)
+    exact = type(stock.model.rotary_emb)(stock.config).inv_freq
+    assert torch.equal(owl.model.model.language_model.rotary_emb.inv_freq, exact)
+    assert {weight.dtype for weight in owl.model.parameters()} == {torch.bfloat16}
+
+
 def test_modules_that_do_not_fit_are_named(tmp_path: Path) -> None:
     trained(tmp_path, AutoModelForCausalLM, {**LANGUAGES["llama"], "hidden_size": 32, "head_dim": 16})
     tiny_tokenizer().save_pretrained(tmp_path)

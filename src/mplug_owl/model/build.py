@@ -111,8 +111,10 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     model.model.abstractor = model.build_connector(config).apply(model._init_weights)
     model.tie_weights()
     model.generation_config = language.generation_config
-    module: nn.Module = model  # whose `to` type checkers can read; transformers' own is wrapped
-    module.to(language.dtype)
+    # The language model has this dtype, and its rotary frequencies stay in fp32: rounded to bf16, late positions are others.
+    seeing: list[nn.Module] = [model.model.vision_tower, model.model.abstractor]
+    for part in seeing:
+        part.to(language.dtype)
     return model
 
 

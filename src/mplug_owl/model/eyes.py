@@ -5,7 +5,7 @@ trained with, and where LoRA learned, `adapter/`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,7 +91,6 @@ def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype 
         raise UserError(f"{eyes}: not a folder of eyes; expected {WEIGHTS} and {EYES_BASE} in it ({error})") from error
     source = language or base.locate()
     owl = build(Modules(lambda: read_config(eyes), language=source), (), 0)
-    _restore_frequencies(owl.model.model.language_model)
     expected = _seeing(owl.model)
     if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in expected.items()}:
         raise UserError(f"{eyes / WEIGHTS}: other weights than config.json says; fetch the folder again")
@@ -115,14 +114,6 @@ def _cast(model: torch.nn.Module, precision: torch.dtype) -> None:
     """The weights, and not rotary frequencies, which are buffers."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(precision)
-
-
-def _restore_frequencies(language: torch.nn.Module) -> None:
-    """Rotary frequencies as the config says: joined to a base in bf16 they were rounded, and far positions turned elsewhere."""
-    for module in language.modules():
-        if isinstance(getattr(module, "inv_freq", None), Tensor):
-            make: Callable[..., torch.nn.Module] = type(module)
-            module.inv_freq = make(language.config).inv_freq
 
 
 def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
