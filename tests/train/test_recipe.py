@@ -7,7 +7,7 @@ import pytest
 
 from mplug_owl.errors import UserError
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import as_json, override
+from mplug_owl.train.recipe import Tuning, as_json, override
 from tests.school import lesson
 
 
@@ -120,6 +120,26 @@ def test_of_steps_and_epochs_the_one_that_is_set_counts() -> None:
     assert (by_steps.steps, by_steps.epochs) == (7, None)
     with pytest.raises(UserError, match="steps and epochs are both given"):
         override(lesson(), ["steps=7", "epochs=2"])
+
+
+@pytest.mark.parametrize(
+    ("who", "fits"),
+    [
+        (("full", "full", "frozen"), True),
+        (("frozen", "frozen", "lora"), True),
+        (("frozen", "full", "frozen"), False),
+        (("full", "frozen", "lora"), False),
+        (("frozen", "frozen", "last"), False),
+    ],
+)
+def test_in_fp32_nothing_in_half_the_memory_passes_on_to_what_learns(who: tuple[Tuning, Tuning, Tuning], fits: bool) -> None:
+    recipe = replace(lesson(*who), precision="bf16", frozen_bf16=True)
+    if fits:
+        assert override(recipe, ["precision=fp32"]).frozen_bf16
+        return
+    with pytest.raises(UserError, match=r"precision=fp32 and frozen_bf16: .*; set frozen_bf16=false"):
+        override(recipe, ["precision=fp32"])
+    assert override(recipe, ["precision=fp32", "frozen_bf16=false"]).precision == "fp32"
 
 
 def test_written_down_it_holds_every_size_of_the_model() -> None:

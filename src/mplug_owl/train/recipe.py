@@ -184,6 +184,7 @@ class Recipe:
             raise UserError(f"base={self.base}: quantised weights cannot learn; set trainable.language=lora or frozen")
         self._check_rates()
         self._check_encoding()
+        self._check_frozen()
         if self.text_share is not None and not 0 < self.text_share < 1:
             raise UserError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
 
@@ -192,6 +193,16 @@ class Recipe:
         for name, rate in rates.items():
             if rate is not None and rate <= 0:
                 raise UserError(f"optimizer.{name} is {rate}; it must be above 0, and trainable says what is frozen")
+
+    def _check_frozen(self) -> None:
+        """In fp32 nothing is cast on the way: what is stored in bf16 must not pass on to what learns in fp32."""
+        who = self.trainable
+        eyes = (who.vision == "full") != (who.abstractor == "full") or "last" in (who.vision, who.abstractor)
+        meets = who.language == "last" or (eyes and self.encoding.pictures)
+        if self.precision == "fp32" and self.frozen_bf16 and meets:
+            raise UserError(
+                "precision=fp32 and frozen_bf16: here frozen weights pass on to ones that learn; set frozen_bf16=false"
+            )
 
     def _check_encoding(self) -> None:
         encoding = self.encoding
