@@ -12,11 +12,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from mplug_owl import MplugOwlForConditionalGeneration
+from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.checkpoints import original_name, our_name, read_tensors
 from mplug_owl.model.convert import convert
+from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.model.template import with_pictures
 from tests.conftest import SHARED
 from tests.golden import original
+from tests.model.families import BY_NAME, tokenizer_of
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 
 Checkpoint = Callable[..., Path]
@@ -121,6 +125,27 @@ def test_the_originals_layout_holds_the_originals_modules_only(checkpoint: Check
     with pytest.raises(ValueError, match="LLaMA has no num_key_value_heads=1"):
         convert(checkpoint("llama"), tmp_path / "out", original=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_originals_layout_has_no_room_for_a_chat_format(tmp_path: Path) -> None:
+    tokenizer, config = tokenizer_of(BY_NAME["llama2"]), tiny_config()
+    # LLaMA as the original's can be, so that nothing but the format is in the way.
+    config.text_config.num_key_value_heads = config.text_config.num_attention_heads
+    config.text_config.vocab_size = config.image_token_id = len(tokenizer)
+    owl = tiny_owl(config)
+    owl.save_pretrained(tmp_path / "owl")
+    template = with_pictures(tokenizer.chat_template, tokenizer)
+    for chosen, name in ((template, "own"), (None, "originals")):
+        MplugOwlProcessor.for_model(owl, tokenizer, None, chosen).save_pretrained(tmp_path / "owl")
+        if chosen is None:
+            convert(tmp_path / "owl", tmp_path / name, original=True)
+        else:
+            with pytest.raises(UserError, match=r"--original: this owl is spoken to in its language model's own chat format"):
+                convert(tmp_path / "owl", tmp_path / name, original=True)
+            convert(tmp_path / "owl", tmp_path / "ours")
+            assert AutoProcessor.from_pretrained(tmp_path / "ours").chat_format is not None
+    assert not (tmp_path / "own").exists()
+    assert (tmp_path / "originals" / "pytorch_model.bin").is_file()
 
 
 def test_a_folder_with_something_in_it_is_left_alone(checkpoint: Checkpoint, tmp_path: Path) -> None:

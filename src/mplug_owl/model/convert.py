@@ -93,7 +93,15 @@ def alone_as_a_language_model(model: MplugOwlForConditionalGeneration) -> PreTra
 
 
 def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, folder: Path) -> None:
-    """Write what the original's own code loads, with transformers 4.28: its names, its pickle of tensors, its configs."""
+    """Write what the original's own code loads, with transformers 4.28: its names, its pickle of tensors, its configs.
+
+    Raises UserError for an owl that the original's code can't be, or that it would speak to otherwise than it was taught.
+    """
+    if processor.chat_format is not None:
+        raise UserError(
+            "--original: this owl is spoken to in its language model's own chat format, and the original's code knows "
+            "'Human: ... AI: ...' alone, which it was not trained on; convert without --original"
+        )
     config = _original_config(model.config)
     language = model.config.text_config.model_type
     weights = {original_name(name, language): tensor for name, tensor in model.state_dict().items()}
