@@ -112,9 +112,9 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     model.tie_weights()
     model.generation_config = language.generation_config
     # The language model has this dtype, and its rotary frequencies stay in fp32: rounded to bf16, late positions are others.
-    seeing: list[nn.Module] = [model.model.vision_tower, model.model.abstractor]
-    for part in seeing:
-        part.to(language.dtype)
+    seeing: list[nn.Module] = [model.model.vision_tower, model.model.abstractor]  # whose `to` type checkers can read
+    for module in seeing:
+        module.to(language.dtype)
     return model
 
 
