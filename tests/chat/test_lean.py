@@ -14,6 +14,8 @@ from transformers.models.lfm2.modeling_lfm2 import Lfm2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from mplug_owl.chat.lean import _is_plain_norm, _takes_bias_along, last_position_asked, prepare
+from mplug_owl.model.config import MplugOwlVisionConfig
+from mplug_owl.model.vision import VisionEmbeddings
 from tests.tiny import LANGUAGES, shaken, tiny_config, tiny_owl
 
 
@@ -104,3 +106,22 @@ def test_gradients_copies_and_files_are_as_before() -> None:
     linear = nn.Linear(4, 4)
     prepare(linear, linear)  # type: ignore[arg-type]
     assert torch.equal(pickle.loads(pickle.dumps(linear)).weight, linear.weight)
+
+
+@torch.no_grad()
+def test_a_stem_in_bf16_has_the_same_numbers() -> None:
+    """To the rounding between a convolution and its GELU, which is left out. In fp32 nothing changes."""
+    torch.manual_seed(0)
+    config = MplugOwlVisionConfig(hidden_size=16, image_size=64, patch_size=8, stem_channels=(8, 12))
+    stem, pixels = VisionEmbeddings(config), torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    for weight in stem.parameters():
+        weight.normal_(std=0.3)
+    plain, quick = (copy.deepcopy(stem).bfloat16() for _ in range(2))
+    prepare(quick, quick)  # type: ignore[arg-type]
+    assert "forward" in vars(quick.stem[0])
+    exact = copy.deepcopy(plain).float().stem[0](pixels.bfloat16().float())
+    expected, found = (embeddings.stem[0](pixels.bfloat16()).float() for embeddings in (plain, quick))
+    assert (found - exact).norm() < 1.05 * (expected - exact).norm()
+    expected = stem(pixels)
+    prepare(stem, stem)  # type: ignore[arg-type]
+    assert torch.equal(stem(pixels), expected)

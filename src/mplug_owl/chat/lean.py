@@ -1,7 +1,8 @@
 """The same numbers with less work, where nobody asks for gradients: a model's modules are prepared once, weights stay.
 
 Of a prompt only the last position's words are asked, so its last layer has no more to compute than keys and values of the
-others. Norms need fewer passes over memory, and a bf16 linear on a CPU takes its bias along in place of copying it first.
+others. Norms need fewer passes over memory, and a bf16 linear on a CPU takes its bias along in place of copying it first; a
+small convolution takes its GELU along. LLaMA's and LFM2's layers are those of `lean_layers`.
 Every module computes what it did before where gradients are on, where torch.compile reads it, and where it is of another kind.
 """
 
@@ -10,12 +11,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from inspect import signature
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from mplug_owl.chat.lean_layers import fits, is_known, read
+from mplug_owl.model.vision import VisionEmbeddings
 
 # Whether whoever calls the model in this thread asks for the last position alone.
 _asked: ContextVar[bool] = ContextVar("last_position_asked", default=False)
@@ -38,10 +43,14 @@ def prepare(model: nn.Module, language_model: PreTrainedModel) -> None:
             _replace(module, _linear)
         elif _is_plain_norm(type(module)):
             _replace(module, _norm)
+        elif type(module) is VisionEmbeddings:
+            for stage in module.stem:
+                _replace(stage, _stage)
     layers = list(getattr(language_model, "layers", []))
-    known = {"position_embeddings", "attention_mask", "position_ids", "past_key_values"}
-    if layers and hasattr(layers[-1], "self_attn") and known <= set(signature(type(layers[-1]).forward).parameters):
+    if layers and hasattr(layers[-1], "self_attn") and _takes_known(type(layers[-1]).forward):
         _replace(layers[-1], _last_layer)
+    if is_known(language_model):
+        _replace(language_model, _language_model)
 
 
 def _replace(module: Any, forward: Callable[..., Any]) -> None:
@@ -51,6 +60,13 @@ def _replace(module: Any, forward: Callable[..., Any]) -> None:
 
 def _learns() -> bool:
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+@cache
+def _takes_known(forward: Callable[..., Any]) -> bool:
+    """Whether a layer's forward pass is given what `_last_layer` divides, by these names."""
+    known = {"position_embeddings", "attention_mask", "position_ids", "past_key_values"}
+    return known <= set(signature(forward).parameters)
 
 
 def _is_plain_norm(kind: type[nn.Module]) -> bool:
@@ -72,6 +88,19 @@ def _norm(self: Any, hidden_states: Tensor) -> Tensor:
     return states.mul_(scale.add_(self.variance_epsilon).rsqrt_()).to(hidden_states.dtype).mul_(self.weight)
 
 
+def _stage(self: Any, pixels_ICHW: Tensor) -> Tensor:
+    """A stage of the stem: oneDNN computes the GELU while what was convolved is still at hand."""
+    convolve, gelu = self
+    plain = not _learns() and pixels_ICHW.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not plain or not (pixels_ICHW.dtype == convolve.weight.dtype == torch.bfloat16 and _takes_bias_along()):
+        return nn.Sequential.forward(self, pixels_ICHW)
+    how = (convolve.padding, convolve.stride, convolve.dilation, convolve.groups)
+    seen: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        pixels_ICHW, convolve.weight, convolve.bias, *how, "gelu", [], gelu.approximate
+    )
+    return seen
+
+
 @cache
 def _takes_bias_along() -> bool:
     """Whether oneDNN computes bf16 linears here; torch.compile has them computed by the same operator."""
@@ -85,6 +114,24 @@ def _linear(self: Any, states: Tensor) -> Tensor:
         return nn.Linear.forward(self, states)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
     return product
+
+
+def _language_model(
+    self: Any,
+    input_ids: Tensor | None = None,
+    attention_mask: Any = None,
+    position_ids: Any = None,
+    past_key_values: Any = None,
+    inputs_embeds: Tensor | None = None,
+    use_cache: bool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Its layers as `lean_layers` has them, where nothing else is asked of it."""
+    given = attention_mask, position_ids, past_key_values
+    if input_ids is not None or _learns() or not fits(self, *given, inputs_embeds, kwargs):
+        return type(self).forward(self, input_ids, *given, inputs_embeds, use_cache=use_cache, **kwargs)
+    states = read(self, cast(Tensor, inputs_embeds), *given, _asked.get(), _takes_bias_along())
+    return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=past_key_values)
 
 
 class _Stored(Exception):  # noqa: N818  (it is no error)
