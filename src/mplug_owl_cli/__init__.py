@@ -21,6 +21,7 @@ from mplug_owl_cli.judge import judge
 from mplug_owl_cli.model import convert
 from mplug_owl_cli.rate import rate
 from mplug_owl_cli.report import report
+from mplug_owl_cli.serve import serve
 from mplug_owl_cli.train import plan, recipes, train
 
 __all__ = ["app", "main"]
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "index": index,
     "train": train,
+    "serve": serve,
     "eval": evaluate,
     "rate": rate,
     "judge": judge,

@@ -4,7 +4,8 @@ Every row is padded on the left, so all of them end at the same position. A laye
 (of the last ones, where its window slides) or states of its convolutions, which know nothing of positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,47 @@ def join(cache: Cache, others: Cache) -> None:
             width = max(layer.get_seq_length(), other.get_seq_length())
             layer.keys, layer.values = _under(layer.keys, other.keys), _under(layer.values, other.values)
             _set_length(layer, width)
+
+
+def take_row(cache: Cache, index: int, length: int) -> Cache:
+    """A copy of one row of a cache, its last `length` positions: what stands before them is padding."""
+    taken, row = copy(cache), slice(index, index + 1)
+    taken.layers = [copy(layer) for layer in cache.layers]
+    layers: list[Any] = taken.layers
+    for layer in layers:
+        if _keeps_states(layer):
+            for name in ("conv_states", "recurrent_states"):
+                states = getattr(layer, name)
+                setattr(layer, name, {key: None if state is None else state[row].clone() for key, state in states.items()})
+        elif layer.keys is not None:
+            size = min(length, layer.keys.shape[-2])
+            layer.keys, layer.values = layer.keys[row, :, -size:].clone(), layer.values[row, :, -size:].clone()
+            _set_length(layer, length)
+    return taken
+
+
+def can_be_cut(cache: Cache) -> bool:
+    """Whether every layer still holds every position: keys and values do, a sliding window until it is full."""
+    return all(map(_can_be_cut, cache.layers))
+
+
+def size_in_bytes(cache: Cache) -> int:
+    """What the tensors of a cache take."""
+    return sum(tensor.nbytes for layer in cache.layers for tensor in _tensors(layer))
+
+
+def _can_be_cut(layer: object) -> bool:
+    if type(layer) is DynamicSlidingWindowLayer:
+        return layer.get_seq_length() < layer.sliding_window
+    return type(layer) is DynamicLayer
+
+
+def _tensors(layer: Any) -> Iterator[Tensor]:
+    if _keeps_states(layer):
+        states = [*layer.conv_states.values(), *layer.recurrent_states.values()]
+        yield from (state for state in states if state is not None)
+    elif layer.keys is not None:
+        yield from (layer.keys, layer.values)
 
 
 def _keeps_positions(layer: Any) -> bool:

@@ -10,8 +10,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache
 
+from mplug_owl.chat.cache import can_be_cut
 from mplug_owl.chat.decode import Choice, Prompt, Rows, decode
 from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
@@ -161,7 +162,7 @@ class OwlChatModel:
         if past.cache is None or not known:
             return 0, None
         if beyond := len(past.ids) - known:
-            if not all(map(_can_be_cut, past.cache.layers)):
+            if not can_be_cut(past.cache):
                 return 0, None
             past.cache.crop(-beyond)
         return known, past.cache
@@ -198,13 +199,6 @@ class OwlChatModel:
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )
-
-
-def _can_be_cut(layer: object) -> bool:
-    """Whether a layer's cache still holds every position: keys and values do, a sliding window until it is full."""
-    if type(layer) is DynamicSlidingWindowLayer:
-        return layer.get_seq_length() < layer.sliding_window
-    return type(layer) is DynamicLayer
 
 
 def _alike(ones: Sequence[ImageSource], others: Sequence[ImageSource]) -> int:
