@@ -98,6 +98,8 @@ class Fetcher:
 class _Pinned(HTTPConnection):
     """A connection whose socket is there already, so that no name is looked up again."""
 
+    default_port = 443
+
     def __init__(self, host: str, port: int, connected: socket.socket) -> None:
         super().__init__(host, port)
         self.sock = connected

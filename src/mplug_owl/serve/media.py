@@ -24,12 +24,14 @@ from PIL import Image
 from mplug_owl.model.images import MplugOwlImageProcessor
 from mplug_owl.serve.fetch import Fetcher, FetchError
 from mplug_owl.serve.kept import Kept, KnownPicture
-from mplug_owl.serve.picture_process import GOOD, HEAD, is_known, run
+from mplug_owl.serve.picture_process import GOOD, HEAD, READY, is_known, run
 from mplug_owl.serve.protocol import RequestError
 
 _DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp|gif);base64,", re.IGNORECASE)
 _UNREADABLE = "the picture cannot be read; expected a whole JPEG, PNG, WebP or GIF of at most 64 million pixels"
 KEPT_SQUARES = 64 * 2**20
+# For a process to begin; on a machine that is free a tenth of a second.
+BEGIN_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Openers:
 
     def open(self, raw: bytes, side: int, resample: int) -> bytes | None:
         """A file to the RGB bytes of its square [side, side, 3]; None where it cannot be opened in time."""
-        worker = self._free.get() or self._begin()
+        worker = self._next()
         alive = False
         try:
             answer = self._ask(worker[1], HEAD.pack(side, resample) + raw)
@@ -161,7 +163,7 @@ class Openers:
 
     def warm(self) -> None:
         """Begin all of them."""
-        for worker in [self._free.get() or self._begin() for _ in range(self.count)]:
+        for worker in [self._next() for _ in range(self.count)]:
             self._free.put(worker)
 
     def close(self) -> None:
@@ -169,6 +171,14 @@ class Openers:
         for _ in range(self.count):
             if (worker := self._free.get()) is not None:
                 _end(worker)
+
+    def _next(self) -> tuple[Any, Connection]:
+        worker = self._free.get()
+        try:
+            return worker or self._begin()
+        except BaseException:
+            self._free.put(None)
+            raise
 
     def _ask(self, connection: Connection, request: bytes) -> bytes | None:
         with suppress(EOFError, OSError):
@@ -182,6 +192,8 @@ class Openers:
         process = self._context.Process(target=run, args=(theirs,), daemon=True)
         process.start()
         theirs.close()
+        if not ours.poll(BEGIN_SECONDS) or ours.recv_bytes(1) != READY:
+            raise RuntimeError("a process that opens pictures did not begin")
         return process, ours
 
 

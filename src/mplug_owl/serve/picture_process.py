@@ -9,15 +9,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mplug_owl.errors import BadSample
-from mplug_owl.model.images import MplugOwlImageProcessor, open_image
+from mplug_owl.model.open_picture import open_image, to_square
 
 # How files begin that browsers and telephones send; a RIFF file may be a WebP. No other decoder is reached by strangers.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 # What one picture may take: one of 64 million pixels takes 256 MB, and resizing it some more.
-MEMORY = 2 * 2**30
+MEMORY = 2**30
 # A request is the square's side and how pixels are mixed, then the file.
 HEAD = struct.Struct("<ii")
-GOOD, BAD = b"+", b"-"
+READY, GOOD, BAD = b"!", b"+", b"-"
 
 
 def is_known(raw: bytes) -> bool:
@@ -26,10 +26,11 @@ def is_known(raw: bytes) -> bool:
 
 
 def run(connection: Connection) -> None:
-    """Answer each request with `+` and a square of RGB bytes [side, side, 3], or with `-`, until the pipe closes."""
+    """Say that it is there, then answer each request until the pipe closes: `+` and RGB bytes [side, side, 3], or `-`."""
     for ending in (signal.SIGINT, signal.SIGTERM):  # a whole group of processes may get them; the server says when it ends
         signal.signal(ending, signal.SIG_IGN)
     _limit_memory()
+    connection.send_bytes(READY)
     while True:
         try:
             request = connection.recv_bytes()
@@ -41,7 +42,7 @@ def run(connection: Connection) -> None:
 def _square(request: bytes) -> bytes:
     side, resample = HEAD.unpack_from(request)
     try:
-        return GOOD + MplugOwlImageProcessor(size=side, resample=resample).square(open_image(request[HEAD.size :])).tobytes()
+        return GOOD + to_square(open_image(request[HEAD.size :]), side, resample).tobytes()
     except (BadSample, MemoryError):
         return BAD
 
