@@ -66,6 +66,17 @@ def test_a_norm_in_bf16_has_the_same_bits(shape: tuple[int, ...]) -> None:
     assert torch.equal(states, given)
 
 
+@torch.no_grad()
+def test_a_norm_in_fp32_leaves_what_it_is_given() -> None:
+    norm, states = Lfm2RMSNorm(24), torch.randn(2, 5, 24)
+    norm.weight.uniform_(0.5, 1.5)
+    expected, given = norm(states), states.clone()
+    prepare(norm, norm)  # type: ignore[arg-type]
+    torch.testing.assert_close(norm(states), expected)
+    assert torch.equal(states, given)
+    assert norm(states.double()).dtype == torch.float64  # of another dtype than its weight: transformers' own
+
+
 def test_only_norms_that_are_llamas_are_replaced() -> None:
     assert _is_plain_norm(Lfm2RMSNorm)
     assert _is_plain_norm(Qwen3RMSNorm)

@@ -81,11 +81,13 @@ def _is_plain_norm(kind: type[nn.Module]) -> bool:
 
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, the mean in fp32: one pass for its sum, and no new memory after the first."""
-    if _learns() or hidden_states.dtype == torch.float32 or self.weight.dtype != hidden_states.dtype:
+    if _learns() or self.weight.dtype != hidden_states.dtype:
         return type(self).forward(self, hidden_states)
     states = hidden_states.float()
     scale = torch.linalg.vector_norm(states, dim=-1, keepdim=True).square_().div_(states.shape[-1])
-    return states.mul_(scale.add_(self.variance_epsilon).rsqrt_()).to(hidden_states.dtype).mul_(self.weight)
+    scale = scale.add_(self.variance_epsilon).rsqrt_()
+    normed = states * scale if states is hidden_states else states.mul_(scale)
+    return normed.to(hidden_states.dtype).mul_(self.weight)
 
 
 def _stage(self: Any, pixels_ICHW: Tensor) -> Tensor:
