@@ -19,7 +19,22 @@ from mplug_owl_cli.recipes import names as listed
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 from tests.world import write
 
-VERBS = ("demo", "chat", "serve", "train", "plan", "inspect", "index", "eval", "convert", "rate", "judge", "report", "recipes")
+VERBS = (
+    "demo",
+    "chat",
+    "serve",
+    "train",
+    "plan",
+    "inspect",
+    "index",
+    "eval",
+    "convert",
+    "rate",
+    "judge",
+    "report",
+    "recipes",
+    "ablate",
+)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mplug_owl_cli.app import app
 from mplug_owl_cli.chat import chat
 from mplug_owl_cli.data import inspect
 from mplug_owl_cli.evaluate import evaluate
-from mplug_owl_cli.experiments import demo
+from mplug_owl_cli.experiments import ablate, demo
 from mplug_owl_cli.index import index
 from mplug_owl_cli.judge import judge
 from mplug_owl_cli.model import convert
@@ -41,6 +41,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "judge": judge,
     "report": report,
     "convert": convert,
+    "ablate": ablate,
 }
 for name, verb in VERBS.items():
     app.command(name)(verb)

@@ -1,4 +1,4 @@
-"""`owl demo`: the whole story."""
+"""`owl demo`: the whole story. `owl ablate`: a study of many runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,3 +22,32 @@ def demo(
     if minutes is not None and steps != 1.0:
         raise UserError("--minutes and --steps both say how long to train; give one of them")
     tell(out, steps, minutes)
+
+
+def ablate(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="training, data, my.module:study or ./mine.py:study.")],
+    out: Annotated[Path | None, typer.Option(help="The study's folder.", show_default="runs/STUDY")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of each arm; fewer than three give no intervals.", min=1)] = 3,
+    steps: Annotated[
+        float | None, typer.Option(help="Train for this share of the study's usual steps.", min=0.001, max=10)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed in 30 minutes: a try, not to be believed.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it costs and what it can show; train nothing.")] = False,
+) -> None:
+    """Run a study: every arm with every seed, one exam, and a page with intervals. Run it again to resume or to share work."""
+    from rich.console import Console
+
+    from mplug_owl.errors import UserError
+    from mplug_owl.experiments.ablation import ablate as run
+    from mplug_owl.experiments.ablation_plan import show_plan
+    from mplug_owl.experiments.study import find, scaled
+
+    if quick and steps is not None:
+        raise UserError("--quick and --steps both say how long to train; give one of them")
+    made = find(study)
+    folder = out or Path("runs") / (f"{made.name}-quick" if quick else made.name)
+    console = Console(highlight=False)
+    if plan:
+        show_plan(scaled(made, steps or 1.0), folder, seeds, console)
+    else:
+        run(made, folder, seeds, steps, quick, console)

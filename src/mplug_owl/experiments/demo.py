@@ -138,7 +138,7 @@ class _Told:
 
     def after(self, stage: str, owl: Owl) -> None:
         """Ask, show the answers, and hold a small exam with the pictures and without them."""
-        with _one_thread():
+        with one_thread():
             self._examine(stage, owl)
 
     def _examine(self, stage: str, owl: Owl) -> None:
@@ -183,7 +183,7 @@ def contact_sheet(shown: Sequence[Scene], columns: int = 8) -> Image.Image:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Answers are made word by word: products too small to share, and slow to share where another program runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

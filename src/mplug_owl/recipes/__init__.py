@@ -45,15 +45,20 @@ def find(name: str) -> Recipe:
         raise UserError(f"{name} has several stages; name one of {', '.join(several)}")
     if ":" not in name:
         raise UserError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
-    where, _, function = name.rpartition(":")
-    with _errors_of(where):
-        recipe = getattr(_module(where), function, None)
-        if not callable(recipe):
-            raise UserError(f"{where} has no function {function!r}")
-        made = recipe()
+    made = made_by(name)
     if not isinstance(made, Recipe):
         raise UserError(f"{name} returns a {type(made).__name__}; expected a Recipe")
     return made
+
+
+def made_by(name: str) -> object:
+    """What the function called `my.module:function` or `./mine.py:function` returns. Raises UserError where it fails."""
+    where, _, function = name.rpartition(":")
+    with _errors_of(where):
+        making = getattr(_module(where), function, None)
+        if not callable(making):
+            raise UserError(f"{where} has no function {function!r}")
+        return making()
 
 
 def _is_recipe(function: object) -> bool:

@@ -1,0 +1,149 @@
+"""`owl ablate`: a study's cells are trained and examined, whoever shares the work, and end in a table, a figure and a page."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from mplug_owl.errors import UserError
+from mplug_owl.eval.extra import needs
+from mplug_owl.experiments import ablation_report
+from mplug_owl.experiments.ablation_plan import QUICK_QUESTIONS, quick_share
+from mplug_owl.experiments.cells import Cell, is_trained, take_exam, train_stage
+from mplug_owl.experiments.demo import one_thread
+from mplug_owl.experiments.findings import Findings, gather
+from mplug_owl.experiments.study import Study, scaled
+from mplug_owl.train.reporter import Screen
+from mplug_owl.train.trainable import Part
+from mplug_owl.writing import replacing, writing
+
+SETTINGS = "study.json"
+# Seconds between two looks at what other processes have done.
+PAUSE = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study's folder says of itself: whoever joins or resumes the study takes these."""
+
+    study: str
+    share: float
+    quick: bool
+
+
+def ablate(
+    study: Study, out: Path, seeds: int = 3, share: float | None = None, quick: bool = False, console: Console | None = None
+) -> Findings:
+    """Run what is missing of a study into its folder and write its report there.
+
+    Args:
+        study: Arms and exam.
+        out: The study's folder. A second process with the same folder shares the work; after a kill it resumes.
+        seeds: How many, counted from 0. More may be asked for later.
+        share: Of the study's usual steps; None takes what the folder began with, and all of them where it is new.
+        quick: Fit one seed into 30 minutes on this machine: a try of the study, whose figures are not to be believed.
+        console: Where progress is printed.
+
+    Raises:
+        UserError: The folder holds another study, or this one in another length.
+        Interrupted: The run was asked to stop, and did after a checkpoint.
+    """
+    console = console or Console(highlight=False)
+    with needs("scipy"):
+        import scipy.special  # noqa: F401  (before a night of training, not after it)
+    settings = _settings(study, out.resolve(), share, quick, console)
+    made, numbers = as_run(study, settings), range(1 if quick else seeds)
+    cells = [Cell(arm, seed, out.resolve()) for seed in numbers for arm in made.arms]
+    for cell in _work(made, cells, console):
+        console.print(f"{cell.arm.name}, seed {cell.seed}: done", highlight=False)
+    found = gather(made, out.resolve(), numbers, settings.share, quick)
+    ablation_report.write(found, out, console)
+    return found
+
+
+class _Brief(Screen):
+    """A run's screen without the table of who learns: a study has dozens of runs."""
+
+    def start(self, name: str, parts: Sequence[Part]) -> None:
+        """Only remember the name."""
+        self._name = name
+
+
+def as_run(study: Study, settings: Settings) -> Study:
+    """The study in the length that its folder says."""
+    shorter = scaled(study, settings.share) if settings.share != 1 else study
+    return replace(shorter, questions=min(study.questions, QUICK_QUESTIONS)) if settings.quick else shorter
+
+
+def read_settings(out: Path) -> Settings | None:
+    """What a study's folder says of itself, None where there is none. Raises UserError where it is damaged."""
+    file = out / SETTINGS
+    if not file.is_file():
+        return None
+    try:
+        return Settings(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error}); expected what owl ablate writes") from error
+
+
+def _settings(study: Study, out: Path, share: float | None, quick: bool, console: Console) -> Settings:
+    """Those of the folder, or new ones that are written there."""
+    saved = read_settings(out)
+    if saved is not None:
+        for name, there, now in (("study", saved.study, study.name), ("quick", saved.quick, quick)):
+            if there != now:
+                raise UserError(f"{out}: holds another study, {name} {there} there and {now} now; give another --out")
+        if share is not None and share != saved.share:
+            raise UserError(f"{out}: has {saved.share:g} of the usual steps, not {share:g}; give another --out")
+        return saved
+    if quick:
+        share = quick_share(study, out / "timing", console)
+    made = Settings(study.name, 1.0 if share is None else share, quick)
+    with writing(out / SETTINGS):
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(out / SETTINGS) as file:
+            file.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
+    return made
+
+
+def _work(study: Study, cells: Sequence[Cell], console: Console) -> Iterator[Cell]:
+    """Do what nobody has done or is doing, cell by cell, until all are done; yields each cell that is finished here."""
+    left = [cell for cell in cells if not cell.is_done(study)]
+    console.print(f"{study.name}: {len(left)} of {len(cells)} cells are left to do", highlight=False)
+    while left:
+        advanced = False
+        for cell in list(left):
+            mine = False
+            while not cell.is_done(study) and _advance(study, cell, console):
+                advanced = mine = True
+            if cell.is_done(study):
+                left.remove(cell)
+                advanced = True
+            if mine and cell.is_done(study):
+                yield cell
+        if not advanced:
+            time.sleep(PAUSE)  # others are at what is left
+
+
+def _advance(study: Study, cell: Cell, console: Console) -> bool:
+    """Train a cell's next stage, or let it take the exam after the last one; False where another process is at that."""
+    run = next((run for run in cell.runs if not is_trained(cell.out, run)), None)
+    folder = cell.out / run.name if run is not None else cell.folder
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            if run is None:
+                if not cell.is_done(study):
+                    with one_thread():
+                        take_exam(study, cell)
+            elif not is_trained(cell.out, run):
+                console.print(f"\n{cell.arm.name}, seed {cell.seed}: {run.recipe.name}", highlight=False)
+                train_stage(cell.out, run, _Brief(console))
+    except Timeout:
+        return False
+    except UserError as error:
+        raise UserError(f"arm {cell.arm.name}, seed {cell.seed}: {error}") from error
+    return True

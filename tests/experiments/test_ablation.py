@@ -1,0 +1,212 @@
+"""A study in whole: cells are shared, skipped and resumed, its folder is guarded, and its report says what it does not know."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from mplug_owl.chat import Decoding
+from mplug_owl.conversation import Conversation
+from mplug_owl.errors import UserError
+from mplug_owl.eval.grade import Grader
+from mplug_owl.eval.graders.exact import ExactMatch
+from mplug_owl.eval.task import Condition, Question
+from mplug_owl.experiments import ablation
+from mplug_owl.experiments.ablation import ablate
+from mplug_owl.experiments.cells import Cell, is_trained
+from mplug_owl.experiments.findings import gather
+from mplug_owl.experiments.study import Arm, Claim, Study, find
+from tests.school import lesson
+from tests.world import write
+
+pytest.importorskip("scipy")
+QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Twelve questions in words."""
+
+    name: str = "colours"
+    conditions: Sequence[Condition] = (Condition("all", "picture", "asked", "colours"),)
+    grader: Grader = field(default_factory=ExactMatch)
+
+    def questions(self, split: str, count: int | None, seed: int) -> list[Question]:
+        return [Question(f"q{n}", ("warm", "cold")[n % 2], "colour", ((f"Which, {n}?", "red"),)) for n in range(12)]
+
+
+@dataclass(frozen=True)
+class Guesser:
+    """Is right as often as it knows."""
+
+    knows: float
+
+    def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:
+        random = Random(self.knows)
+        return ["red" if random.random() < self.knows else "blue" for _ in conversations]
+
+    def stream(self, conversation: Conversation, decoding: Decoding) -> Iterator[str]:
+        yield "red"
+
+
+def guesses(**knows: float) -> Study:
+    arms = tuple(Arm(name, f"knows {share:.0%}", answers=lambda _, s=share: Guesser(s)) for name, share in knows.items())
+    claims = (
+        Claim("Much is more than nothing.", "much", "none", "asked"),
+        Claim("And nothing more than much.", "none", "much", "asked"),
+    )
+    return Study("guesses", "Who knows more?", arms, claims=claims, task=Colours(), conditions=())
+
+
+def taught(folder: Path) -> Study:
+    """Two arms of lessons that begin with the same one."""
+    write(folder, 8, 5)
+    first = lesson(data=(f"chat:{folder}/chats.jsonl",), steps=2, threads=1)
+    second = replace(first, name="more", steps=3)
+
+    def answers(trained: Path | None) -> Guesser:
+        assert trained is not None
+        assert (trained / "model").is_dir()
+        return Guesser(0.5)
+
+    arms = (Arm("one", "a lesson", (first,), answers), Arm("two", "two lessons", (first, second), answers))
+    return Study("taught", "Does a second lesson help?", arms, task=Colours(), conditions=())
+
+
+def test_claims_arms_and_costs_come_out_as_they_are(tmp_path: Path) -> None:
+    found = ablate(guesses(none=0.0, much=1.0), tmp_path / "out", console=QUIET)
+    assert [tried.mark for tried in found.claims] == ["holds", "does not hold"]
+    none, much = found.of("asked")
+    assert (none.differences["overall"].value, none.differences["overall"].verdict, much.differences) == (-1, "worse", {})
+    assert set(none.means) == {"overall", "warm", "cold"}
+    assert found.missing == 0
+
+
+def test_the_report_is_whole_and_the_same_again(tmp_path: Path) -> None:
+    study, out = guesses(none=0.1, some=0.5, much=0.8), tmp_path / "out"
+    ablate(study, out, console=QUIET)
+    before = {name: (out / name).read_bytes() for name in ("results.json", "table.txt", "study.html", "figure.svg")}
+    ablate(study, out, console=QUIET)
+    assert before == {name: (out / name).read_bytes() for name in before}
+    rows = json.loads(before["results.json"])["rows"]
+    assert [row["arm"] for row in rows] == ["none", "some", "much"]
+    page = before["study.html"].decode()
+    assert "Who knows more?" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_two_seeds_have_no_bars_and_say_so(tmp_path: Path) -> None:
+    found = ablate(guesses(none=0.0, much=1.0), tmp_path / "out", seeds=2, console=QUIET)
+    assert {tried.mark for tried in found.claims} == {"undecided"}
+    assert "they need 3 seeds" in (tmp_path / "out" / "table.txt").read_text("utf-8")
+
+
+def test_before_anything_is_run_the_findings_say_so(tmp_path: Path) -> None:
+    found = gather(guesses(none=0.0, much=1.0), tmp_path, range(3))
+    assert ({tried.mark for tried in found.claims}, found.missing, found.noise) == ({"not run yet"}, 6, None)
+
+
+def test_what_arms_share_is_trained_once_and_done_cells_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out = taught(tmp_path / "data"), tmp_path / "out"
+    found = ablate(study, out, seeds=1, console=QUIET)
+    runs = sorted(path.name.partition("-")[0] for path in out.iterdir() if path.is_dir())
+    assert runs == ["lesson", "more"]
+    cost = found.costs["two"]
+    assert cost is not None
+    assert cost.flops > 0
+    assert not list(out.rglob("checkpoints"))
+    monkeypatch.setattr(ablation, "train_stage", lambda *unused: pytest.fail("a done cell was trained again"))
+    monkeypatch.setattr(ablation, "take_exam", lambda *unused: pytest.fail("a done cell was asked again"))
+    assert ablate(study, out, seeds=1, console=QUIET).rows == found.rows
+
+
+def test_what_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out = taught(tmp_path / "data"), (tmp_path / "out").resolve()
+    first, second = (Cell(arm, 0, out) for arm in study.arms)
+    out.mkdir()
+    waited: list[float] = []
+    held = FileLock(out / f".{first.folder.name}.lock")
+    held.acquire()
+
+    def pause(seconds: float) -> None:
+        waited.append(seconds)
+        assert not is_trained(out, first.runs[0])
+        held.release()
+
+    monkeypatch.setattr(ablation.time, "sleep", pause)
+    ablate(study, out, seeds=1, console=QUIET)
+    assert waited == [ablation.PAUSE]
+    assert first.is_done(study)
+    assert second.is_done(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda study: {"study": replace(study, name="other")}, "holds another study, study guesses there and other now"),
+        (lambda study: {"study": study, "quick": True}, "quick False there and True now"),
+        (lambda study: {"study": study, "share": 0.5}, "has 1 of the usual steps, not 0.5"),
+    ],
+)
+def test_a_folder_holds_one_study(tmp_path: Path, change: object, message: str) -> None:
+    study = guesses(none=0.0, much=1.0)
+    ablate(study, tmp_path / "out", console=QUIET)
+    assert callable(change)
+    with pytest.raises(UserError, match=message):
+        ablate(out=tmp_path / "out", console=QUIET, **change(study))
+
+
+def test_a_damaged_study_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(UserError, match=r"study.json: damaged"):
+        ablate(guesses(none=0.0, much=1.0), tmp_path, console=QUIET)
+
+
+def test_what_is_wrong_with_an_arm_names_it(tmp_path: Path) -> None:
+    study = Study("s", "", (Arm("one", "", (lesson(),)),))
+    with pytest.raises(UserError, match="arm one, seed 0: no data"):
+        ablate(study, tmp_path / "out", console=QUIET)
+
+
+MINI = """
+from dataclasses import replace
+from mplug_owl.experiments.studies import instruct, pretrain
+from mplug_owl.experiments.study import Arm, Study
+def study():
+    first, second = (replace(stage, steps=8, batch=4, micro_batch=2) for stage in (pretrain(), instruct()))
+    return Study("mini", "Does it resume?", (Arm("r1", "one", (first,)), Arm("r5", "both", (first, second))), questions=2)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path: Path) -> None:
+    (tmp_path / "mini.py").write_text(MINI)
+    study = find(f"{tmp_path}/mini.py:study")
+    words = [sys.executable, "-m", "mplug_owl", "ablate", f"{tmp_path}/mini.py:study", "--seeds", "2", "--out"]
+    began = time.monotonic()
+    subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
+    took, random, killed = time.monotonic() - began, Random(1), 0
+    for _ in range(20):
+        process = subprocess.Popen([*words, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(random.uniform(0.15, 0.5) * took)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+    subprocess.run([*words, str(tmp_path / "killed")], check=True, capture_output=True)
+    whole, resumed = (gather(study, tmp_path / name, range(2)) for name in ("whole", "killed"))
+    assert killed
+    assert whole.missing == 0
+    assert resumed.rows == whole.rows
