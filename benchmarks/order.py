@@ -130,6 +130,7 @@ def time_first_step() -> None:
         ("two sources, 3 to 1.7", [1_000_000, 500_000], [3.0, 1.7], None),
         ("three, by their sizes", [1_000_000, 500_000, 3_000], [None, None, None], None),
         ("six of 150,000, 10 8 5 3 2 1.3", [150_000] * 6, [10.0, 8.0, 5.0, 3.0, 2.0, 1.3], None),
+        ("six of 262,144, the most that is held", [order.IN_MEMORY] * 6, [10.0, 8.0, 5.0, 3.0, 2.0, 1.3], None),
         ("six of 1,000,000", [1_000_000] * 6, [10.0, 8.0, 5.0, 3.0, 2.0, 1.3], None),
     ):
         took = []

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mplug_owl.data import order
-from mplug_owl.data.order import HELD, LANES, WINDOW, BlocksOrder, RandomOrder, permuted, permuted_by_key
+from mplug_owl.data.order import HELD, IN_MEMORY, LANES, WINDOW, BlocksOrder, RandomOrder, permuted, permuted_by_key
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**40))
@@ -71,8 +71,16 @@ def test_small_sources_keep_the_permutation_that_they_had() -> None:
 
 def test_no_permutation_of_a_large_source_is_held() -> None:
     order._held.cache_clear()
-    RandomOrder(400_000_000, 0, 0).at(7, np.arange(4096))
+    for size in (400_000_000, IN_MEMORY + 1):
+        RandomOrder(size, 0, 0).at(7, np.arange(4096))
     assert order._held.cache_info().currsize == 0
+
+
+def test_a_run_begun_when_more_was_held_keeps_its_order() -> None:
+    at, size = np.arange(1000), IN_MEMORY + 1
+    before = RandomOrder(size, 3, 1, in_memory=2**20).at(2, at)
+    assert np.array_equal(before, np.random.default_rng([3, 0, 1, 2]).permutation(size)[:1000])
+    assert not np.array_equal(before, RandomOrder(size, 3, 1).at(2, at))
 
 
 blocks = st.lists(st.integers(0, 900), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)

@@ -9,7 +9,6 @@ from mplug_owl import MplugOwlProcessor
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import StepDataset
-from mplug_owl.data.order import HELD
 from mplug_owl.data.sources import Source
 from mplug_owl.data.survey import Survey
 from mplug_owl.train.batch_size import resolve_batch_size, text_only
@@ -135,9 +134,9 @@ def test_blocks_are_read_where_the_recipe_says_so(processor: MplugOwlProcessor) 
 def test_a_resumed_run_says_that_the_order_of_its_large_sources_changes(processor: MplugOwlProcessor) -> None:
     recipe, notes = lesson(), list[str]()
     saved = {name: value for name, value in as_json(recipe).items() if name != "order"}
-    resolve_batch_size(recipe, Survey([Made(HELD)]), processor, saved, notes.append)
+    resolve_batch_size(recipe, Survey([Made(2**20)]), processor, saved, notes.append)
     assert notes == []
-    resolve_batch_size(recipe, Survey([Made(HELD + 1)]), processor, saved, notes.append)
+    resolve_batch_size(recipe, Survey([Made(2**20 + 1)]), processor, saved, notes.append)
     assert notes == [
         "sources of more than 1,048,576 records come in another order than when this run was begun, from the next step on"
     ]

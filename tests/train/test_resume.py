@@ -14,7 +14,7 @@ from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.checkpoint import MANIFEST, SEAL
 from mplug_owl.train.recipe import Recipe, as_json, completed, from_json, override, renamed
 from mplug_owl.train.reporter import Progress
-from mplug_owl.train.resume import as_started, begin, saved_values, with_prompt_of, write_recipe
+from mplug_owl.train.resume import as_started, begin, saved_values, with_what_was_done, write_recipe
 from tests.school import initial_model, lesson, lessons, quietly
 
 
@@ -105,15 +105,15 @@ def test_a_run_from_before_a_field_is_resumed_and_the_field_is_its_default(tmp_p
         begin(tmp_path / "run", other, True, print)
 
 
-def test_a_run_from_before_chat_formats_keeps_the_originals_prompt() -> None:
-    """A language model's own template has become the default since, and half a run in another format would be neither."""
+def test_a_run_from_before_some_fields_keeps_what_it_did() -> None:
+    """Chat formats and computed orders have become the default since; half a run in another would be neither."""
     recipe = lesson()
     values = as_json(recipe)
-    assert with_prompt_of(recipe, values) == with_prompt_of(recipe, None) == recipe
+    assert with_what_was_done(recipe, values) == with_what_was_done(recipe, None) == recipe
     assert recipe.modules.prompt == "auto"
-    del values["modules"]["prompt"]
-    before = with_prompt_of(recipe, values)
-    assert before.modules.prompt == "owl"
+    del values["modules"]["prompt"], values["order_in_memory"]
+    before = with_what_was_done(recipe, values)
+    assert (before.modules.prompt, before.order_in_memory) == ("owl", 2**20)
     assert completed(values) == as_json(before)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mplug_owl.data.apportion import Apportionment
-from mplug_owl.data.order import BlocksOrder, Order, RandomOrder
+from mplug_owl.data.order import IN_MEMORY, BlocksOrder, Order, RandomOrder
 from mplug_owl.errors import UserError
 
 
@@ -31,6 +31,7 @@ class Mixture:
     sample, and the others the rest; weights count among sources of one kind alone.
 
     `blocks` are the sizes of the blocks of those sources that are to be read block by block; None for a source in random order.
+    The random order of sources of `in_memory` records at most is held there, and that of larger ones is computed.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Mixture:
         apart: Sequence[bool] | None = None,
         share: float = 0.0,
         blocks: Sequence[np.ndarray | None] | None = None,
+        in_memory: int = IN_MEMORY,
     ) -> None:
         if not sizes or min(sizes) < 1:
             raise UserError(f"sources of {list(sizes)} samples: each needs one at least")
@@ -55,8 +57,8 @@ class Mixture:
             self.due[kind] = np.array(given)[kind] / np.array(given)[kind].sum() * samples
         self.in_blocks = tuple(of is not None for of in blocks or [None] * len(sizes))
         self._parts = [(kind, Apportionment(self.due[kind], samples)) for kind, samples in kinds]
-        self._orders = [
-            _order(size, seed, source, of)
+        self._orders: list[Order] = [
+            RandomOrder(size, seed, source, in_memory) if of is None else BlocksOrder(of, seed, source)
             for source, (size, of) in enumerate(zip(sizes, blocks or [None] * len(sizes), strict=True))
         ]
 
@@ -97,10 +99,6 @@ class Mixture:
         for kind, part in self._parts:
             used[kind] = part.before(number)
         return used
-
-
-def _order(size: int, seed: int, source: int, blocks: np.ndarray | None) -> Order:
-    return RandomOrder(size, seed, source) if blocks is None else BlocksOrder(blocks, seed, source)
 
 
 def _kinds(apart: np.ndarray, batch: int, share: float) -> list[tuple[np.ndarray, int]]:

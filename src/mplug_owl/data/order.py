@@ -1,6 +1,7 @@
 """In which order the records of a source come: fully at random, or block by block with locality.
 
-An order is a pure function from (epoch, position) to a record's index. No permutation of a large source is held.
+An order is a pure function from (epoch, position) to a record's index. No permutation of a large source is held, and so
+any step's samples are known at once.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
-# The permutations of sources up to this size are numpy's, held in memory, 8 MiB each. Runs of before depend on them.
+# The permutations of sources up to this size are numpy's, held in memory, 2 MiB each and drawn in 5 ms. Those of larger ones
+# are computed index by index. Each run keeps the limit that it began with: the order depends on it.
+IN_MEMORY = 2**18
+# The same limit for blocks, which are put in order as a whole in any case.
 HELD = 2**20
 # Four rounds of a Feistel network are as good as random in theory (Luby and Rackoff, 1988), its round functions being
 # perfect. Ours are quick ones.
@@ -30,14 +34,14 @@ class Order(Protocol):
 
 
 class RandomOrder:
-    """A fresh permutation of all `size` records each epoch."""
+    """A fresh permutation of all `size` records each epoch, held in memory where they are `in_memory` at most."""
 
-    def __init__(self, size: int, seed: int, source: int) -> None:
-        self.size, self.seed, self.source = size, seed, source
+    def __init__(self, size: int, seed: int, source: int, in_memory: int = IN_MEMORY) -> None:
+        self.size, self.seed, self.source, self.in_memory = size, seed, source, in_memory
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The indices [N] at these positions [N] of an epoch."""
-        return permuted(positions, self.size, (self.seed, 0, self.source, epoch))
+        return permuted(positions, self.size, (self.seed, 0, self.source, epoch), self.in_memory)
 
 
 class BlocksOrder:
@@ -85,12 +89,12 @@ class BlocksOrder:
         return first + drawn
 
 
-def permuted(indices: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
+def permuted(indices: np.ndarray, size: int, key: tuple[int, ...], in_memory: int = HELD) -> np.ndarray:
     """Where the permutation of range(size) that has this key puts these indices [N].
 
-    Up to `HELD` it is numpy's, above it `permuted_by_key`.
+    Up to a size of `in_memory` it is numpy's, above it `permuted_by_key`.
     """
-    return _held(size, key)[indices] if size <= HELD else permuted_by_key(indices, size, key)
+    return _held(size, key)[indices] if size <= in_memory else permuted_by_key(indices, size, key)
 
 
 def permuted_by_key(indices: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:

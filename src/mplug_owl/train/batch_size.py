@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mplug_owl.data.mixture import Mixture
-from mplug_owl.data.order import HELD
 from mplug_owl.data.survey import Lengths, Survey
 from mplug_owl.errors import UserError
 from mplug_owl.model.processor import MplugOwlProcessor
-from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.recipe import BEFORE, Recipe
 
 
 def resolve_batch_size(
@@ -26,11 +25,12 @@ def resolve_batch_size(
     is resumed: its batch is taken, not measured again.
     """
     text = text_only(recipe, survey, note)
-    if saved is not None and "order" not in saved and max(survey.sizes) > HELD:
-        note(f"sources of more than {HELD:,} records come in another order than when this run was begun, from the next step on")
+    held = BEFORE["Recipe", "order_in_memory"]
+    if saved is not None and "order" not in saved and max(survey.sizes) > held:
+        note(f"sources of more than {held:,} records come in another order than when this run was begun, from the next step on")
     batch = recipe.batch
     if batch is None and saved is not None and saved.get("batch_tokens") == recipe.batch_tokens:
-        batch = held if isinstance(held := saved.get("batch"), int) else None
+        batch = measured if isinstance(measured := saved.get("batch"), int) else None
     if batch is None:
         mean, tokens = mean_sample(recipe, survey, processor, text), recipe.batch_tokens or 0
         batch = max(1, round(tokens / mean.tokens))
@@ -80,4 +80,5 @@ def text_only(recipe: Recipe, survey: Survey, note: Callable[[str], None] = lamb
 
 def _mixture(recipe: Recipe, survey: Survey, batch: int, text: Sequence[bool] | None) -> Mixture:
     blocks = survey.blocks if recipe.order == "blocks" else None
-    return Mixture(survey.sizes, survey.weights, batch, recipe.seed, text, recipe.text_share or 0.0, blocks)
+    share, held = recipe.text_share or 0.0, recipe.order_in_memory
+    return Mixture(survey.sizes, survey.weights, batch, recipe.seed, text, share, blocks, held)

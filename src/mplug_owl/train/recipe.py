@@ -9,6 +9,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from mplug_owl.data.encode import Encoding
+from mplug_owl.data.order import IN_MEMORY
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules
 from mplug_owl.model.quantised import Quantisation
@@ -26,8 +27,9 @@ RENAMED = {
     "optimizer.clip": "clip",
 }
 
-# What runs did before a field came, where its default is something else: every conversation was in the original's prompt.
-BEFORE = {("Modules", "prompt"): "owl"}
+# What runs did before a field came, where its default is something else: every conversation was in the original's prompt, and
+# of sources of up to 2**20 records a permutation was held in memory.
+BEFORE: dict[tuple[str, str], Any] = {("Modules", "prompt"): "owl", ("Recipe", "order_in_memory"): 2**20}
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ class Recipe:
 
     `data` are "FORMAT:PATH[@WEIGHT]"; weights default to sizes. `text_share` of every step, to the sample, comes from the
     sources of text alone; None mixes all sources by weight. `order="blocks"` reads shards, and parquet's row groups, from front
-    to back, many at once; sources without blocks stay in random order. `image_root` is the folder that relative picture paths
-    start at. `init_from` is the run or model that the stage starts from, None for `modules`.
+    to back, many at once; sources without blocks stay in random order. The random order of a source of up to `order_in_memory`
+    records is drawn as a whole and held; of a larger one each index is computed. `image_root` is the folder that relative
+    picture paths start at. `init_from` is the run or model that the stage starts from, None for `modules`.
 
     `clip` is the largest norm of a step's gradient. `frozen_bf16` stores what does not learn in half the memory. `attention`
     is how transformers computes it, None for what is quickest: PyTorch's fused kernels, and on a CPU in bf16, where their way
@@ -137,6 +140,7 @@ class Recipe:
     text_share: float | None = None
     data: tuple[str, ...] = ()
     order: Literal["random", "blocks"] = "random"
+    order_in_memory: int = IN_MEMORY
     image_root: str | None = None
     init_from: str | None = None
     lora: LoRA = field(default_factory=LoRA)

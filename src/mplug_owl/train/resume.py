@@ -54,7 +54,7 @@ def as_started(recipe: Recipe, out: Path, given: Collection[str], note: Callable
     if values is None:
         return recipe
     try:
-        started = from_json(with_prompt_of(recipe, values), values)
+        started = from_json(with_what_was_done(recipe, values), values)
         lines = differences(as_json(started), as_json(recipe))
     except (UserError, ValidationError, TypeError) as error:
         raise _no_recipe(file, str(error).splitlines()[0]) from error
@@ -63,11 +63,18 @@ def as_started(recipe: Recipe, out: Path, given: Collection[str], note: Callable
     return started
 
 
-def with_prompt_of(recipe: Recipe, values: Mapping[str, Any] | None) -> Recipe:
-    """The recipe with the prompt of a run's recipe.json that does not name one: runs begun before 0.3 had the original's."""
-    if values is None or "prompt" in values.get("modules", {}):
+def with_what_was_done(recipe: Recipe, values: Mapping[str, Any] | None) -> Recipe:
+    """The recipe with what runs did `BEFORE` there were some fields, where a run's recipe.json does not name these."""
+    if values is None:
         return recipe
-    return replace(recipe, modules=replace(recipe.modules, prompt=BEFORE["Modules", "prompt"]))
+    absent = {(kind, name): done for (kind, name), done in BEFORE.items() if name not in _part(values, kind)}
+    modules = {name: done for (kind, name), done in absent.items() if kind == "Modules"}
+    others = {name: done for (kind, name), done in absent.items() if kind == "Recipe"}
+    return replace(recipe, modules=replace(recipe.modules, **modules), **others)
+
+
+def _part(values: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return values.get("modules", {}) if kind == "Modules" else values
 
 
 def begin(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) -> Checkpoint | None:

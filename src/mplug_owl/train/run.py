@@ -17,7 +17,7 @@ from mplug_owl.train.loop import fit
 from mplug_owl.train.memory import bound_kernel_caches
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Reporter, Screen
-from mplug_owl.train.resume import saved_values, with_prompt_of
+from mplug_owl.train.resume import saved_values, with_what_was_done
 
 # How many problems of the data are worth reading at once.
 SHOWN_PROBLEMS = 10
@@ -102,12 +102,12 @@ def initial_model(recipe: Recipe, survey: Survey) -> Owl:
 
 
 def _begun(recipe: Recipe, out: Path, resume: bool) -> tuple[Recipe, Survey]:
-    """The recipe with the prompt, and the data counted, as the run began with: before anything is read."""
+    """Recipe and counts of the data as the run began, with what it did before some fields came: before anything is read."""
     survey = Survey(*open_data(recipe.data, recipe.image_root))
     if not resume:
         return recipe, survey
     counts = counted.slots_of(survey.sources, out, resume)
-    return with_prompt_of(recipe, saved_values(out)), counted.with_slots(survey, counts)
+    return with_what_was_done(recipe, saved_values(out)), counted.with_slots(survey, counts)
 
 
 def _check_positions(recipe: Recipe, owl: Owl) -> None:
