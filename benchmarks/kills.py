@@ -8,17 +8,21 @@ run that was left alone. With `--order blocks` the squares are in parquet's row 
 it with five kills.
 
     python -m benchmarks.kills [--kills 50] [--workers 0] [--processes 1] [--order random] [--steps 120] [--seed 0]
+
+With `--folder` what was counted stays there, and the same command goes on with it.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -137,8 +141,9 @@ def kill_in_time(processes: list[BaseProcess], out: Path, random: Random, saving
     if not all(process.is_alive() for process in processes):
         return False
     for process in random.sample(processes, len(processes)):
-        if process.is_alive() and process.pid is not None:  # another's death may have ended it
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # another's death may have ended it
+                os.killpg(process.pid, signal.SIGKILL)
         if process is not processes[-1]:
             time.sleep(random.uniform(0, 0.2) * (len(processes) > 1))
     for process in processes:
@@ -158,25 +163,56 @@ def same(one: Path, other: Path) -> str:
 
 
 def measure(kills: int, trial: Trial, seed: int, folder: Path) -> tuple[int, int, int]:
-    """Kills counted, runs they fell into, runs among them that ended bit-identical."""
-    random, data = Random(seed), folder / "data"
-    write(data, random)
-    if trial.order == "blocks":
-        write_blocks(data)
-    whole = folder / "whole"
-    finish(start(data, whole, trial))
-    done = runs = identical = 0
+    """Kills counted, runs they fell into, runs among them that ended bit-identical. What is in the folder counts too."""
+    data, whole, counted = folder / "data", folder / "whole", Counted(folder / "counted.json", trial, seed)
+    if not whole.with_suffix(".done").exists():
+        for unfinished in (data, whole):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        write(data, Random(seed))
+        if trial.order == "blocks":
+            write_blocks(data)
+        finish(start(data, whole, trial))
+        whole.with_suffix(".done").touch()
+    done, runs, identical = counted.read()
     while done < kills:
         out = folder / f"run{runs}"
         processes = start(data, out, trial)
-        while done < kills and kill_in_time(processes, out, random, saving=done % 2 == 0):
+        while done < kills and kill_in_time(processes, out, Random(f"{seed} {done}"), saving=done % 2 == 0):
             done += 1
+            counted.write(done, runs, identical)
             processes = start(data, out, trial)
         finish(processes)
         difference = same(whole, out)
         runs, identical = runs + 1, identical + (difference == "")
+        counted.write(done, runs, identical)
         print(f"run {runs}: {done} kills so far, {difference or 'bit-identical'}", flush=True)
     return done, runs, identical
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The file that keeps kills, runs and those bit-identical, of one trial and seed."""
+
+    file: Path
+    trial: Trial
+    seed: int
+
+    def read(self) -> list[int]:
+        """What was counted so far. Raises SystemExit where it is of another trial."""
+        if not self.file.exists():
+            return [0, 0, 0]
+        values = json.loads(self.file.read_text(encoding="utf-8"))
+        if values["of"] != self._of():
+            raise SystemExit(f"{self.file}: counted for {values['of']}; give another --folder")
+        counts: list[int] = values["counts"]
+        return counts
+
+    def write(self, *counts: int) -> None:
+        """Keep kills, runs, and those bit-identical."""
+        self.file.write_text(json.dumps({"of": self._of(), "counts": counts}), encoding="utf-8")
+
+    def _of(self) -> dict[str, object]:
+        return {**asdict(self.trial), "seed": self.seed}
 
 
 def finish(processes: list[BaseProcess]) -> None:
@@ -192,8 +228,10 @@ if __name__ == "__main__":
     for name, usual in (("kills", 50), ("workers", 0), ("processes", 1), ("steps", STEPS), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--order", choices=("random", "blocks"), default="random")
+    parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        trial = Trial(given.workers, given.processes, given.order, given.steps)
-        counted = measure(given.kills, trial, given.seed, Path(name))
-    print(f"{trial}: " + "{} kills in {} runs, {} of them bit-identical to the run that was left alone".format(*counted))
+        trial, folder = Trial(given.workers, given.processes, given.order, given.steps), given.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = measure(given.kills, trial, given.seed, folder)
+    print(f"{trial}: " + "{} kills in {} runs, {} of them bit-identical to the run that was left alone".format(*found))
