@@ -52,6 +52,12 @@ def evaluate(
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask everything anew, whatever the folder holds.")] = False,
     device: DeviceOption = None,
     quantize: QuantizeOption = None,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost/--no-cost", help="With --quantize, ask the model as it is too and show the difference, with its interval."
+        ),
+    ] = True,
 ) -> None:
     """Examine a model. Each answer is kept at once, and the same command again asks only what is missing."""
     from mplug_owl.eval import graders, tasks
@@ -59,8 +65,15 @@ def evaluate(
 
     chosen = [graders.find(name) for name in dict.fromkeys(metric or ())]
     exam = tasks.find(task, data)
-    print(
-        run_exam(
-            model, exam, data, limit, seed, max_new_tokens, out, fresh, device, chosen, quantize.value if quantize else None
-        )
+    folder = run_exam(
+        model, exam, data, limit, seed, max_new_tokens, out, fresh, device, chosen, quantize.value if quantize else None
     )
+    if quantize and cost:
+        from rich.console import Console
+
+        from mplug_owl.eval.quantised import show_cost
+
+        beside = out.with_name(f"{out.name}-unquantized") if out else None
+        whole = run_exam(model, exam, data, limit, seed, max_new_tokens, beside, fresh, device, chosen)
+        show_cost(whole, folder, data, chosen, Console())
+    print(folder)

@@ -15,26 +15,29 @@ from mplug_owl.model.small_weights import INT8, pack
 
 def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Quantisation | None = None) -> ChatModel:
     """Whoever answers under a name. Over 40 lines with its arguments.
-    ever answers under a name.
 
-        Args:
-            name: What `load` opens, such as `owl-tiny`, a folder or a hub id; `hf:` and a folder or hub id for any
-                image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
-            device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
-            dtype: The precision of its weights: `auto` keeps the file's; `float32`, `bfloat16`, and for our own `int8`.
+    `dtype="int8"` and `quantize="int8"` are two things. The first is how a CPU multiplies: what comes in is rounded too, the
+    head with it, and it is the quickest. The second is how weights are kept, on any device, and what `base="int8"` trains on.
 
-            quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for memory.
+    Args:
+        name: What `load` opens, such as `owl-tiny`, a folder or a hub id; `hf:` and a folder or hub id for any
+            image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
+        device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
+        dtype: The precision of its weights: `auto` keeps the file's; `float32`, `bfloat16`, and for our own `int8`.
+        quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for memory.
 
-        Raises:
-            UserError: There is no such model, its files do not fit, or a package that it needs is not installed.
+    Raises:
+        UserError: There is no such model, its files do not fit, or a package that it needs is not installed.
 
-        Example:
-            >>> from mplug_owl.chat import find
-            >>> find("http://localhost:8000/v1#owl").endpoint.model
-            'owl'
+    Example:
+        >>> from mplug_owl.chat import find
+        >>> find("http://localhost:8000/v1#owl").endpoint.model
+        'owl'
     """
     if quantize is not None and dtype == INT8:
-        raise UserError("--quantize and --dtype int8 both change the language model's weights; give one of them")
+        raise UserError(
+            f"give one of them: --dtype int8 is quickest on a CPU, --quantize {quantize} saves memory on any device"
+        )
     if name.startswith(("http://", "https://")):
         if quantize is not None:
             raise UserError(f"{name} has the weights that its server has; leave --quantize {quantize} out")
