@@ -88,10 +88,14 @@ class QFormerLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(connector_config.hidden_size)
 
     def forward(self, queries_IQD: Tensor, patches_IPD: Tensor) -> Tensor:
-        queries_IQD = self.own_norm(queries_IQD + self.own(queries_IQD, queries_IQD))
+        queries_IQD = self.self_attend(queries_IQD)
         if self.cross is not None and self.cross_norm is not None:
             queries_IQD = self.cross_norm(queries_IQD + self.cross(queries_IQD, patches_IPD))
         return self.mlp_norm(queries_IQD + self.mlp(queries_IQD))
+
+    def self_attend(self, states_IAD: Tensor, mask_I1AA: Tensor | None = None) -> Tensor:
+        """The layer's first half: states attend to one another, those that the mask lets them see."""
+        return self.own_norm(states_IAD + self.own(states_IAD, states_IAD, mask_I1AA))
 
 
 class Resampler(nn.Module):
@@ -154,12 +158,13 @@ class Attention(nn.Module):
         self.value = nn.Linear(seen, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, queries_IQD: Tensor, seen_ISD: Tensor) -> Tensor:
+    def forward(self, queries_IQD: Tensor, seen_ISD: Tensor, mask_I1QS: Tensor | None = None) -> Tensor:
+        """The mix [I, Q, width]. A mask is true where a query may look; None lets it look everywhere."""
         query, key, value = (
             states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for states in (self.query(queries_IQD), self.key(seen_ISD), self.value(seen_ISD))
         )
-        mixed_IHQK = nn.functional.scaled_dot_product_attention(query, key, value)
+        mixed_IHQK = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_I1QS)
         return self.out_proj(mixed_IHQK.transpose(1, 2).flatten(2))
 
 
