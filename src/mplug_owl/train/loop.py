@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from mplug_owl.data.loader import Batch, StepBatches, step_loader
@@ -14,6 +15,7 @@ from mplug_owl.data.survey import Survey
 from mplug_owl.errors import Interrupted
 from mplug_owl.model.load import Owl
 from mplug_owl.train import checkpoint
+from mplug_owl.train.distillation import Distilled, distillation_loss, part_text, without_lora
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.finish import finish
 from mplug_owl.train.optim import clip_gradients
@@ -122,9 +124,14 @@ def forward_backward(run: Session, number: int, batches: Sequence[Batch], superv
 
     Every supervised token of the step weighs the same, whichever forward pass or process it falls into.
     """
-    passes = [partial(batch_loss, run.model, batch, supervised, run.recipe.precision) for batch in batches]
+    precision, distilled = run.recipe.precision, list[Distilled]()
+    if isinstance(run.learner, PeftModel) and run.recipe.text_distillation:
+        batches, text = part_text(batches, run.owl.model.config.image_token_id)
+        distilled = without_lora(run.learner, text, precision)
+    passes = [partial(batch_loss, run.model, batch, supervised, precision) for batch in batches]
+    passes += [partial(distillation_loss, run.owl.model, told, supervised, precision) for told in distilled]
     rank = run.accelerator.process_index
-    seeds = [dropout_seed(run.recipe.seed, number, rank, position) for position in range(len(batches))]
+    seeds = [dropout_seed(run.recipe.seed, number, rank, position) for position in range(len(passes))]
     return run.threads.backward(passes, seeds, sum(batch.input_ids.numel() for batch in batches))
 
 

@@ -30,6 +30,8 @@ def merge_in_passes(learner: nn.Module) -> list[nn.Module]:
 
 def _merged(layer: Any, states: Tensor) -> Tensor:
     """x (W + A B s), the sum in the adapter's dtype, fp32."""
+    if layer.disable_adapters:
+        return cast(Tensor, layer.get_base_layer()(states))
     (name,) = layer.active_adapters
     base, down, up = layer.get_base_layer(), layer.lora_A[name].weight, layer.lora_B[name].weight
     with torch.autocast(states.device.type, enabled=False):

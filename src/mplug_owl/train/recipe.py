@@ -123,6 +123,9 @@ class Recipe:
     `base` quantises the linear layers of a language model that is frozen or learns through LoRA (QLoRA, arXiv 2305.14314). The
     finished model holds unquantised weights: what was learned is merged into those that the run began with.
 
+    With `text_distillation` conversations without pictures are learned by the divergence from the language model without LoRA,
+    not by their words (`train/distillation.py`), so that its language stays.
+
     With `index` local shards that nobody has read yet are indexed beside the run, at the lowest priority.
     """
 
@@ -166,6 +169,7 @@ class Recipe:
     process_timeout: int = 600
     index: bool = True
     base: Quantisation | None = None
+    text_distillation: bool = False
 
     def __post_init__(self) -> None:
         for name in ("micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
@@ -189,6 +193,8 @@ class Recipe:
         self._check_rates()
         self._check_encoding()
         self._check_frozen()
+        if self.text_distillation and (self.trainable.language != "lora" or self.encoding.pack is not None):
+            raise UserError("text_distillation compares with LoRA switched off; set trainable.language=lora, encoding.pack=none")
         if self.text_share is not None and not 0 < self.text_share < 1:
             raise UserError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
 
