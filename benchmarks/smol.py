@@ -4,7 +4,7 @@
 
 - exam: the drawn world by ability, with the picture, without it, and of colours and shapes never shown together;
 - open: prompts that no lesson had, with the right picture and with another scene's: the share of answers that name something
-  and nothing that is not in the scene (benchmarks/grounded.py);
+  and nothing that is not in the scene (mplug_owl/scenes/grounded.py);
 - language: perplexity of text that no training had, the project's tutorials as plain text and GPT-4's reference answers in a
   chat, and answers side by side, the base's and owl-smol's;
 - time: first word and whole answer about a picture that was not seen before.
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.exam import machine
-from benchmarks.grounded import is_grounded
+from mplug_owl.scenes.grounded import is_grounded
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Message, Picture
 from mplug_owl.eval.grade import evaluate

@@ -15,7 +15,7 @@ from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.model.build import count
 from mplug_owl.model.load import Owl, load
 from mplug_owl.model.locate import BUNDLED
-from mplug_owl.recipes import tiny
+from mplug_owl.recipes import smol, tiny
 from mplug_owl.scenes import scenes
 from mplug_owl.train.plan import plan
 
@@ -28,12 +28,29 @@ def owl() -> Owl:
 
 
 def test_all_of_it_is_small_and_in_bf16() -> None:
-    weights = [ASSETS / name / "model.safetensors" for name in BUNDLED]
+    weights = [file for name in BUNDLED for file in (ASSETS / name).rglob("*.safetensors")]
+    assert len(weights) == len(BUNDLED) + 1  # owl-smol's adapter beside its eyes
     assert sum(file.stat().st_size for file in weights) <= 40e6
     for file in weights:
         with file.open("rb") as opened:
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
         assert {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"} == {"BF16"}
+
+
+def test_eyes_for_smollm2_are_at_most_15_mb_without_it() -> None:
+    assert sum(file.stat().st_size for file in (ASSETS / "owl-smol").rglob("*") if file.is_file()) <= 15e6
+
+
+@pytest.mark.slow
+def test_owl_smol_answers_where_its_base_is_installed() -> None:
+    """After `make smol`, which installs SmolLM2."""
+    if not Path(smol.SMOLLM2.locate()).is_file():
+        pytest.skip("SmolLM2 is not installed; make smol")
+    shown = next(scenes(1, 99))
+    owl = load("owl-smol", device="cpu")
+    grades = evaluate(OwlChatModel(owl), DrawnWorld(), 2, 11, DrawnWorld().conditions[:1])
+    assert share(grades).value > 0.3
+    assert Chat(owl).ask("Describe this picture.", images=[shown.draw()])
 
 
 @pytest.mark.parametrize("name", BUNDLED)

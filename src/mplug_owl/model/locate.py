@@ -8,8 +8,8 @@ from pathlib import Path
 from mplug_owl.errors import UserError
 from mplug_owl.model import checkpoints
 
-# What comes with the package: an owl of a drawn world, and the two modules it was made of.
-BUNDLED = ("owl-tiny", "tiny-language", "tiny-vision")
+# What comes with the package: an owl of a drawn world, the two modules it was made of, and eyes for SmolLM2.
+BUNDLED = ("owl-tiny", "owl-smol", "tiny-language", "tiny-vision")
 ADAPTER_CONFIG = "adapter_config.json"
 EYES_BASE = "base.json"
 

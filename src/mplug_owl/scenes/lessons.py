@@ -2,7 +2,7 @@
 
 `scenes:captions`, `scenes:reading` (captions where more is written), `scenes:spelled`, `scenes:chats`, `scenes:text` and
 `scenes:lookups` (text, and nothing but which thing has what) are sources like any other, a million records each; `write` puts
-some of them into a folder as files.
+some of them into a folder as files. `scenes:open:FILE.jsonl` are answers that a language model gave to open prompts about scenes.
 """
 
 import json
@@ -60,14 +60,58 @@ class Lessons:
         return _talk(Picture(shown.draw()), _turns(shown, random), name)
 
 
-def open_lessons(spec: str) -> Lessons:
-    """`captions`, `reading`, `spelled`, `chats`, `text` or `lookups`, with `:SEED` for others.
+@dataclass(frozen=True)
+class OpenAnswers:
+    """Open prompts about scenes, with answers: a source of the file's lines, whose pictures are drawn when asked for."""
+
+    name: str
+    rows: tuple[tuple[int, str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Conversation:
+        seed, prompt, answer = self.rows[index]
+        name = f"{self.name}, record {index % len(self)}"
+        return Conversation((Message("user", (Picture(scene(seed).draw()), prompt)), Message("assistant", (answer,))), name=name)
+
+
+def open_answers(file: str) -> OpenAnswers:
+    """Lines of `scene` (a seed), `prompt` and `answer`; one whose `kept` is false is left out.
+
+    Raises UserError that names the line that is otherwise.
+    """
+    rows = []
+    try:
+        lines = Path(file).read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"scenes:open:{file}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            seed, prompt, answer = row["scene"], row["prompt"], row["answer"]
+        except (ValueError, TypeError, KeyError):
+            seed = prompt = answer = None
+        if not (isinstance(seed, int) and isinstance(prompt, str) and isinstance(answer, str)):
+            raise UserError(f"{file}, line {number}: expected scene (a seed), prompt and answer in JSON")
+        if row.get("kept", True):
+            rows.append((seed, prompt, answer))
+    if not rows:
+        raise UserError(f"{file}: no answers in it; expected lines of scene, prompt and answer")
+    return OpenAnswers(f"scenes:open:{file}", tuple(rows))
+
+
+def open_lessons(spec: str) -> Lessons | OpenAnswers:
+    """`captions`, `reading`, `spelled`, `chats`, `text` or `lookups`, with `:SEED` for others; or `open:FILE.jsonl`.
 
     Raises UserError for anything else.
     """
     lesson, _, seed = spec.partition(":")
+    if lesson == "open":
+        return open_answers(seed)
     if lesson not in LESSONS or (seed and not seed.isdigit()):
-        raise UserError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {', '.join(LESSONS)}")
+        known = f"{', '.join(LESSONS)}, or scenes:open:FILE.jsonl"
+        raise UserError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {known}")
     return Lessons(lesson, int(seed or 0))
 
 
