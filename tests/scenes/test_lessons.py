@@ -29,7 +29,7 @@ def test_a_line_is_a_prompt_about_its_scene_and_its_answer(tmp_path: Path) -> No
         ["Sing of it.", "La."],
         ["Praise it.", "Ah!"],
     ]
-    (picture,) = source[1].messages[0].pictures
+    (picture,) = source[1].pictures
     assert picture.source.tobytes() == scene(9).draw().tobytes()
     assert source.name.startswith("scenes:open:")
 
