@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from benchmarks.exam import machine
-from mplug_owl.scenes.grounded import is_grounded
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Message, Picture
 from mplug_owl.eval.grade import evaluate
@@ -35,6 +34,7 @@ from mplug_owl.eval.tasks.scenes import WORLD, DrawnWorld
 from mplug_owl.model.build import build
 from mplug_owl.model.load import Owl, load
 from mplug_owl.recipes.smol import OWL_SMOL
+from mplug_owl.scenes.grounded import is_grounded
 from mplug_owl.scenes.world import Scene, scenes
 
 CONDITIONS = (

@@ -34,7 +34,9 @@ def test_a_line_is_a_prompt_about_its_scene_and_its_answer(tmp_path: Path) -> No
     assert source.name.startswith("scenes:open:")
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "7", '{"scene": "7", "prompt": "a", "answer": "b"}', '{"scene": 7, "prompt": "a"}'])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "7", '{"scene": "7", "prompt": "a", "answer": "b"}', '{"scene": 7, "prompt": "a"}']
+)
 def test_a_line_that_is_otherwise_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(UserError, match=r"open.jsonl, line 2: expected scene"):
         open_lessons(written(tmp_path, json.dumps(ROWS[0]), line))
@@ -45,5 +47,5 @@ def test_a_file_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> N
         open_lessons(f"open:{tmp_path / 'none.jsonl'}")
     with pytest.raises(UserError, match="no answers in it"):
         open_lessons(written(tmp_path, json.dumps(ROWS[1])))
-    with pytest.raises(UserError, match="or scenes:open:FILE.jsonl"):
+    with pytest.raises(UserError, match=r"or scenes:open:FILE\.jsonl"):
         open_lessons("opened")

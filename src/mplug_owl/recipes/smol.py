@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct given eyes for the drawn world: owl-smol.
 
 f_V is owl-tiny's. f_K begins with owl-tiny's layers and learns by `smol_words` to write what it sees in the language model's
-own words. Then come the paper's two stages: `pretrain` against the frozen language model, `instruct` by LoRA on it. A quarter of
-the samples of `instruct` are text alone, and what is learned from them is what the language model said before
+own words. Then come the paper's two stages: `pretrain` against the frozen language model, `instruct` by LoRA on it. A quarter
+of the samples of `instruct` are text alone, and what is learned from them is what the language model said before
 (`text_distillation`), so that its language stays. Every eighth picture comes with an open prompt (`smol_open`).
 """
 

@@ -2,9 +2,10 @@
 
     python -m mplug_owl.recipes.smol_open FILE.jsonl [SCENES]
 
-LLaVA's way to instructions (arXiv 2304.08485, section 3), with the language model as its own teacher: it reads a scene's description in
-the picture's place, and later learns the same answer with the picture. An answer is kept where it names something and nothing
-that is not in the scene (`is_grounded`), came to its end and is a sentence long or two. None of the prompts is one of the benchmark's.
+LLaVA's way to instructions (arXiv 2304.08485, section 3), with the language model as its own teacher: it reads a scene's
+description in the picture's place, and later learns the same answer with the picture. An answer is kept where it names
+something and nothing that is not in the scene (`is_grounded`), came to its end and is a sentence long or two. None of the
+prompts is one of the benchmark's.
 
 A line holds the scene's seed, the prompt, the answer and whether it is kept; `scenes:open:FILE.jsonl` reads those that are, and
 draws the pictures. The file is appended to, and continued where it was broken off.

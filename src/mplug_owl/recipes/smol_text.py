@@ -67,9 +67,10 @@ def draw_answers(
         chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     )
     settings = {"temperature": drawing.temperature, "top_p": drawing.top_p, "top_k": 0, "do_sample": True}
+    generate: Any = model.generate
     torch.manual_seed(seed)
     with torch.no_grad():
-        ids_BT: Any = model.generate(**inputs, max_new_tokens=drawing.most_tokens, **settings)
+        ids_BT = generate(**inputs, max_new_tokens=drawing.most_tokens, **settings)
     rows, end = ids_BT[:, inputs["input_ids"].shape[1] :].tolist(), tokenizer.eos_token_id
     ended = [end in row for row in rows]
     whole = [row[: row.index(end)] if end in row else row for row in rows]

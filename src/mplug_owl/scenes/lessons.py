@@ -2,7 +2,7 @@
 
 `scenes:captions`, `scenes:reading` (captions where more is written), `scenes:spelled`, `scenes:chats`, `scenes:text` and
 `scenes:lookups` (text, and nothing but which thing has what) are sources like any other, a million records each; `write` puts
-some of them into a folder as files. `scenes:open:FILE.jsonl` are answers that a language model gave to open prompts about scenes.
+some of them into a folder as files. `scenes:open:FILE.jsonl` are a language model's answers to open prompts about scenes.
 """
 
 import json
@@ -73,7 +73,9 @@ class OpenAnswers:
     def __getitem__(self, index: int) -> Conversation:
         seed, prompt, answer = self.rows[index]
         name = f"{self.name}, record {index % len(self)}"
-        return Conversation((Message("user", (Picture(scene(seed).draw()), prompt)), Message("assistant", (answer,))), name=name)
+        return Conversation(
+            (Message("user", (Picture(scene(seed).draw()), prompt)), Message("assistant", (answer,))), name=name
+        )
 
 
 def open_answers(file: str) -> OpenAnswers:

@@ -23,10 +23,10 @@ AT_ONCE = 2**23  # logits of each model at once, 32 MB of fp32
 
 @dataclass(frozen=True)
 class Distilled:
-    """A forward pass of conversations without pictures, and the states [R, E] that the language model had there without LoRA."""
+    """A forward pass of conversations without pictures, and the hidden states [R, E] of the model without LoRA in it."""
 
     batch: Batch
-    states_RE: Tensor
+    states: Tensor
 
 
 def part_text(batches: Sequence[Batch], image_token_id: int) -> tuple[list[Batch], list[Batch]]:
@@ -41,9 +41,10 @@ def part_text(batches: Sequence[Batch], image_token_id: int) -> tuple[list[Batch
     return pictured, text
 
 
-def without_lora(learner: PeftModel, batches: Sequence[Batch], precision: str) -> list[Distilled]:
-    """What the language model says to these passes without LoRA, each on the device of the weights."""
-    model: MplugOwlForConditionalGeneration = learner.get_base_model()
+def without_lora(
+    learner: PeftModel, model: MplugOwlForConditionalGeneration, batches: Sequence[Batch], precision: str
+) -> list[Distilled]:
+    """What `model`, which `learner` holds, says to these passes without LoRA, each on the device of the weights."""
     remembered = []
     with torch.no_grad(), learner.disable_adapter():
         for batch in (one.to(model.device) for one in batches):
@@ -51,20 +52,22 @@ def without_lora(learner: PeftModel, batches: Sequence[Batch], precision: str) -
     return remembered
 
 
-def distillation_loss(model: MplugOwlForConditionalGeneration, told: Distilled, supervised: Tensor, precision: str) -> Tensor:
+def distillation_loss(
+    model: MplugOwlForConditionalGeneration, distilled: Distilled, supervised: Tensor, precision: str
+) -> Tensor:
     """A pass's share of the step's loss: the divergence at its supervised tokens, by their weights, over `supervised`."""
-    states_RE = _supervised_states(model, told.batch, precision)
-    weights_BT = told.batch.loss_weights
-    weights_R = None if weights_BT is None else weights_BT[:, 1:][told.batch.labels[:, 1:].ne(-100)]
+    states_RE = _supervised_states(model, distilled.batch, precision)
+    weights_BT = distilled.batch.loss_weights
+    weights_R = None if weights_BT is None else weights_BT[:, 1:][distilled.batch.labels[:, 1:].ne(-100)]
     with torch.autocast(states_RE.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        summed = summed_divergence(model.logits, told.states_RE, states_RE, weights_R, model.config.text_config.vocab_size)
+        summed = summed_divergence(model.logits, distilled.states, states_RE, weights_R, model.config.text_config.vocab_size)
     return summed / supervised.clamp(min=1)
 
 
 def summed_divergence(
     head: Callable[[Tensor], Tensor], before_RE: Tensor, now_RE: Tensor, weights_R: Tensor | None, vocabulary: int
 ) -> Tensor:
-    """KL(before || now) of the next token, summed over rows by their weights (one where None), in fp32; a few rows at a time."""
+    """KL(before || now) of the next token, summed over rows by their weights (one where None), in fp32, a few at a time."""
     size, summed = max(1, AT_ONCE // vocabulary), now_RE.new_zeros((), dtype=torch.float32)
     for first in range(0, len(now_RE), size):
         few = slice(first, first + size)
@@ -77,7 +80,7 @@ def summed_divergence(
 
 
 def _supervised_states(model: MplugOwlForConditionalGeneration, batch: Batch, precision: str) -> Tensor:
-    """Last hidden states [R, E] from which the supervised tokens are told."""
+    """Last hidden states [R, E] from which the supervised tokens are predicted."""
     with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=precision == "bf16"):
         states_BTE = model.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
@@ -87,7 +90,8 @@ def _supervised_states(model: MplugOwlForConditionalGeneration, batch: Batch, pr
 
 def _rows(batch: Batch, wanted_B: Tensor, pixel_values: Tensor | None) -> Batch:
     """Some rows of a padded batch, no longer than they need."""
-    assert batch.attention_mask is not None, "a recipe that distils does not pack"
+    if batch.attention_mask is None:
+        raise ValueError("packed rows cannot be parted: a recipe that distils does not pack")
     longest = int(batch.attention_mask[wanted_B].sum(1).max())
     length = min(-(-longest // MULTIPLE) * MULTIPLE, batch.input_ids.shape[1])
     return replace(

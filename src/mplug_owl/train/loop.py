@@ -127,9 +127,9 @@ def forward_backward(run: Session, number: int, batches: Sequence[Batch], superv
     precision, distilled = run.recipe.precision, list[Distilled]()
     if isinstance(run.learner, PeftModel) and run.recipe.text_distillation:
         batches, text = part_text(batches, run.owl.model.config.image_token_id)
-        distilled = without_lora(run.learner, text, precision)
+        distilled = without_lora(run.learner, run.owl.model, text, precision)
     passes = [partial(batch_loss, run.model, batch, supervised, precision) for batch in batches]
-    passes += [partial(distillation_loss, run.owl.model, told, supervised, precision) for told in distilled]
+    passes += [partial(distillation_loss, run.owl.model, text, supervised, precision) for text in distilled]
     rank = run.accelerator.process_index
     seeds = [dropout_seed(run.recipe.seed, number, rank, position) for position in range(len(passes))]
     return run.threads.backward(passes, seeds, sum(batch.input_ids.numel() for batch in batches))

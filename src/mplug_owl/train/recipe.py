@@ -194,7 +194,9 @@ class Recipe:
         self._check_encoding()
         self._check_frozen()
         if self.text_distillation and (self.trainable.language != "lora" or self.encoding.pack is not None):
-            raise UserError("text_distillation compares with LoRA switched off; set trainable.language=lora, encoding.pack=none")
+            raise UserError(
+                "text_distillation compares with LoRA switched off; set trainable.language=lora, encoding.pack=none"
+            )
         if self.text_share is not None and not 0 < self.text_share < 1:
             raise UserError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
 
