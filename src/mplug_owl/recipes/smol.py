@@ -13,7 +13,7 @@ from mplug_owl.model.build import Modules
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.eyes import Base
 from mplug_owl.recipes.smol_words import QUERIES
-from mplug_owl.recipes.tiny import VISION, owl_tiny
+from mplug_owl.recipes.tiny import EARLIER, VISION, owl_tiny
 from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule, Trainable
 
 ASSETS = files("mplug_owl") / "assets"
@@ -65,6 +65,7 @@ def pretrain() -> Recipe:
         batch=16,
         micro_batch=8,
         data=("scenes:captions@1", "scenes:reading@1"),
+        order_in_memory=EARLIER,
         frozen_bf16=True,
         workers=0,
         save_every=10,
@@ -87,6 +88,7 @@ def instruct() -> Recipe:
         text_share=0.25,  # the paper's half, were its words learned: the divergence says more a token
         text_distillation=True,
         data=("scenes:chats@7", f"scenes:open:{ASSETS / 'smol-open.jsonl'}@1", f"chat:{ASSETS / 'smol-text.jsonl'}@1"),
+        order_in_memory=EARLIER,
         frozen_bf16=True,
         workers=0,
         save_every=25,
