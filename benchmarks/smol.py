@@ -187,10 +187,15 @@ def page(answers: Sequence[dict[str, str]]) -> str:
     cells = ("question", "base", "owl")
     rows = ["".join(f"<td>{html.escape(row[cell])}</td>" for cell in cells) for row in answers]
     head = "<th>question</th><th>SmolLM2 alone</th><th>owl-smol, without a picture</th>"
-    style = "td,th{border:1px solid #aaa;padding:.5em;vertical-align:top;white-space:pre-wrap;width:33%}"
+    style = (
+        "body{font:16px/1.5 sans-serif;max-width:80em;margin:2em auto;padding:0 1em}"
+        "table{table-layout:fixed;width:100%;border-collapse:collapse}th:first-child{width:20%}"
+        "td,th{border:1px solid #ccc;padding:.6em;vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere}"
+    )
     table = "".join(f"<tr>{row}</tr>\n" for row in (head, *rows))
     return (
-        f'<!doctype html>\n<meta charset="utf-8">\n<title>owl-smol</title>\n<style>{style}</style>\n<table>\n{table}</table>\n'
+        '<!doctype html>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
+        f'<title>owl-smol</title>\n<style>{style}</style>\n<table>\n{table}</table>\n'
     )
 
 
