@@ -190,12 +190,13 @@ def page(answers: Sequence[dict[str, str]]) -> str:
     style = (
         "body{font:16px/1.5 sans-serif;max-width:80em;margin:2em auto;padding:0 1em}"
         "table{table-layout:fixed;width:100%;border-collapse:collapse}th:first-child{width:20%}"
-        "td,th{border:1px solid #ccc;padding:.6em;vertical-align:top;text-align:left;white-space:pre-wrap;overflow-wrap:anywhere}"
+        "td,th{border:1px solid #ccc;padding:.6em;vertical-align:top;text-align:left}"
+        "td,th{white-space:pre-wrap;overflow-wrap:anywhere}"
     )
     table = "".join(f"<tr>{row}</tr>\n" for row in (head, *rows))
     return (
         '<!doctype html>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f'<title>owl-smol</title>\n<style>{style}</style>\n<table>\n{table}</table>\n'
+        f"<title>owl-smol</title>\n<style>{style}</style>\n<table>\n{table}</table>\n"
     )
 
 

@@ -35,6 +35,7 @@ MODULES = ("model/*", "data/encode", "data/packing", "data/mixture", "data/appor
 CLOSEST = {
     "model/adapter": "tests/model/test_convert.py",
     "model/encoder": "tests/model/test_processor.py",
+    "model/open_picture": "tests/model/test_images.py",
     "model/pretrained": "tests/model/test_owl.py",
     "model/template_additions": "tests/model/test_template.py",
     "model/template_tokens": "tests/model/test_template.py",
@@ -54,7 +55,7 @@ BY_HAND = (
     ),
     # keys and values exchanged
     ("model/abstractor", "self.config, query_IHQK, key_IHSK, value_IHSK", "self.config, query_IHQK, value_IHSK, key_IHSK"),
-    ("model/connectors", "scaled_dot_product_attention(query, key, value)", "scaled_dot_product_attention(query, value, key)"),
+    ("model/connectors", "attention(query, key, value, attn_mask", "attention(query, value, key, attn_mask"),
     ("model/vision", "self.config, query, key, value", "self.config, query, value, key"),
     # the resampler's query norm and patch norm skipped
     ("model/connectors", "self.query_norm(queries_IQD)", "queries_IQD"),

@@ -56,7 +56,7 @@ def test_the_time_left_is_that_of_both_stages() -> None:
 
 def test_answers_are_given_by_one_thread() -> None:
     torch.set_num_threads(2)
-    with demo._one_thread():
+    with demo.one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)

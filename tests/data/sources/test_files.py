@@ -1,6 +1,7 @@
 """Files near and far: patterns, stores, a web server, the cache."""
 
 import contextlib
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,31 @@ class Streaming(MemoryFileSystem):
         return super().cat_file(path)
 
 
+class Opening(MemoryFileSystem):
+    """A store whose files can be read by several threads: fsspec's in memory has one position for all who read a file."""
+
+    protocol = "opening"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("opening://", "memory://"))
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"opening:/{name}"
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> io.BytesIO:
+        return io.BytesIO(self.cat_file(path))
+
+    def get_file(self, rpath: str, lpath: str, **kwargs: Any) -> None:
+        Path(lpath).write_bytes(self.cat_file(rpath))
+
+
 fsspec.register_implementation("streaming", Streaming, clobber=True)
+fsspec.register_implementation("opening", Opening, clobber=True)
 
 
 @pytest.mark.parametrize("names", ["", "*.tar", "{00000..00001}.tar"])
-@pytest.mark.parametrize("protocol", ["memory", "streaming", "simplecache::memory"])
+@pytest.mark.parametrize("protocol", ["memory", "streaming", "simplecache::opening"])
 def test_shards_in_a_store(store: MemoryFileSystem, protocol: str, names: str) -> None:
     for number in range(2):
         store.pipe_file(f"/laion/{number:05d}.tar", tar(shard(number)))
