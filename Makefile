@@ -9,7 +9,7 @@ WORKERS ?= 2
 .PHONY: help setup demo smol test test-slow bench mutants check docs release format clean
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
-	@echo "make smol   set up, then fetch SmolLM2 (98 MB), give it eyes and ask it something (3 minutes)"
+	@echo "make smol   set up, then fetch SmolLM2 (98 MB), give it eyes and ask it something (minutes)"
 	@echo "make test   set up, then run all tests"
 	@echo "make check  formatting, lint and types"
 	@echo "make bench  the short benchmarks, a line each: figure, bar, reached or missed (minutes)"
