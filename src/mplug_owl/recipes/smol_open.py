@@ -47,7 +47,8 @@ def is_kept(answer: str, ended: bool, shown: Scene, beginnings: Counter[str]) ->
     """Whether an answer is worth learning; `beginnings` counts how those that were kept begin."""
     if not ended or len(answer.split()) not in WORDS or not is_grounded(answer, shown):
         return False
-    if (beginning := answer[:BEGINNING]) and beginnings[beginning] == ALIKE:
+    beginning = answer[:BEGINNING]
+    if beginnings[beginning] == ALIKE:
         return False
     beginnings[beginning] += 1
     return True
@@ -64,7 +65,8 @@ def write_open_answers(source: str, out: Path, count: int = SCENES, batch: int =
     """
     tokenizer, model = load_tokenizer(source), load_language(source).eval()
     world, random = list(scenes(count, SEED)), Random(3)
-    asked = [random.choice(prompts()) for _ in world]
+    every = prompts()
+    asked = [random.choice(every) for _ in world]
     before = [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.is_file() else []
     beginnings = Counter(row["answer"][:BEGINNING] for row in before if row["kept"])
     for first in range(len(before), count, batch):

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mplug_owl.errors import UserError
+from mplug_owl.page.listening import base_address, bound, is_local
 from mplug_owl.serve.api import ServeLimits, Server
 from mplug_owl.serve.fetch import Fetcher
 from mplug_owl.serve.guard import Keys
@@ -71,21 +71,14 @@ def serve(settings: ServeSettings) -> None:
     keys = Keys.read(settings.keys, os.environ.get("OWL_API_KEYS")) if settings.auth else None
     limits, names = settings.limits, named(settings.models)
     fetcher = Fetcher(settings.hosts, limits.media.file_bytes, limits.media.seconds) if settings.hosts else None
-    with _listening(settings.host, settings.port) as listening:
+    # before models are loaded, so that a wrong port is said at once
+    with bound(settings.host, settings.port) as listening:
         server = Server(
             open_models(names, settings.device, settings.dtype), keys, limits, fetcher, local and keys is None, settings.stats
         )
         listening.listen(CONNECTIONS)
         print(_first_line(server, settings, listening), flush=True)
         asyncio.run(_run(server, settings, listening))
-
-
-def is_local(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _run(server: Server, settings: ServeSettings, listening: socket.socket) -> None:
@@ -143,26 +136,12 @@ class PatientProtocol(H11Protocol):
             self.transport.close()
 
 
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket with the port; taken before models are loaded, so that a wrong one is said at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            raise UserError(f"{host}:{port}: {error.strerror or error}; give another --host or --port") from error
-        yield listening
-
-
 def _first_line(server: Server, settings: ServeSettings, listening: socket.socket) -> str:
     """Where, which models, on what device, and how much at once."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     devices = dict.fromkeys(str(owl.model.device) for owl in server.owls.values())
     limits = server.limits
     return (
-        f"http://{host}:{listening.getsockname()[1]}/v1 · {', '.join(server.owls)} on {', '.join(devices)} · "
+        f"{base_address(settings.host, listening)}/v1 · {', '.join(server.owls)} on {', '.join(devices)} · "
         f"{limits.lane.rows} answers at once, {limits.queue} waiting, of at most {limits.answers.most_tokens} tokens and "
         f"{limits.answers.seconds:g} s · {'keys' if settings.auth else 'no keys, this machine alone'}"
     )

@@ -87,17 +87,23 @@ def test_a_cache_that_cannot_be_written_is_said_to_be_so(shards: Path, tmp_path:
         read(f"{shards}/00000.tar")
 
 
-class Streaming(MemoryFileSystem):
-    """A store that reads from the start and no other way, as some web servers do."""
+class InMemory(MemoryFileSystem):
+    """A store in memory under a name of its own."""
 
-    protocol = "streaming"
+    protocol = "in-memory"
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.replace("streaming://", "memory://"))
+        return super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://"))
 
     def unstrip_protocol(self, name: str) -> str:
-        return f"streaming:/{name}"
+        return f"{self.protocol}:/{name}"
+
+
+class Streaming(InMemory):
+    """A store that reads from the start and no other way, as some web servers do."""
+
+    protocol = "streaming"
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         if start is not None:
@@ -105,17 +111,10 @@ class Streaming(MemoryFileSystem):
         return super().cat_file(path)
 
 
-class Opening(MemoryFileSystem):
+class Opening(InMemory):
     """A store whose files can be read by several threads: fsspec's in memory has one position for all who read a file."""
 
     protocol = "opening"
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.replace("opening://", "memory://"))
-
-    def unstrip_protocol(self, name: str) -> str:
-        return f"opening:/{name}"
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> io.BytesIO:
         return io.BytesIO(self.cat_file(path))

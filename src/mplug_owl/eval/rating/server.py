@@ -1,11 +1,9 @@
 """The page's server: FastAPI in front of the raters, guarded against pages of other sites."""
 
 import re
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import get_args
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +17,7 @@ from mplug_owl.eval.grade import LETTERS
 from mplug_owl.eval.rating import page
 from mplug_owl.eval.rating.people import Progress
 from mplug_owl.eval.rating.raters import Outcome, Raters
+from mplug_owl.page.listening import base_address, bound, is_local
 from mplug_owl.page.render import render
 
 POLICY = (
@@ -134,30 +133,15 @@ def refusal(request: Request, local: bool) -> tuple[int, str] | None:
 
 def serve(raters: Raters, host: str, port: int, rater: str | None, started: Callable[[str], None]) -> None:
     """Serve until Ctrl-C. `started` gets the address. Raises UserError where the port cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            raise UserError(f"{host}:{port}: {error.strerror or error}; give another --host or --port") from error
-        name = f"[{host}]" if ":" in host else host
+    with bound(host, port) as listening:
         app = make_app(raters, rater, is_local(host))
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", server_header=False, access_log=False, timeout_graceful_shutdown=3)
         )
         listening.listen()
-        started(f"http://{name}:{listening.getsockname()[1]}/")
+        started(f"{base_address(host, listening)}/")
         with suppress(KeyboardInterrupt):  # uvicorn closes what is open, then passes Ctrl-C on
             server.run(sockets=[listening])
-
-
-def is_local(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _act(raters: Raters, person: Progress, item: str, action: str) -> Outcome:
