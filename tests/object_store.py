@@ -154,8 +154,9 @@ class Answer(BaseHTTPRequestHandler):
             raw, end = raw[: len(raw) // 2], start + len(raw) // 2
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
+        with self.server._lock:  # before they are sent: whoever has them may ask for the count
+            self.server.bytes[self.path] += len(raw)
         self.wfile.write(raw)
-        self.server.bytes[self.path] += len(raw)
         return None
 
     def _send(self, status: int, content: bytes, body: bool = True) -> None:
