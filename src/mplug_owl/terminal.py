@@ -18,7 +18,6 @@ from mplug_owl.errors import BadSample, UserError
 from mplug_owl.model.images import open_image
 from mplug_owl.model.locate import BUNDLED
 from mplug_owl.model.quantised import Quantisation
-from mplug_owl.scenes import scene
 
 HELP = (
     "/image FILE adds a picture to your next question, /scene draws one of the small world, /new starts over, "
@@ -123,6 +122,8 @@ class _Session:
     def draw(self) -> Path:
         """A scene of the small world in a file, shown where the screen can show it."""
         number = Random().randrange(2**31)
+        from mplug_owl.scenes import scene  # not above: who has a picture need not wait for the world's questions
+
         file = Path(tempfile.mkdtemp(prefix="owl-")) / f"scene-{number}.png"
         picture = scene(number).draw()
         picture.save(file)
