@@ -9,4 +9,4 @@ def test_both_ways_answer_alike() -> None:
     costs, different = compare(load("owl-tiny", device="cpu"), DrawnWorld().questions("seen", 1, 0), repeats=2)
     assert different == 0
     assert {way: len(several) for way, several in costs.items()} == {"before": 2, "now": 2}
-    assert all(cost.wall > 0 and cost.cpu > 0 for several in costs.values() for cost in several)
+    assert all(cost.wall > 0 and cost.cpu > cost.answers > 0 for several in costs.values() for cost in several)
