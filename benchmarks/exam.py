@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from mplug_owl import chat
 from mplug_owl.chat import ChatModel, Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation
 from mplug_owl.eval.answer import Answer, ask
@@ -131,10 +132,17 @@ def against(checkout: Path, given: argparse.Namespace) -> tuple[dict[str, list[C
     return costs, sum(one != other for one, other in zip(said["before"], said["now"], strict=True))
 
 
-def answer_lines(owl: Owl, questions: Sequence[Question]) -> None:
+def who(name: str, dtype: str) -> ChatModel:
+    """The model as `owl eval` opens it; as it did in a checkout from before `find`."""
+    find = getattr(chat, "find", None)
+    found: ChatModel = find(name, "cpu", dtype) if find is not None else OwlChatModel(load(name, "cpu", dtype))
+    return found
+
+
+def answer_lines(model: ChatModel, questions: Sequence[Question]) -> None:
     """One exam for each line of input, its cost and answers on a line of output."""
     for _ in sys.stdin:
-        cost, answers = timed(OwlChatModel(owl), questions)
+        cost, answers = timed(model, questions)
         print(json.dumps([cost.wall, cost.cpu, cost.answers, [list(answer.turns) for answer in answers]]), flush=True)
 
 
@@ -157,11 +165,11 @@ def main() -> None:
     parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    owl = load(given.model, device="cpu", dtype=given.dtype)
     questions = DrawnWorld().questions("seen", -(-given.questions // 6), 0)[: given.questions]
     if given.lines:
-        answer_lines(owl, questions)
+        answer_lines(who(given.model, given.dtype), questions)
         return
+    owl = load(given.model, device="cpu", dtype=given.dtype)
     costs, different = against(given.against, given) if given.against else compare(owl, questions, given.repeats)
     print(f"{machine()}; {owl.model.dtype}; {len(questions)} questions, {different} answered otherwise")
     for name, bar in BARS.items():

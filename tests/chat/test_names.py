@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mplug_owl.chat import Chat, EndpointChatModel, OwlChatModel, find
 from mplug_owl.errors import UserError
+from mplug_owl.model.load import load
+from mplug_owl.model.small_weights import PackedLinear
 from tests.chat.server import MODEL, serving, streams
 from tests.tiny import tiny_config, tiny_owl, tiny_processor
 
@@ -16,6 +19,24 @@ def test_a_folder_is_a_model_of_ours(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     tiny_processor(model).save_pretrained(tmp_path)
     assert isinstance(find(str(tmp_path), "cpu"), OwlChatModel)
+
+
+def test_bf16_weights_are_laid_out_on_a_cpu_and_fp32_ones_stay(tmp_path: Path) -> None:
+    model = tiny_owl(tiny_config())
+    model.save_pretrained(tmp_path)
+    tiny_processor(model).save_pretrained(tmp_path)
+
+    def head(dtype: str) -> type:
+        found = find(str(tmp_path), "cpu", dtype)
+        assert isinstance(found, OwlChatModel)
+        return type(found.model.lm_head)
+
+    takes_it = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert head("bfloat16") is (PackedLinear if takes_it else torch.nn.Linear)
+    assert head("auto") is torch.nn.Linear  # the file's own, fp32
+    load(str(tmp_path)).model.bfloat16().save_pretrained(tmp_path)
+    assert head("auto") is (PackedLinear if takes_it else torch.nn.Linear)
+    assert head("float32") is torch.nn.Linear
 
 
 def test_an_address_is_a_server() -> None:

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mplug_owl.model.attention_cpu import CPU
+from mplug_owl.model.small_weights import PackedLinear
 
 # transformers' classes, and what their layers call the norm in front of what mixes positions and the one after it, the
 # feed-forward, its three linears, and the norm after all layers.
@@ -186,7 +187,7 @@ def _feed(gate: nn.Module, up: nn.Module, down: nn.Module, states_BTE: Tensor, t
     if (
         takes_along
         and states_BTE.shape[1] > 1
-        and type(up) is nn.Linear
+        and type(up) in (nn.Linear, PackedLinear)
         and states_BTE.dtype == up.weight.dtype == torch.bfloat16
     ):
         inner = torch.ops.mkldnn._linear_pointwise.binary(states_BTE, gated, up.weight, up.bias, "mul")

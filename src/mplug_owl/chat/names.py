@@ -58,6 +58,5 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
     owl = load(name, device, dtype)
     if quantize is not None:
         quantise(owl.model, quantize)
-    if dtype == "bfloat16":
-        pack(owl.model)
+    pack(owl.model)  # a bf16 model on a CPU; it answers and is never saved
     return OwlChatModel(owl)
