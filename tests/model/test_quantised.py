@@ -10,8 +10,9 @@ from torch import nn
 
 from mplug_owl.chat import find
 from mplug_owl.errors import UserError
-from mplug_owl.model.load import Owl
+from mplug_owl.model.load import Owl, load
 from mplug_owl.model.quantised import BYTES, QuantisedLinear, linear_weights, quantise, unquantise
+from tests.model.test_convert import adapt
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 
 KINDS = [
@@ -80,6 +81,24 @@ def test_a_quantised_owl_answers(kind: Any, tmp_path: Path) -> None:
         apart = (small(**asked).logits - owl(**asked).logits).abs().max()
     assert 0 < apart < 0.5
     assert isinstance(Owl(small, processor), Owl)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_stays_beside_quantised_weights(kind: Any, tmp_path: Path) -> None:
+    """As it was learned: the base is rounded, and what the adapter adds is not."""
+    base = tiny_owl(tiny_config())
+    processor = tiny_processor(base)
+    base.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    adapted = adapt(load(tmp_path / "base").model, tmp_path / "adapter")
+    asked = processor(text="<image>a", images=[picture()])
+    quantise(adapted.get_base_model(), kind)
+    with torch.no_grad():
+        beside = find(str(tmp_path / "adapter"), "cpu", quantize=kind).model(**asked).logits
+        torch.testing.assert_close(beside, adapted(**asked).logits, atol=2e-6, rtol=0)
+        merged = load(tmp_path / "adapter").model
+        quantise(merged, kind)
+        assert (beside - merged(**asked).logits).abs().max() > 1e-4
 
 
 def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from mplug_owl.chat.protocol import ChatModel
 from mplug_owl.errors import UserError
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.load import load
-from mplug_owl.model.quantised import Quantisation, quantise
+from mplug_owl.model.quantised import Quantisation
 from mplug_owl.model.small_weights import INT8, pack
 
 
@@ -24,7 +24,7 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
             image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
         device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
         dtype: The precision of its weights: `auto` keeps the file's; `float32`, `bfloat16`, and for our own `int8`.
-        quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for memory.
+        quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for memory; as `load` has it.
 
     Raises:
         UserError: There is no such model, its files do not fit, or a package that it needs is not installed.
@@ -55,8 +55,6 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
                 raise UserError(f"{name}: --quantize is for our own models; leave it out")
             return HuggingFaceChatModel.open(path, device, dtype)
         name = path
-    owl = load(name, device, dtype)
-    if quantize is not None:
-        quantise(owl.model, quantize)
+    owl = load(name, device, dtype, quantize)
     pack(owl.model)  # a bf16 model on a CPU; it answers and is never saved
     return OwlChatModel(owl)

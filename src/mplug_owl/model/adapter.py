@@ -1,9 +1,10 @@
-"""LoRA adapters, ours and the original's, made part of the weights they change."""
+"""LoRA adapters, ours and the original's, made part of the weights they change or put beside them."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -19,7 +20,12 @@ ORIGINAL_ALPHA = 32
 
 
 def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlForConditionalGeneration:
-    """The model with a LoRA adapter in its own weights.
+    """The model with a LoRA adapter in its own weights. Raises UserError as `attach` does."""
+    return _wrapped(model, adapter).merge_and_unload()
+
+
+def attach(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlForConditionalGeneration:
+    """The model with a LoRA adapter beside the weights it changes, as it was learned beside quantised ones.
 
     Names may be ours or the original's. A checkpoint of the original's Trainer, which has no adapter_config.json, is merged
     with the original's lora_alpha.
@@ -27,6 +33,10 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
     Raises:
         UserError: Adapter and model do not fit to the last weight.
     """
+    return cast(MplugOwlForConditionalGeneration, _wrapped(model, adapter).get_base_model())
+
+
+def _wrapped(model: MplugOwlForConditionalGeneration, adapter: Path) -> Any:
     refuse_pointers(adapter)
     tensors = read_tensors(_adapter_file(adapter))
     given = {_adapted_name(name): tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
@@ -51,7 +61,7 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
                 f"{adapter}: not an adapter of this owl; {len(names)} weights {what}: {', '.join(sorted(names)[:3])}"
             )
     set_peft_model_state_dict(wrapped, {name: given[name] for name in expected})
-    return wrapped.merge_and_unload()
+    return wrapped
 
 
 def _settings(adapter: Path, given: dict[str, torch.Tensor]) -> PeftConfig:

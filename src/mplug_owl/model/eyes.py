@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.adapter import merge
+from mplug_owl.model.adapter import attach, merge
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.checkpoints import read_config, refuse_pointers
 from mplug_owl.model.load import Owl, load
@@ -72,13 +72,14 @@ def take_eyes(run: Path, out: Path, base: Base, adapter: Path | None = None) -> 
             save_file(_half(adapted), unfinished / ADAPTER / "adapter_model.safetensors", {"format": "pt"})
 
 
-def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype = "auto") -> Owl:
+def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype = "auto", merged: bool = True) -> Owl:
     """The owl that eyes and their language model make together.
 
     Args:
         eyes: A folder as `take_eyes` writes it.
         language: The language model as `Modules` takes it; None for the one that base.json names.
         dtype: The weights' precision; `auto` is bf16, as the eyes are.
+        merged: Whether the adapter goes into the weights it changes; else it stays beside them.
 
     Raises:
         UserError: A file is missing or damaged, or the language model is another size than the eyes were trained with.
@@ -96,7 +97,8 @@ def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype 
         raise UserError(f"{eyes / WEIGHTS}: other weights than config.json says; fetch the folder again")
     owl.model.model.load_state_dict(weights, strict=False)
     _cast(owl.model, torch.float32)  # so that the sum with the adapter is rounded once
-    model = merge(owl.model, eyes / ADAPTER) if (eyes / ADAPTER).is_dir() else owl.model
+    adapt = merge if merged else attach
+    model = adapt(owl.model, eyes / ADAPTER) if (eyes / ADAPTER).is_dir() else owl.model
     _cast(model, torch.bfloat16 if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return Owl(model.eval(), owl.processor)
 

@@ -14,6 +14,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.locate import are_eyes, base_of, is_adapter, locate
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
+from mplug_owl.model.quantised import Quantisation, quantise
 from mplug_owl.model.small_weights import INT8, to_int8
 
 
@@ -25,13 +26,20 @@ class Owl:
     processor: MplugOwlProcessor
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device | None = None, dtype: str | torch.dtype = "auto") -> Owl:
+def load(
+    path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+    quantize: Quantisation | None = None,
+) -> Owl:
     """An owl ready to answer, of our layout or the original's.
 
     Args:
         path: A model's folder, a run's, a LoRA adapter's, a hub id, or `owl-tiny`, which comes with the package.
         device: Where the model goes, such as `cuda`, `cuda:1`, `mps` or `cpu`; None takes the best there is.
         dtype: The weights' precision, such as `bfloat16`; `auto` keeps the file's. `int8` is for answering alone, on a CPU.
+        quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for answering alone. An
+            adapter stays beside them then and is not rounded: so it was learned if `base` was the same (QLoRA).
 
     Returns:
         The model in eval mode and its processor.
@@ -47,11 +55,13 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None,
     """
     target, where = find_device(device), locate(path)
     with quiet():
-        owl = _load(where, torch.float32 if dtype == INT8 else dtype)
+        owl = _load(where, torch.float32 if dtype == INT8 else dtype, merged=quantize is None)
     module: torch.nn.Module = owl.model  # whose `to` type checkers can read; transformers' own is wrapped
     module.to(target)
     if dtype == INT8:
         to_int8(owl.model)
+    if quantize is not None:
+        quantise(owl.model, quantize)
     return owl
 
 
@@ -86,16 +96,16 @@ def _is_no_hint(record: logging.LogRecord) -> bool:
     return "causal_conv1d" not in record.getMessage()
 
 
-def _load(where: str, dtype: str | torch.dtype) -> Owl:
+def _load(where: str, dtype: str | torch.dtype, merged: bool = True) -> Owl:
     if is_adapter(where):
-        from mplug_owl.model.adapter import merge  # not above: peft takes a second that most models do not need
+        from mplug_owl.model.adapter import attach, merge  # not above: peft takes a second that most models do not need
 
-        base = _load(base_of(where), dtype)
-        return Owl(merge(base.model, Path(where)), base.processor)
+        base = _load(base_of(where), dtype, merged)
+        return Owl((merge if merged else attach)(base.model, Path(where)), base.processor)
     if are_eyes(where):
         from mplug_owl.model.eyes import give_eyes  # not above: it builds on this file
 
-        return give_eyes(Path(where), dtype=dtype)
+        return give_eyes(Path(where), dtype=dtype, merged=merged)
     model = MplugOwlForConditionalGeneration.from_pretrained(where, dtype=dtype)
     processor = MplugOwlProcessor.from_pretrained(where)
     processor.follow(model.config)
