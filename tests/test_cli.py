@@ -23,6 +23,7 @@ VERBS = (
     "demo",
     "chat",
     "serve",
+    "answer",
     "train",
     "plan",
     "inspect",

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from mplug_owl_cli.answer import answer
 from mplug_owl_cli.app import app
 from mplug_owl_cli.chat import chat
 from mplug_owl_cli.data import inspect
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "index": index,
     "train": train,
     "serve": serve,
+    "answer": answer,
     "eval": evaluate,
     "rate": rate,
     "judge": judge,

@@ -96,8 +96,8 @@ def test_a_file_of_answers_takes_the_exam(tmp_path: Path, capsys: pytest.Capture
     ],
 )
 def test_models_elsewhere_are_called_by_their_last_name(model: str, name: str, weights: str) -> None:
-    assert exam._name(model) == name
-    assert exam._weights(model) == weights
+    assert exam.model_name(model) == name
+    assert exam.weights_digest(model) == weights
     assert exam._beside(model) == Path("runs")
 
 
@@ -105,9 +105,9 @@ def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
     (tmp_path / "talk" / "model").mkdir(parents=True)
     (tmp_path / "talk" / "model" / "config.json").write_text("{}")
     for path in (tmp_path / "talk" / "model", tmp_path / "talk"):
-        assert exam._name(str(path)) == "talk"
+        assert exam.model_name(str(path)) == "talk"
         assert exam._beside(str(path)) == tmp_path
-    assert exam._weights(str(tmp_path / "talk")) == fingerprint(tmp_path / "talk" / "model")
+    assert exam.weights_digest(str(tmp_path / "talk")) == fingerprint(tmp_path / "talk" / "model")
 
 
 def test_an_unknown_task_is_named() -> None:

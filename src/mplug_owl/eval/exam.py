@@ -68,7 +68,7 @@ def run_exam(
         entered = read_answers(Path(model.removeprefix(FROM_FILE)), task, limit, seed, notes.print)
         name, weights = entered[0].model, ""
     else:
-        name, weights = _name(model) + (f"-{quantize}" if quantize else ""), _weights(model)
+        name, weights = model_name(model) + (f"-{quantize}" if quantize else ""), weights_digest(model)
     settings = ExamSettings(task.name, str(data.resolve()) if data else None, name, weights, limit, seed, length)
     folder = out or _beside(model) / re.sub(r"[^\w.+-]+", "-", f"eval-{task.name}-{name}")
     with open_exam(folder, settings, fresh) as kept:
@@ -144,7 +144,7 @@ def _summary(answers: Sequence[Answer], task: Task, folder: Path) -> Iterator[st
     yield f"  owl report {folder}"
 
 
-def _name(model: str) -> str:
+def model_name(model: str) -> str:
     """What tables call a model: its folder's name, a run's for the model in it, or what an address ends with."""
     if "#" in model and "://" in model:
         return model.rpartition("#")[2]
@@ -155,7 +155,7 @@ def _name(model: str) -> str:
     return folder.parent.name if folder.name == "model" else folder.name
 
 
-def _weights(model: str) -> str:
+def weights_digest(model: str) -> str:
     """A digest of a model's files where they are here."""
     if "://" in model:
         return ""

@@ -132,6 +132,10 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 }
 
 
+# What is asked in records without an answer: `owl answer` reads them, and where they are trained on the error says what lacks.
+_UNANSWERED = {"questions": QUESTION, "alpaca": ("instruction",)}
+
+
 def recognise(record: Any, location: object) -> str:
     """The name of the format of a record, by its fields. Raises BadSample that lists them where none fits."""
     if not isinstance(record, Mapping):
@@ -143,6 +147,9 @@ def recognise(record: Any, location: object) -> str:
         raise BadSample(
             f"{location}: addresses of pictures, not pictures; fetch them with img2dataset and read webdataset:FOLDER"
         )
+    for name, asked in _UNANSWERED.items():
+        if {*asked} & {*record}:
+            return name
     raise BadSample(f"{location}: no known format has the fields {field_names(record)}")
 
 

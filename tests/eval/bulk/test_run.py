@@ -1,0 +1,220 @@
+"""Exactly one answer a question, in the order of the data: after kills, by several processes, with records that are damaged."""
+
+import json
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mplug_owl.chat import Decoding
+from mplug_owl.errors import UserError
+from mplug_owl.eval.bulk.asking import ask_all
+from mplug_owl.eval.bulk.parts import AnswerSettings, Parts
+from mplug_owl.eval.bulk.run import AnswerJob, answer_all
+from mplug_owl.eval.read_answers import read_answers
+from mplug_owl.eval.tasks.from_data import FromData
+from tests.eval.bulk.parrot import Parrot
+from tests.tiny import picture
+
+COUNT = 23
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> AnswerJob:
+    picture(0).save(tmp_path / "one.png")
+    rows = [{"image": "one.png", "question": f"What is {number}?", "answer": "?"} for number in range(COUNT)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return AnswerJob("http://nobody/v1#parrot", f"questions:{tmp_path}/questions.jsonl", tmp_path / "answers.jsonl", batch=2)
+
+
+def rows(job: AnswerJob) -> list[dict]:
+    return [json.loads(line) for line in job.out.read_text("utf-8").splitlines()]
+
+
+def check(job: AnswerJob, count: int = COUNT) -> None:
+    found = rows(job)
+    assert [row["record"] for row in found] == list(range(1, count + 1))
+    for row in found:
+        assert row["question"] == f"What is {row['record'] - 1}?"
+        assert row["answer"] == f"{row['question']}, 1"
+        assert row["question_id"] == str(row["record"])
+        assert row["model_id"] == "parrot"
+    assert sorted(path.name for path in job.out.with_name("answers.jsonl.run").glob("*.json*")) == [
+        "bad.jsonl",
+        "settings.json",
+    ]
+
+
+def in_another_process(run: Callable[[], object]) -> int:
+    """The signal that ended it, 0 where it ended by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other threads of the tests' are not used there
+        child = os.fork()
+    if child == 0:
+        try:
+            run()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_killed_again_and_again(job: AnswerJob) -> None:
+    """SIGKILL, to one process or to one of two, at several answers; then half a line, as a dying disk leaves it."""
+    for dies, rank, processes in ((1, 0, 1), (3, 1, 2), (0, 0, 2), (2, 0, 1), (4, 1, 3)):
+        shared = replace(job, rank=rank, processes=processes)
+        assert in_another_process(lambda shared=shared, dies=dies: answer_all(shared, Parrot(dies))) == -signal.SIGKILL
+        assert not job.out.exists()
+    parts = sorted(job.out.with_name("answers.jsonl.run").glob("part-*.jsonl"))
+    assert len(parts) == 2
+    written = sum(len(part.read_text().splitlines()) for part in parts)
+    assert written == 10
+    with parts[0].open("a") as file:
+        file.write('{"record": 5, "answer": "half')
+    asked = Parrot()
+    assert answer_all(job, asked) == job.out
+    assert len(asked.asked) == COUNT - written
+    check(job)
+    before = job.out.stat().st_mtime_ns
+    answer_all(job, Parrot(0))  # which would die if anything were asked
+    assert job.out.stat().st_mtime_ns == before
+
+
+def test_processes_share_the_work_and_the_last_one_joins(job: AnswerJob) -> None:
+    asked = []
+    for rank in (2, 0, 1):
+        assert not job.out.exists()
+        answer_all(replace(job, rank=rank, processes=3), parrot := Parrot())
+        asked.append(len(parrot.asked))
+    assert sorted(asked) == [7, 8, 8]
+    check(job)
+
+
+def test_nobody_joins_while_another_writes_or_writes_the_same_part(job: AnswerJob) -> None:
+    parts = Parts(job.out, job.settings(COUNT))
+    with parts.written_by(1):
+        answer_all(job, Parrot())
+        assert not job.out.exists()
+        with pytest.raises(UserError, match="at work on it"):
+            answer_all(replace(job, rank=1, processes=2), Parrot())
+    assert parts.join() is not None
+    check(job)
+
+
+def test_damaged_records_are_listed_and_tried_again(job: AnswerJob, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """One that is no record, one without its picture, and one whose picture cannot be opened, which is found out late."""
+    lines = (tmp_path / "questions.jsonl").read_text().splitlines()
+    whole = list(lines)
+    lines[3] = "{"
+    lines[5] = lines[5].replace("one.png", "none.png")
+    lines[6] = lines[6].replace("one.png", "torn.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    answer_all(job, Parrot())
+    assert [row["record"] for row in rows(job)] == [number for number in range(1, COUNT + 1) if number not in (4, 6, 7)]
+    bad = [json.loads(line) for line in (tmp_path / "answers.jsonl.run" / "bad.jsonl").read_text().splitlines()]
+    assert [(row["record"], row["reason"].partition(":")[0]) for row in bad] == [
+        (4, "questions.jsonl, line 4"),
+        (6, "questions.jsonl, line 6"),
+        (7, "questions.jsonl, line 7"),
+    ]
+    told = capsys.readouterr().err
+    assert "3 records have no answer" in told
+    assert "20 answers" in told
+    (tmp_path / "questions.jsonl").write_text("\n".join(whole) + "\n")
+    answer_all(job, asked := Parrot())
+    assert len(asked.asked) == 3
+    check(job)
+
+
+def test_all_of_it_damaged_is_an_error(job: AnswerJob, tmp_path: Path) -> None:
+    (tmp_path / "one.png").unlink()
+    with pytest.raises(UserError, match="none of its 23 records could be asked"):
+        answer_all(job, Parrot())
+
+
+def test_other_settings_data_or_files_are_refused(job: AnswerJob, tmp_path: Path) -> None:
+    answer_all(job, Parrot())
+    for other, words in (
+        (replace(job, decoding=Decoding(max_new_tokens=7)), "decoding"),
+        (replace(job, limit=4), "records 23 there and 4 now"),
+        (replace(job, model="http://nobody/v1#jay"), "model parrot there and jay now"),
+        (replace(job, out=tmp_path), "a folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            answer_all(other, Parrot())
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="is there already"):
+        answer_all(replace(job, out=tmp_path / "mine.jsonl"), Parrot())
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(questions.read_text().replace("What", "Which"))
+    with pytest.raises(UserError, match="record 1 was asked 'What is 0"):
+        answer_all(job, Parrot())
+
+
+def test_an_exam_grades_the_file(job: AnswerJob) -> None:
+    answer_all(job, Parrot())
+    task = FromData(job.source)
+    answers = read_answers(job.out, task)
+    assert [answer.question.id for answer in answers] == [str(number + 1) for number in range(COUNT)]
+    assert {answer.model for answer in answers} == {"parrot"}
+
+
+def test_ids_of_the_data_are_kept_and_made_unlike(job: AnswerJob, tmp_path: Path) -> None:
+    names = ["a", "b", "a", "c"]
+    rows_ = [{"question_id": name, "image": "one.png", "question": f"What is {at}?"} for at, name in enumerate(names)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    answer_all(job, Parrot())
+    assert [row["question_id"] for row in rows(job)] == ["a", "b", "a, record 3", "c"]
+
+
+def test_a_question_that_is_too_long_keeps_nobody_from_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps({"question": words}) + "\n" for words in ("What is 3 plus 4?", "word " * 5000, "What is 1 plus 1?"))
+    )
+    job = AnswerJob("owl-tiny", f"questions:{tmp_path}/q.jsonl", tmp_path / "a.jsonl", decoding=Decoding(8), device="cpu")
+    answer_all(job)
+    assert [row["record"] for row in rows(job)] == [1, 3]
+    assert "positions" in (tmp_path / "a.jsonl.run" / "bad.jsonl").read_text()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 11), max_size=14), min_size=1, max_size=4), st.integers(0, 3))
+def test_whatever_parts_hold_one_row_a_record_is_joined(
+    tmp_path_factory: pytest.TempPathFactory, held: list, torn: int
+) -> None:
+    """Any records in any parts, twice or not at all, with a torn last line: joined where all are there, and only then."""
+    out = tmp_path_factory.mktemp("parts") / "answers.jsonl"
+    parts = Parts(out, AnswerSettings("x", 12, None, None, "m", "", Decoding()))
+    for rank, numbers in enumerate(held):
+        with parts.written_by(rank) as part:
+            for number in numbers:
+                part.answer(number + 1, str(number + 1), "q", f"{number} of {rank}")
+        if torn == rank:
+            with (out.with_name("answers.jsonl.run") / f"part-{rank:05}.jsonl").open("a") as file:
+                file.write('{"record": 1, "qu')
+    known = {number for numbers in held for number in numbers}
+    assert set(np.flatnonzero(parts.answered()).tolist()) == known
+    joined = parts.join()
+    assert (joined is not None) == (len(known) == 12)
+    if joined is not None:
+        assert [json.loads(line)["record"] for line in out.read_text().splitlines()] == list(range(1, 13))
+
+
+def test_a_transient_fault_of_a_picture_is_no_bad_record(job: AnswerJob) -> None:
+    """What a model calls damaged and everybody else can open ends the work: nothing is set apart without a reason."""
+    from mplug_owl.errors import BadSample
+
+    class Blind(Parrot):
+        def arriving(self, conversations, decoding):
+            raise BadSample("no")
+            yield
+
+    with pytest.raises(BadSample):
+        list(ask_all(Blind(), job.questions(), [0, 1], Decoding(), 2))
