@@ -15,7 +15,10 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="owl-tiny, a folder, an adapter, a hub id, hf:NAME, or http://HOST/v1#NAME.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="owl-tiny, a folder, an adapter, a hub id, hf:NAME, language:NAME, or http://HOST/v1#NAME."
+    ),
 ]
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe's name (see owl recipes), my.module:run or ./mine.py:run.")

@@ -13,7 +13,9 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="owl-tiny, a folder, an adapter, a hub id, hf:NAME, http://HOST/v1#NAME, or answers:FILE."
+            metavar="MODEL",
+            help="owl-tiny, a folder, an adapter, a hub id, hf:NAME, language:NAME, http://HOST/v1#NAME, "
+            "experts:POLICY?EXPERTS#LANGUAGE, or answers:FILE.",
         ),
     ],
     task: Annotated[
@@ -61,12 +63,17 @@ def evaluate(
 ) -> None:
     """Examine a model. Each answer is kept at once, and the same command again asks only what is missing."""
     from mplug_owl.eval import graders, tasks
-    from mplug_owl.eval.exam import run_exam
+    from mplug_owl.eval.exam import Examinee, run_exam
 
+    who: str | Examinee = model
+    if model.startswith("experts:"):
+        from mplug_owl.experiments.experts.spec import examinee
+
+        who = examinee(model, device, quantize is not None)
     chosen = [graders.find(name) for name in dict.fromkeys(metric or ())]
     exam = tasks.find(task, data)
     folder = run_exam(
-        model, exam, data, limit, seed, max_new_tokens, out, fresh, device, chosen, quantize.value if quantize else None
+        who, exam, data, limit, seed, max_new_tokens, out, fresh, device, chosen, quantize.value if quantize else None
     )
     if quantize and cost:
         from rich.console import Console

@@ -4,6 +4,7 @@ from mplug_owl.chat.address import Endpoint
 from mplug_owl.chat.auto_classes import open_config
 from mplug_owl.chat.endpoint import EndpointChatModel
 from mplug_owl.chat.huggingface import HuggingFaceChatModel
+from mplug_owl.chat.language import LanguageChatModel
 from mplug_owl.chat.owl import OwlChatModel
 from mplug_owl.chat.protocol import ChatModel
 from mplug_owl.errors import UserError
@@ -21,7 +22,8 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
 
     Args:
         name: What `load` opens, such as `owl-tiny`, a folder or a hub id; `hf:` and a folder or hub id for any
-            image-text-to-text model of transformers; or `http://HOST/v1#MODEL`, an endpoint.
+            image-text-to-text model of transformers; `language:` and what `Modules` takes for a language model without eyes;
+            or `http://HOST/v1#MODEL`, an endpoint.
         device: Where a model that runs here goes, such as `cuda`; None takes the best there is.
         dtype: The precision of its weights: `auto` keeps the file's; `float32`, `bfloat16`, and for our own `int8`.
         quantize: The language model's linear layers in a byte each, or with nf4 in half of one, for memory; as `load` has it.
@@ -46,6 +48,12 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
         if dtype != "auto":
             raise UserError(f"{name} has the weights that its server has; leave --dtype {dtype} out")
         return EndpointChatModel(Endpoint.from_name(name))
+    if name.startswith("language:"):
+        if dtype == INT8:
+            raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
+        if quantize is not None:
+            raise UserError(f"{name}: --quantize is for our own models; leave it out")
+        return LanguageChatModel.open(name.removeprefix("language:"), device, dtype)
     if name.startswith("hf:"):
         path = name.removeprefix("hf:")
         if open_config(path).model_type != MplugOwlConfig.model_type:

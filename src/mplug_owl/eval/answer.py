@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from mplug_owl.chat import ChatModel, Decoding, arriving
+from mplug_owl.chat.trace import Call, trace_of
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.eval.answers_file import AnswersFile
 from mplug_owl.eval.task import Condition, Mode, Question, Task
@@ -46,6 +47,11 @@ class Answer:
     def text(self) -> str:
         """The answer that is graded."""
         return self.turns[-1]
+
+    @property
+    def trace(self) -> tuple[Call, ...]:
+        """The calls that led to the answer that is graded; none where whoever answered keeps none."""
+        return trace_of(self.text)
 
     @property
     def earlier(self) -> list[tuple[str, str, str]]:

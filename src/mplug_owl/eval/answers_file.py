@@ -6,6 +6,7 @@ from pathlib import Path
 from mplug_owl.errors import UserError
 from mplug_owl.eval.lines import AppendedLines, read_lines, text
 from mplug_owl.eval.task import Condition, Question
+from mplug_owl.eval.trace_rows import as_rows, with_trace
 
 # Answers of one's own machine are asked again faster than a disk confirms each of them.
 SYNC_SECONDS = 1.0
@@ -37,7 +38,7 @@ class AnswersFile:
                     raise UserError(f"{where}: {name} is {row.get(name)!r:.80}, not {value!r}; give another --out")
             earlier = row.get("earlier", [])
             prompt = (text(row, "image", where), *(turn["question"] for turn in earlier), text(row, "question", where))
-            self._answers[text(row, "mode", where), prompt] = text(row, "answer", where)
+            self._answers[text(row, "mode", where), prompt] = with_trace(text(row, "answer", where), row, where)
             self._written[row["split"], row["mode"], text(row, "question_id", where), len(earlier)] = prompt
         self.path = path
         self._lines = AppendedLines(path, SYNC_SECONDS) if path is not None else None
@@ -77,5 +78,6 @@ class AnswersFile:
                         {"question": words, "answer": answer}
                         for (words, _), answer in zip(question.turns[:turn], turns[:-1], strict=True)
                     ],
+                    **as_rows(turns[-1]),
                 }
             )

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -10,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mplug_owl.chat import ChatModel, Decoding, arriving, find
 from mplug_owl.conversation import Conversation
-from mplug_owl.eval import report
+from mplug_owl.eval import report, traces
 from mplug_owl.eval.answer import Answer, answer_task
 from mplug_owl.eval.answers_file import AnswersFile
 from mplug_owl.eval.exam_folder import ExamSettings, fingerprint, open_exam
 from mplug_owl.eval.grade import Grader
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.task import Task
-from mplug_owl.model.locate import locate
+from mplug_owl.model.locate import bundled, locate
 from mplug_owl.model.quantised import Quantisation
 
 # A file of answers in a model's place.
@@ -26,8 +28,23 @@ FROM_FILE = "answers:"
 MAX_NEW_TOKENS, MAX_NEW_TOKENS_SCENES = 512, 48
 
 
+@dataclass(frozen=True)
+class Examinee:
+    """Whoever takes an exam and is known by more than a name of `chat.find`.
+
+    Args:
+        name: What tables and folders call it.
+        weights: A digest of all that decides its answers; they resume only where it is the same.
+        open: Makes it ready to answer.
+    """
+
+    name: str
+    weights: str
+    open: Callable[[], ChatModel]
+
+
 def run_exam(
-    model: str,
+    model: str | Examinee,
     task: Task,
     data: Path | None = None,
     limit: int | None = None,
@@ -44,7 +61,7 @@ def run_exam(
     Over 40 lines with its arguments.
 
     Args:
-        model: A name that `chat.find` knows, or answers:FILE.
+        model: A name that `chat.find` knows, answers:FILE, or whoever else takes the exam.
         task: What is asked.
         data: What the task reads.
         limit: How many questions, as the task counts them.
@@ -64,18 +81,19 @@ def run_exam(
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     length = max_new_tokens or (MAX_NEW_TOKENS_SCENES if task.name == "scenes" else MAX_NEW_TOKENS)
     entered: list[Answer] | None = None
-    if model.startswith(FROM_FILE):
+    if isinstance(model, str) and model.startswith(FROM_FILE):
         entered = read_answers(Path(model.removeprefix(FROM_FILE)), task, limit, seed, notes.print)
-        name, weights = entered[0].model, ""
+        who = Examinee(entered[0].model, "", partial(find, model))
     else:
-        name, weights = model_name(model) + (f"-{quantize}" if quantize else ""), weights_digest(model)
-    settings = ExamSettings(task.name, str(data.resolve()) if data else None, name, weights, limit, seed, length)
-    folder = out or _beside(model) / re.sub(r"[^\w.+-]+", "-", f"eval-{task.name}-{name}")
+        who = _examinee(model, device, quantize) if isinstance(model, str) else model
+    settings = ExamSettings(task.name, str(data.resolve()) if data else None, who.name, who.weights, limit, seed, length)
+    beside = _beside(model) if isinstance(model, str) else Path("runs")
+    folder = out or beside / re.sub(r"[^\w.+-]+", "-", f"eval-{task.name}-{who.name}")
     with open_exam(folder, settings, fresh) as kept:
         if kept.count:
             notes.print(f"{folder}: {kept.count} answers are there; only what is missing is asked (--fresh asks all anew)")
         if entered is None:
-            answers = _asked(find(model, device, quantize=quantize), task, settings, kept)
+            answers = _asked(who.open(), task, settings, kept)
         else:
             answers = entered
             for answer in answers:
@@ -83,10 +101,12 @@ def run_exam(
     if chosen := graders or ((task.grader,) if task.grader is not None else ()):
         grades = [grade for grader in chosen for grade in grader.grades(answers)]
         report.show(grades, Console())
-        report.write(grades, folder, name)
+        report.write(grades, folder, who.name)
     else:
         for line in _summary(answers, task, folder):
             Console(soft_wrap=True).print(line, highlight=False, markup=False)
+    traces.show(answers, Console())
+    traces.write(answers, folder, who.name)
     return folder
 
 
@@ -144,11 +164,18 @@ def _summary(answers: Sequence[Answer], task: Task, folder: Path) -> Iterator[st
     yield f"  owl report {folder}"
 
 
+def _examinee(model: str, device: str | None, quantize: Quantisation | None) -> Examinee:
+    """Whoever `chat.find` knows under a name."""
+    name = model_name(model) + (f"-{quantize}" if quantize else "")
+    return Examinee(name, weights_digest(model), partial(find, model, device, quantize=quantize))
+
+
 def model_name(model: str) -> str:
     """What tables call a model: its folder's name, a run's for the model in it, or what an address ends with."""
     if "#" in model and "://" in model:
         return model.rpartition("#")[2]
-    folder = Path(model.removeprefix("hf:"))
+    bare = model.removeprefix("hf:").removeprefix("language:")
+    folder = Path(bare)
     if not folder.exists():
         return model.removeprefix("hf:")
     folder = folder.resolve()
@@ -159,14 +186,14 @@ def weights_digest(model: str) -> str:
     """A digest of a model's files where they are here."""
     if "://" in model:
         return ""
-    if model.startswith("hf:"):
-        return fingerprint(model.removeprefix("hf:"))
+    if model.startswith(("hf:", "language:")):
+        return fingerprint(bundled(model.partition(":")[2]))
     return fingerprint(locate(model))
 
 
 def _beside(model: str) -> Path:
     """Where an exam's folder goes: beside the model's or the run's folder, else in runs/."""
-    folder = Path(model.removeprefix("hf:")).resolve()
+    folder = Path(model.removeprefix("hf:").removeprefix("language:")).resolve()
     if not folder.is_dir():
         return Path("runs")
     return (folder.parent if folder.name == "model" else folder).parent

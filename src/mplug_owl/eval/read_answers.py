@@ -9,6 +9,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.lines import read_lines, text
 from mplug_owl.eval.task import Condition, Question, Task
+from mplug_owl.eval.trace_rows import with_trace
 
 # What OwlEval's released files say where a system gave no answer ("cannot be traced back").
 NO_ANSWER = "无法回溯"
@@ -118,7 +119,7 @@ def _row(row: Mapping[str, Any], where: str, task: Task) -> _Row:
     return _Row(
         where,
         text(row, "question_id", where),
-        "" if answer == NO_ANSWER else answer,
+        "" if answer == NO_ANSWER else with_trace(answer, row, where),
         text(row, "model_id", where) if "model_id" in row else None,
         text(row, "question", where) if "question" in row else None,
         text(row, "split", where) if "split" in row else None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mplug_owl.chat.trace import Call
 from mplug_owl.conversation import Picture
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.compare import tables as tables
@@ -29,12 +30,13 @@ HTML, JSON = "report.html", "report.json"
 
 @dataclass(frozen=True)
 class Marked:
-    """A system's answer to a question, and what each group of graders gave it: its letter or score, or none."""
+    """A system's answer to a question, what each group of graders gave it (a letter, a score or none), and its trace."""
 
     system: int
     name: str
     text: str
     marks: tuple[tuple[str, str], ...]
+    trace: tuple[Call, ...] = ()
 
     @property
     def first(self) -> str:
@@ -142,7 +144,11 @@ def pictures(comparison: Comparison) -> list[Shown]:
         for (_, condition), answers in sorted(questions.items(), key=lambda one: _order(comparison, one[0])):
             marked = [
                 Marked(
-                    numbers[one.model], one.model, one.text, tuple((of.grading.title, _mark(of, by, one)) for of, by in graded)
+                    numbers[one.model],
+                    one.model,
+                    one.text,
+                    tuple((of.grading.title, _mark(of, by, one)) for of, by in graded),
+                    one.trace,
                 )
                 for one in answers
             ]
