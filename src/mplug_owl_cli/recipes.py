@@ -4,7 +4,7 @@ import ast
 from importlib.util import find_spec
 from pathlib import Path
 
-BOOKS = ("tiny", "smol", "paper", "paradigms")
+BOOKS = ("tiny", "tiny_paradigms", "smol", "paper", "paradigms")
 
 
 def names() -> dict[str, str]:
@@ -21,5 +21,5 @@ def _book(path: Path) -> dict[str, str]:
     return {
         f"{path.stem}.{function.name}": (ast.get_docstring(function) or "").splitlines()[0]
         for function in functions
-        if isinstance(function.returns, ast.Name) and function.returns.id == "Recipe"
+        if not function.name.startswith("_") and isinstance(function.returns, ast.Name) and function.returns.id == "Recipe"
     }

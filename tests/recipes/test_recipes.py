@@ -82,7 +82,7 @@ def test_what_is_not_found_is_told(name: str, told: str, tmp_path: Path) -> None
         ("paper.pretrain", ["paper.pretrain"]),  # a recipe is itself, though paper.pretrain_appendix begins so too
         ("paper.multilingual", ["paper.multilingual_pretrain", "paper.multilingual_instruct"]),
         ("paradigms.kosmos1", ["paradigms.kosmos1_pretrain", "paradigms.kosmos1_instruct"]),
-        ("paradigms.blip2", ["paradigms.blip2"]),
+        ("paradigms.blip2", ["paradigms.blip2_first", "paradigms.blip2_second"]),
         ("tiny.language", ["tiny.language"]),
         ("./mine.py:run", ["./mine.py:run"]),
         ("unknown", ["unknown"]),
@@ -154,7 +154,8 @@ def test_the_multilingual_owl_is_the_papers_on_another_language_model() -> None:
 
 # PAPER.md's table of end-to-end paradigms: vision, connector and language in each stage.
 PARADIGMS = {
-    "paradigms.blip2": "qformer: frozen-full-frozen",
+    "paradigms.blip2_first": "qformer: frozen-full-frozen",
+    "paradigms.blip2_second": "qformer: frozen-full-frozen",
     "paradigms.minigpt4_pretrain": "qformer: frozen-last-frozen",
     "paradigms.minigpt4_instruct": "qformer: frozen-last-frozen",
     "paradigms.llava_pretrain": "linear: frozen-full-frozen",
@@ -205,7 +206,8 @@ def test_every_paradigm_is_one() -> None:
 
 
 def test_what_was_frozen_before_it_learned_goes_on_from_a_run_where_it_did() -> None:
-    assert paradigms.minigpt4_pretrain().init_from == f"runs/{paradigms.blip2().name}"
+    assert paradigms.blip2_second().init_from == f"runs/{paradigms.blip2_first().name}"
+    assert paradigms.minigpt4_pretrain().init_from == f"runs/{paradigms.blip2_second().name}"
     assert paradigms.minigpt4_instruct().init_from == f"runs/{paradigms.minigpt4_pretrain().name}"
     assert paradigms.kosmos1_instruct().init_from == f"runs/{paradigms.kosmos1_pretrain().name}"
 

@@ -1,17 +1,18 @@
 """What an owl is made of, as values: the config that travels with the weights.
 
 Field names are the original's, so its config.json files load as they are. Swapping a module means another
-sub-config: any transformers vision model, any decoder language model, one of five connectors.
+sub-config: any transformers vision model, any decoder language model, one of five connectors or one's own.
 """
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from mplug_owl.errors import UserError
 
-ConnectorName = Literal["abstractor", "linear", "mlp", "qformer", "resampler"]
+# Kinds of connectors; `model.connectors.add_connector` appends those of one's own.
+CONNECTOR_NAMES = ["abstractor", "linear", "mlp", "qformer", "resampler"]
 
 Given = TypeVar("Given")
 Held = TypeVar("Held")
@@ -82,13 +83,14 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     """f_K, what joins vision to language. Defaults are the released abstractor: 6 layers, inner width 2816.
 
     `connector` names the kind. `abstractor`, `qformer` and `resampler` have `num_query_tokens` learned queries (a field of
-    `MplugOwlConfig`) and read every field here; `linear` and `mlp` map each patch and read none but `connector`.
+    `MplugOwlConfig`) and read every field here; `linear` and `mlp` map each patch and read none but `connector`. Raises
+    UserError for a kind that nobody has added.
     """
 
     model_type = "mplug_owl_visual_abstract"
     base_config_key = "visual_abstractor_config"
 
-    connector: ConnectorName = "abstractor"
+    connector: str = "abstractor"
     hidden_size: int = 1024
     encoder_hidden_size: int = 1024
     intermediate_size: int = 2816
@@ -97,6 +99,12 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.1
     layer_norm_eps: float = 1e-6  # of the MLP's inner norm alone; the others have torch's 1e-5
     initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: object) -> None:
+        if self.connector not in CONNECTOR_NAMES:
+            known = ", ".join(CONNECTOR_NAMES)
+            raise UserError(f"connector {self.connector!r}: expected {known}, or one that add_connector has named before")
+        super().__post_init__(**kwargs)
 
 
 @strict

@@ -1,7 +1,8 @@
 """The other connectors between vision and language, to swap in and compare: linear, mlp, qformer, resampler.
 
 A connector is a module that maps vision tokens [I, P, D] to language positions [I, N, E] and knows N as `num_tokens`.
-One of your own: subclass `MplugOwlForConditionalGeneration` and override `build_connector`.
+One of your own: `add_connector` gives it a name for configs, so that recipes and studies can have it; or subclass
+`MplugOwlForConditionalGeneration` and override `build_connector`.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,35 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.abstractor import VisualAbstractor
-from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.attention_cpu import CPU, cpu_attention
+from mplug_owl.model.config import CONNECTOR_NAMES, MplugOwlConfig
 from mplug_owl.model.towers import vision_tokens
 
 
 def build_connector(config: MplugOwlConfig) -> nn.Module:
     """The connector that the config names, freshly initialised."""
     return CONNECTORS[config.visual_abstractor_config.connector](config)
+
+
+def add_connector(name: str, make: Callable[[MplugOwlConfig], nn.Module]) -> None:
+    """A connector of one's own under a name that configs may have, in every process that has called this.
+
+    A model that was trained with it opens where this was called before. Adding it again replaces it.
+
+    Args:
+        name: Another one than those of the project.
+        make: Makes the module from an owl's config, freshly initialised; `config.visual_abstractor_config` has its sizes.
+
+    Raises:
+        UserError: The name is one of the project's.
+    """
+    if name in OURS:
+        raise UserError(f"connector {name!r} is the project's; give yours another name than {', '.join(OURS)}")
+    CONNECTORS[name] = make
+    if name not in CONNECTOR_NAMES:
+        CONNECTOR_NAMES.append(name)
 
 
 class Linear(nn.Module):
@@ -74,11 +96,11 @@ class QFormerLayer(nn.Module):
     def __init__(self, config: MplugOwlConfig, sees: bool) -> None:
         super().__init__()
         connector_config = config.visual_abstractor_config
-        vision, heads = config.vision_config.hidden_size, connector_config.num_attention_heads
+        vision = config.vision_config.hidden_size
         # `own`: attention of the queries to themselves. Saved weights have this name.
-        self.own = Attention(connector_config.hidden_size, connector_config.hidden_size, heads)
+        self.own = Attention(config, connector_config.hidden_size)
         self.own_norm = nn.LayerNorm(connector_config.hidden_size)
-        self.cross = Attention(connector_config.hidden_size, vision, heads) if sees else None
+        self.cross = Attention(config, vision) if sees else None
         self.cross_norm = nn.LayerNorm(connector_config.hidden_size) if sees else None
         self.mlp = nn.Sequential(
             nn.Linear(connector_config.hidden_size, connector_config.intermediate_size),
@@ -132,7 +154,7 @@ class ResamplerLayer(nn.Module):
         width = connector_config.hidden_size
         self.query_norm = nn.LayerNorm(width)
         self.patch_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, width, connector_config.num_attention_heads)
+        self.attention = Attention(config, width)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, connector_config.intermediate_size),
@@ -148,11 +170,12 @@ class ResamplerLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `width` wide queries to `seen` wide keys."""
+    """Multi-head attention of queries as wide as the connector to `seen` wide keys."""
 
-    def __init__(self, width: int, seen: int, heads: int) -> None:
+    def __init__(self, config: MplugOwlConfig, seen: int) -> None:
         super().__init__()
-        self.heads = heads
+        width, self.heads = config.visual_abstractor_config.hidden_size, config.visual_abstractor_config.num_attention_heads
+        self.config = config  # the owl's: it names the attention implementation
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(seen, width)
         self.value = nn.Linear(seen, width)
@@ -164,6 +187,8 @@ class Attention(nn.Module):
             states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for states in (self.query(queries_IQD), self.key(seen_ISD), self.value(seen_ISD))
         )
+        if self.config._attn_implementation == CPU:  # in a training step, for the fused kernel is slow on its way back in bf16
+            return self.out_proj(cpu_attention(self, query, key, value, mask_I1QS, is_causal=False)[0].flatten(2))
         mixed_IHQK = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_I1QS)
         return self.out_proj(mixed_IHQK.transpose(1, 2).flatten(2))
 
@@ -175,6 +200,7 @@ CONNECTORS: dict[str, Callable[[MplugOwlConfig], nn.Module]] = {
     "qformer": QFormer,
     "resampler": Resampler,
 }
+OURS = tuple(CONNECTORS)
 
 
 def num_image_tokens(config: MplugOwlConfig) -> int:
@@ -182,4 +208,7 @@ def num_image_tokens(config: MplugOwlConfig) -> int:
     connector = config.visual_abstractor_config.connector
     if connector in ("linear", "mlp"):
         return vision_tokens(config.vision_config)
+    if connector not in OURS:
+        with torch.device("meta"):
+            return int(getattr(build_connector(config), "num_tokens", 0))
     return config.num_query_tokens + (connector == "abstractor")

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 from mplug_owl.errors import UserError
-from mplug_owl.recipes import paper, paradigms, smol, tiny
+from mplug_owl.recipes import paper, paradigms, smol, tiny, tiny_paradigms
 from mplug_owl.train.recipe import Recipe
 
-BOOKS: tuple[ModuleType, ...] = (tiny, smol, paper, paradigms)
+BOOKS: tuple[ModuleType, ...] = (tiny, tiny_paradigms, smol, paper, paradigms)
 
 
 def names() -> dict[str, str]:
@@ -22,7 +22,7 @@ def names() -> dict[str, str]:
     found = {}
     for book in BOOKS:
         for name, function in vars(book).items():
-            if _is_recipe(function) and function.__module__ == book.__name__:
+            if not name.startswith("_") and _is_recipe(function) and function.__module__ == book.__name__:
                 short = book.__name__.rsplit(".", 1)[-1]
                 found[f"{short}.{name}"] = str(inspect.getdoc(function)).splitlines()[0]
     return found

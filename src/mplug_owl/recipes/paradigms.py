@@ -65,17 +65,38 @@ LINEAR = replace(paper.OWL_7B, config=linear_owl)
 KOSMOS1 = Modules(kosmos1_owl, vision="openai/clip-vit-large-patch14", vocabulary=64_007)
 
 
-def blip2() -> Recipe:
-    """BLIP-2, second step: the Q-Former learns.
+def blip2_first() -> Recipe:
+    """BLIP-2, first step: the Q-Former learns from pairs.
 
-    arXiv 2301.12597, section 3.4: the Q-Former learns between two frozen models.
-    Its first step, which teaches the Q-Former with the picture alone by contrast, matching and captioning, is not done here;
-    nor is its start from BERT's weights.
+    arXiv 2301.12597, section 3.2: image-text contrast, matching with hard negatives and grounded generation, without a language
+    model. Its contrast compares the pairs of a whole step, ours those of a forward pass; its start from BERT is not done here.
     """
     return replace(
         paper.pretrain(),
-        name="paradigms.blip2",
+        name="paradigms.blip2_first",
         modules=QFORMER,
+        objective="blip2",
+        trainable=Trainable(vision="frozen", abstractor="full", language="frozen"),
+        encoding=replace(paper.pretrain().encoding, pack=None),  # a packed row would part no pairs
+        optimizer=Optimizer(lr=1e-4, weight_decay=0.05, betas=(0.9, 0.98)),  # section 3.4
+        schedule=Schedule(warmup_steps=2000),  # section 3.4
+        steps=250_000,  # section 3.4
+        batch=2320,  # section 3.4, for ViT-L
+        batch_tokens=None,
+        micro_batch=80,  # what an H200 holds by owl plan
+    )
+
+
+def blip2_second() -> Recipe:
+    """BLIP-2, second step: the Q-Former learns on.
+
+    arXiv 2301.12597, section 3.4: now between two frozen models.
+    """
+    return replace(
+        paper.pretrain(),
+        name="paradigms.blip2_second",
+        modules=QFORMER,
+        init_from="runs/paradigms.blip2_first",
         trainable=Trainable(vision="frozen", abstractor="full", language="frozen"),
         optimizer=Optimizer(lr=1e-4, weight_decay=0.05, betas=(0.9, 0.98)),  # section 3.4
         schedule=Schedule(warmup_steps=2000, min_lr=5e-5),  # section 3.4
@@ -129,13 +150,13 @@ def minigpt4_pretrain() -> Recipe:
     """MiniGPT-4, stage 1: a linear layer learns.
 
     arXiv 2304.10592: the Q-Former of BLIP-2 stays as it is, the linear layer after it learns. It is initialised from a run of
-    paradigms.blip2.
+    paradigms.blip2_second.
     """
     return replace(
         paper.pretrain(),
         name="paradigms.minigpt4_pretrain",
         modules=QFORMER,
-        init_from="runs/paradigms.blip2",  # a frozen Q-Former has to have learned before
+        init_from="runs/paradigms.blip2_second",  # a frozen Q-Former has to have learned before
         trainable=Trainable(vision="frozen", abstractor="last", language="frozen"),
         optimizer=Optimizer(lr=1e-4, weight_decay=0.05, betas=(0.9, 0.999)),  # released code
         schedule=Schedule(warmup_steps=5000, min_lr=8e-5),  # released code

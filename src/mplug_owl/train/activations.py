@@ -7,6 +7,7 @@ is frozen. Attention is counted as a fused kernel's, and norms in the precision 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.towers import encode_images, image_size
+from mplug_owl.train.objective import read_pairs
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.trainable import checkpoint_activations, set_mode
 
@@ -24,7 +26,8 @@ from mplug_owl.train.trainable import checkpoint_activations, set_mode
 def activation_bytes(model: MplugOwlForConditionalGeneration, recipe: Recipe, tokens: int) -> tuple[float, float]:
     """Bytes kept of one sample of so many tokens by f_L, and of one picture by f_V and f_K.
 
-    `model` is prepared for the recipe, on the meta device, and of no use afterwards.
+    `model` is prepared for the recipe, on the meta device, and of no use afterwards. In BLIP-2's first step f_L keeps nothing,
+    and a picture is a pair with a text that fills the sample.
     """
     seeing = nn.ModuleList([model.model.vision_tower, model.model.abstractor])
     in_front = any(parameter.requires_grad for parameter in seeing.parameters())
@@ -37,11 +40,16 @@ def activation_bytes(model: MplugOwlForConditionalGeneration, recipe: Recipe, to
 
     def see(pictures: int) -> Tensor:
         pixels = torch.empty(pictures, channels, side, side)
-        return model.model.abstractor(encode_images(model.model.vision_tower, pixels).last_hidden_state)
+        patches_IPD = cast(Tensor, encode_images(model.model.vision_tower, pixels).last_hidden_state)
+        if recipe.objective == "blip2":
+            return read_pairs(model, patches_IPD, max(1, tokens - model.num_image_tokens))
+        return model.model.abstractor(patches_IPD)
 
     set_mode(model, recipe.trainable)
-    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-        read_bytes = _counted(model.model.language_model, read, recipe.gradient_checkpointing)
+    read_bytes = 0.0
+    if recipe.objective == "generation":
+        with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            read_bytes = _counted(model.model.language_model, read, recipe.gradient_checkpointing)
     if not in_front:
         return read_bytes, 0.0
     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from mplug_owl.model.blip2 import save_text_side
 from mplug_owl.model.locate import adapter_base
 from mplug_owl.model.quantised import unquantise
 from mplug_owl.train import card, metrics
@@ -35,6 +36,9 @@ def _write(run: Session) -> None:
             _write_adapter(learner, recipe.init_from, out / "adapter")
         learner.merge_and_unload()  # into the owl's own model
     model = run.owl.model.eval()
+    if recipe.objective == "blip2":
+        with writing(str(out / "text_side.safetensors")):
+            save_text_side(model, out / "text_side.safetensors")
     if recipe.frozen_bf16:
         model.bfloat16()
     with writing(str(out / "model")):

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mplug_owl.model.blip2 import add_text_side
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
-from mplug_owl.model.towers import encode_images, image_size
+from mplug_owl.model.towers import encode_images, image_size, vision_tokens
+from mplug_owl.train.objective import Objective, read_pairs
 from mplug_owl.train.trainable import Part
 
 # Dense bf16 TFLOP/s by datasheet, the most specific name first. What is not here has no rate rather than a made-up one.
@@ -38,18 +40,44 @@ class Utilisation:
         return self.flops(tokens, pictures) / (self.tflops * 1e12 * seconds)
 
 
-def count_flops(config: MplugOwlConfig, parts: Sequence[Part]) -> Flops:
+def count_flops(config: MplugOwlConfig, parts: Sequence[Part], objective: Objective = "generation") -> Flops:
     """What a token and a picture cost a model of these sizes, of which these parts learn.
 
     Forward is 2 FLOPs a parameter and token. Gradients of activations cost that again where something in front learns,
     gradients of weights once more where they learn: 6 for what learns, 4 for a frozen language model after a vision encoder
     that learns. The language model's attention is left out: 2 % at 512 tokens of LLaMA-7B.
+
+    In BLIP-2's first step a Q-Former reads a pair five times, and the language model none.
     """
     encoder, bridge, embedding = _forward(config)
     vision, connector, language = parts
+    if objective == "blip2":
+        return _first_step(config, encoder * passes(vision, False), vision.trainable > 0)
     picture = encoder * passes(vision, False) + bridge * passes(connector, vision.trainable > 0)
     in_front = vision.trainable + connector.trainable > 0
     return Flops(2.0 * (language.parameters - embedding) * passes(language, in_front), picture)
+
+
+def _first_step(config: MplugOwlConfig, encoder: float, vision_learns: bool) -> Flops:
+    """Of a word and of a picture in BLIP-2's first step, whose picture has cost `encoder` before the Q-Former.
+
+    Forward and backward as PyTorch counts them, for not all that a pass computes has a gradient. A text's cost is taken as
+    linear in its words, by texts of 2 and of 34. A sample's tokens count its picture's positions, which no text side reads:
+    they are taken off the picture.
+    """
+    with torch.device("meta"):
+        model = MplugOwlForConditionalGeneration(config).requires_grad_(False)
+        add_text_side(model, 34)
+        width = config.vision_config.hidden_size
+        patches_IPD = torch.empty(1, vision_tokens(config.vision_config), width, requires_grad=vision_learns)
+    model.model.abstractor.requires_grad_(True)
+    found = []
+    for words in (2, 34):
+        with FlopCounterMode(display=False) as counter:
+            read_pairs(model, patches_IPD, words).backward()
+        found.append(counter.get_total_flops())
+    word = (found[1] - found[0]) / 32
+    return Flops(word, encoder + found[0] - 2 * word - word * model.num_image_tokens)
 
 
 def device_tflops(device: torch.device) -> float | None:

@@ -14,6 +14,7 @@ from mplug_owl.model.quantised import BYTES, linear_weights
 from mplug_owl.train.activations import activation_bytes
 from mplug_owl.train.batch_size import mean_sample, steps_of, text_only
 from mplug_owl.train.flops import Flops, count_flops
+from mplug_owl.train.objective import add_objective
 from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import Part, prepare, table
 
@@ -96,8 +97,15 @@ def plan(recipe: Recipe, survey: Survey | None = None, processor: MplugOwlProces
     packed = mean is None and recipe.encoding.pack is not None
     at_once = samples_at_once(recipe, known.tokens) * (most if packed else known.pictures)
     memory = _memory(model, recipe, parts, known.tokens, at_once)
-    each = count_flops(recipe.modules.config(), parts)
+    each = count_flops(recipe.modules.config(), parts, recipe.objective)
     return Plan(recipe, parts, model.num_image_tokens, known.tokens, known.pictures, at_once, mean is not None, each, memory)
+
+
+def sample_flops(recipe: Recipe, words: float, pictures: float) -> float:
+    """Operations of a sample of so many tokens beside so many pictures, without a plan's memory, which takes seconds."""
+    model, parts = _prepared(recipe)
+    each = count_flops(recipe.modules.config(), parts, recipe.objective)
+    return each(words + model.num_image_tokens * pictures, pictures)
 
 
 def _with_steps(recipe: Recipe, survey: Survey | None, mean: Lengths) -> Recipe:
@@ -130,6 +138,7 @@ def _prepared(recipe: Recipe) -> tuple[MplugOwlForConditionalGeneration, tuple[P
     """The recipe's model on the meta device, and who learns in it."""
     with torch.device("meta"):
         model = MplugOwlForConditionalGeneration(recipe.modules.config())
+        add_objective(model, recipe)
     prepare(model, recipe)
     return model, tuple(table(model, recipe.trainable))
 
@@ -154,6 +163,7 @@ def _memory(
     frozen = count(model) - trainable
     element = 2 if recipe.precision == "bf16" else 4
     samples = samples_at_once(recipe, tokens)
+    words = tokens if recipe.objective == "generation" else max(1.0, tokens - model.num_image_tokens)
     language, vision = activation_bytes(model, recipe, max(1, round(tokens)))
     sizes = {
         "weights that learn": 4.0 * trainable,
@@ -162,7 +172,7 @@ def _memory(
         "AdamW's two averages": 8.0 * trainable,
         "activations": samples * language + pictures * vision,
         # The loss is taken in fp32: scores, their softmax and its gradient.
-        "logits": samples * tokens * model.config.text_config.vocab_size * (element + 4.0 + 4.0),
+        "logits": samples * words * model.config.text_config.vocab_size * (element + 4.0 + 4.0),
     }
     if recipe.precision == "bf16":
         sizes["bf16 copies of what learns"] = 2.0 * trainable

@@ -38,7 +38,6 @@ def _costs(made: Plan, device: Device) -> Table:
     if recipe.batch is None and not made.measured:
         basis, pictures = "all of them full", "a sample, upper bound"
         in_all = f"{made.steps:,} steps; more where samples are shorter"
-    per_token = 2 * passes(made.parts[2], any(part.trainable for part in made.parts[:2]))
     devices = "one device" if device.count == 1 else f"{device.count:,} devices"
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="left")
@@ -49,7 +48,10 @@ def _costs(made: Plan, device: Device) -> Table:
     table.add_row("tokens in all", _short(made.tokens_per_step * made.steps), "")
     each = f"language positions; {made.pictures_per_sample:.3g} {pictures}"
     table.add_row("a picture takes", f"{made.positions_per_picture}", each)
+    per_token = 2 * passes(made.parts[2], any(part.trainable for part in made.parts[:2]))
     each = f"{per_token:.3g} x f_L's parameters a token, {made.flops_each.picture:.1e} a picture"
+    if recipe.objective == "blip2":
+        each = f"{made.flops_each.token:.1e} a word, {made.flops_each.picture:.1e} a picture, f_L none"
     table.add_row("FLOPs in all", f"{made.flops:.2e}", each)
     rate = f"on {devices} at {device.mfu:.0%} of {device.tflops:,.0f} TFLOP/s"
     table.add_row("time", _duration(made.hours(device)), rate)

@@ -13,6 +13,7 @@ from mplug_owl.data.order import IN_MEMORY
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules
 from mplug_owl.model.quantised import Quantisation
+from mplug_owl.train.objective import Objective, check_objective
 
 Tuning = Literal["frozen", "lora", "last", "full"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -126,6 +127,9 @@ class Recipe:
     With `text_distillation` conversations without pictures are learned by the divergence from the language model without LoRA,
     not by their words (`train/distillation.py`), so that its language stays.
 
+    `objective="generation"` learns the next word. "blip2" is BLIP-2's first step: a Q-Former learns by contrast, matching and
+    generation from samples of one picture and its text, and the language model lends its tokenizer alone (`model/blip2.py`).
+
     With `index` local shards that nobody has read yet are indexed beside the run, at the lowest priority.
     """
 
@@ -170,6 +174,7 @@ class Recipe:
     index: bool = True
     base: Quantisation | None = None
     text_distillation: bool = False
+    objective: Objective = "generation"
 
     def __post_init__(self) -> None:
         for name in ("micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
@@ -193,6 +198,7 @@ class Recipe:
         self._check_rates()
         self._check_encoding()
         self._check_frozen()
+        check_objective(self)
         if self.text_distillation and (self.trainable.language != "lora" or self.encoding.pack is not None):
             raise UserError(
                 "text_distillation compares with LoRA switched off; set trainable.language=lora, encoding.pack=none"

@@ -26,6 +26,7 @@ from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
 from mplug_owl.train.half import HalfWeights
 from mplug_owl.train.loss_guard import LossGuard
 from mplug_owl.train.memory import bound_kernel_caches
+from mplug_owl.train.objective import add_objective, with_objective
 from mplug_owl.train.optim import make_optimizer
 from mplug_owl.train.processes import distribute_model, from_main, joined_processes
 from mplug_owl.train.quarantine import Quarantine
@@ -131,7 +132,7 @@ def open_session(
         opened.callback(writer.wait)  # whoever resumes after an error finds the checkpoint that was begun before it
         skipped = JsonLines(out / "skipped.jsonl", lambda row: row["step"] <= first_step, reporter.note) if main else None
         tflops = settled.tflops or device_tflops(accelerator.device)
-        utilisation = Utilisation(count_flops(owl.model.config, parts), tflops) if tflops else None
+        utilisation = Utilisation(count_flops(owl.model.config, parts, settled.objective), tflops) if tflops else None
         yield Session(
             recipe=settled,
             owl=owl,
@@ -167,11 +168,12 @@ def _prepared(owl: Owl, recipe: Recipe) -> nn.Module:
     if recipe.encoding.pack is not None:
         check_packing(owl.model)
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)  # for the adapters' first values
+        torch.manual_seed(recipe.seed)  # for the first values of adapters, and of a Q-Former's text side
+        add_objective(owl.model, recipe)
         learner = prepare(owl.model, recipe)
     if recipe.gradient_checkpointing:
         checkpoint_activations(owl.model)
-    return learner
+    return with_objective(learner, owl.model, recipe)
 
 
 def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: Recipe, exam: Exam | None) -> nn.Module:
@@ -180,6 +182,8 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
         raise UserError("an exam in the middle of a run needs a whole model, and FSDP has none; leave out --eval-every")
     if recipe.base is not None and is_sharded(accelerator):
         raise UserError(f"base={recipe.base}: FSDP cannot split quantised weights; leave one of the two out")
+    if recipe.objective == "blip2" and is_sharded(accelerator):
+        raise UserError("objective=blip2: FSDP splits the layers that words and queries share; launch without FSDP")
     model = distribute_model(accelerator, learner)
     language_model = owl.model.model.language_model
     if recipe.encoding.pack is not None and accelerator.device.type == "cuda":
