@@ -1,11 +1,12 @@
 """`owl serve`: OpenAI's interface to models."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mplug_owl_cli.app import DeviceOption
+from mplug_owl_cli.app import DeviceOption, QuantizeOption
 from mplug_owl_cli.chat import Precision
 
 
@@ -27,12 +28,17 @@ def serve(
     ] = [],  # noqa: B006
     device: DeviceOption = None,
     dtype: Annotated[Precision, typer.Option("--dtype", help="What weights are kept in; auto is the file's.")] = Precision.auto,
+    quantize: QuantizeOption = None,
     temperature: Annotated[
         float, typer.Option(help="Where a request gives none; 0 picks the likeliest word.", min=0, max=2)
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="The longest answer, whatever a request asks for.", min=1)] = 1024,
+    max_prompt: Annotated[int, typer.Option(help="The longest prompt in tokens, pictures' positions included.", min=1)] = 8192,
     rows: Annotated[int, typer.Option(help="So many answers are continued at once.", min=1)] = 32,
     queue: Annotated[int, typer.Option(help="So many more wait; others get 429.", min=1)] = 256,
+    cache: Annotated[
+        int, typer.Option(metavar="MB", help="Memory a model has for what was computed of pictures and conversations.", min=0)
+    ] = 384,
     seconds: Annotated[float, typer.Option(help="The longest that one request may take.", min=1)] = 300,
     grace_seconds: Annotated[float, typer.Option("--grace", help="Seconds for the last answers after SIGTERM.", min=1)] = 60,
     stats: Annotated[bool, typer.Option("--stats", help="Say after each answer what took how long.")] = False,
@@ -47,7 +53,8 @@ def serve(
         from mplug_owl.serve.run import ServeSettings, serve
     except ModuleNotFoundError as error:
         raise UserError(f"owl serve needs {error.name}: pip install 'mplug-owl[serve]'") from error
-    answers = AnswerLimits(most_tokens=max_tokens, seconds=seconds, temperature=temperature)
-    limits = ServeLimits(queue, answers, LaneLimits(rows))
+    answers = AnswerLimits(most_tokens=max_tokens, prompt_tokens=max_prompt, seconds=seconds, temperature=temperature)
+    limits = ServeLimits(queue, answers, LaneLimits(rows, features=cache * 2**20 // 3, turns=cache * 2**20 * 2 // 3))
     hosts, where = tuple(allow_host), (host, port, keys, not no_auth)
-    serve(ServeSettings(models, *where, hosts, device, dtype.value, grace_seconds, stats, limits))
+    settings = ServeSettings(models, *where, hosts, device, dtype.value, quantize.value if quantize else None, grace_seconds)
+    serve(replace(settings, stats=stats, limits=limits))

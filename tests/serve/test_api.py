@@ -6,8 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Picture
@@ -240,42 +238,6 @@ def test_a_client_that_leaves_frees_its_row(owl: Owl) -> None:
 
     with_client(server, use)
     assert lane.chooser.numbers == {}
-
-
-SHAPES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 3)
-    | st.text(max_size=6)
-    | st.sampled_from(["user", "system", "text", "image_url"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "image_url", "url", "x"]), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    messages=st.lists(SHAPES, max_size=3) | SHAPES, fields=st.dictionaries(st.sampled_from(list(ACCEPTED)), SHAPES, max_size=2)
-)
-def test_no_shape_of_a_request_is_a_crash(messages: Any, fields: dict[str, Any]) -> None:
-    """Whatever comes is read, or refused with a sentence."""
-    from mplug_owl.serve.conversations import conversation, picture_urls
-    from mplug_owl.serve.protocol import RequestError, read_request
-
-    body = json.dumps({"model": "owl", "messages": messages} | fields).encode()
-    try:
-        request = read_request(body)
-        if not picture_urls(request, 4):
-            assert conversation(request, []).messages[-1].role == "user"
-    except RequestError as error:
-        refused = error
-    else:
-        return
-    assert 400 <= refused.status < 500
-    assert json.dumps(refused.body)
 
 
 def test_the_addresses_of_tests_are_local() -> None:

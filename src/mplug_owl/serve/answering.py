@@ -29,12 +29,14 @@ class AnswerLimits:
     Args:
         default_tokens: An answer's length where the client gives none: `owl chat`'s.
         most_tokens: An answer's length, whatever the client gives.
+        prompt_tokens: A prompt's length, positions of pictures included.
         seconds: From the request to the answer's end.
         temperature: Where the client gives none.
     """
 
     default_tokens: int = 256
     most_tokens: int = 1024
+    prompt_tokens: int = 8192
     seconds: float = 300.0
     temperature: float = 0.0
 
@@ -88,24 +90,33 @@ class Mailbox:
 
 @dataclass
 class Saying:
-    """One answer's words while its tokens come; `ids` are all of them, `text` what was said."""
+    """One answer's words while its tokens come.
+
+    `ids` are all of them, `text` what was said, which is at the end where nobody `listens`.
+    """
 
     words: Words
     stop: tuple[str, ...]
+    listens: bool = True
     ids: list[int] = field(default_factory=list)
     text: str = ""
     reason: Reason | None = None
     unsaid: list[Token] = field(default_factory=list)  # whose log-probabilities are not sent yet
 
-    def take(self, event: Token | End) -> str:
-        """What an event adds to the words."""
+    def hear(self, event: Token | End) -> None:
+        """Note what the engine says."""
         if isinstance(event, Token):
             self.ids.append(event.id)
             self.unsaid.append(event)
-            settled = settled_answer(self.words.decode(self.ids), self.stop)
         else:
             self.reason = event.reason
-            settled = clean_answer(self.words.decode(self.ids), self.stop)
+
+    def news(self) -> str:
+        """What all that was heard since the last time adds to the words."""
+        if self.reason is None and not self.listens:
+            return ""
+        words = self.words.decode(self.ids)
+        settled = settled_answer(words, self.stop) if self.reason is None else clean_answer(words, self.stop)
         new = settled[len(self.text) :]
         self.text += new
         return new
@@ -142,18 +153,26 @@ class Answering:
         """
         try:
             while any(saying.reason is None for saying in self.sayings):
-                index, event = await self.inbox.get()
-                if self.first is None:
-                    self.first = time.perf_counter() - self.jobs[0].begun
-                if isinstance(event, End) and event.reason in ("failed", "late"):
-                    raise failure(event.reason)
-                saying = self.sayings[index]
-                new = saying.take(event)
-                if new or saying.reason is not None:
-                    yield Part(index, new, saying)
+                heard = dict.fromkeys([self._hear(*await self.inbox.get())])
+                while not self.inbox.empty():  # what came meanwhile is said at once
+                    heard[self._hear(*self.inbox.get_nowait())] = None
+                for index in heard:
+                    saying = self.sayings[index]
+                    new = saying.news()
+                    if new or saying.reason is not None:
+                        yield Part(index, new, saying)
         finally:
             self.seconds = time.perf_counter() - self.jobs[0].begun
             self.cancel()
+
+    def _hear(self, index: int, event: Token | End) -> int:
+        """Note an event of one of the answers, whose index comes back. Raises RequestError where there is no answer."""
+        if self.first is None:
+            self.first = time.perf_counter() - self.jobs[0].begun
+        if isinstance(event, End) and event.reason in ("failed", "late"):
+            raise failure(event.reason)
+        self.sayings[index].hear(event)
+        return index
 
     def cancel(self) -> None:
         """Have the engine stop within a token; what is done stays done."""
@@ -185,10 +204,14 @@ class Desk:
     async def encode(self, conversation: Conversation) -> list[int]:
         """A conversation to ids, off the event loop. Raises RequestError where the model refuses it."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self.words.encode, conversation)
+            ids = await asyncio.get_running_loop().run_in_executor(self._thread, self.words.encode, conversation)
         except UserError as error:
             code = "context_length_exceeded" if "positions" in str(error) else None
             raise RequestError(400, str(error), "messages", code) from None
+        if len(ids) > self.limits.prompt_tokens:
+            reason = f"the prompt has {len(ids)} tokens, pictures included; at most {self.limits.prompt_tokens} are read"
+            raise RequestError(400, reason, "messages", "context_length_exceeded")
+        return ids
 
     def submit(
         self, request: ChatRequest, ids: list[int], pictures: Sequence[KnownPicture], owner: bytes, mailbox: Mailbox
@@ -221,7 +244,7 @@ class Desk:
             raise RequestError(429, "too many requests wait; try again in a moment", code="queue_full") from None
         except ClosedError:
             raise RequestError(503, "the server closes; try another, or later") from None
-        return Answering(jobs, [Saying(self.words, decoding.stop) for _ in jobs], inbox)
+        return Answering(jobs, [Saying(self.words, decoding.stop, bool(request.stream)) for _ in jobs], inbox)
 
     def decoding(self, request: ChatRequest) -> Decoding:
         """How a request's tokens are chosen. A length above the server's is the server's: it was a limit, and is one."""

@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
@@ -141,10 +143,29 @@ class Server:
         self.metrics.worked(work, seconds)
 
 
+class _Application(FastAPI):
+    """FastAPI's, with the request's shape in the document that describes it."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            document = get_openapi(title=self.title, version=version("mplug-owl"), routes=self.routes)
+            for path in document["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)  # here it is 400
+            shapes = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            document["components"] = {
+                "schemas": {**shapes.pop("$defs"), "ChatRequest": shapes},
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            }
+            self.openapi_schema = document | {"security": [{"key": []}]}
+        return self.openapi_schema
+
+
 # Over 40 lines, so that every address is seen in one list.
 def _routes(server: Server) -> FastAPI:
-    app = FastAPI(title="owl serve", docs_url=None, redoc_url=None, lifespan=server.lifespan, redirect_slashes=False)
-    schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}}
+    app = _Application(title="owl serve", docs_url=None, redoc_url=None, lifespan=server.lifespan, redirect_slashes=False)
+    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}
 
     @app.exception_handler(RequestError)
     async def refused(request: Request, error: RequestError) -> Response:
@@ -161,7 +182,7 @@ def _routes(server: Server) -> FastAPI:
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         return JSONResponse(RequestError(400, "the request is malformed").body, 400)
 
-    @app.post("/v1/chat/completions", responses=_ERRORS, openapi_extra=schema)
+    @app.post("/v1/chat/completions", responses=_ERRORS, openapi_extra={"requestBody": {"required": True, "content": shape}})
     async def complete(request: Request) -> Response:
         """The next answer in a conversation."""
         reply = await server.answer(await request.body(), request.scope["state"]["owner"])

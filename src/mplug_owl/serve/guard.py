@@ -44,6 +44,7 @@ class GuardLimits:
         body_seconds: For the whole body to arrive.
         send_seconds: For a client to take what is sent.
         url_bytes: The longest path and query.
+        header_bytes: All headers together. A server that reads them in large parts lets more through.
     """
 
     body_bytes: int = 20 * 2**20
@@ -51,6 +52,7 @@ class GuardLimits:
     body_seconds: float = 30.0
     send_seconds: float = 30.0
     url_bytes: int = 2048
+    header_bytes: int = 32 * 2**10
 
 
 class Keys:
@@ -114,15 +116,24 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        taking = _Taking(send, self.limits.send_seconds)
+        try:
+            await self._answer(scope, receive, taking)
+        except Exception:
+            if not taking.given_up:
+                raise
+            # else nobody reads what went wrong; the server before us ends the connection
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             scope.setdefault("state", {})["owner"] = self._owner(scope)
             self._refuse_shape(scope)
             body = await self._body(receive)
         except RequestError as error:
-            await refuse(error, self._patient(send))
+            await refuse(error, send)
             return
         try:
-            await self.app(scope, _replayed(body, receive), self._patient(send))
+            await self.app(scope, _replayed(body, receive), send)
         finally:
             self.held -= len(body)
 
@@ -142,6 +153,12 @@ class Guard:
 
     def _refuse_shape(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self.limits.header_bytes:
+            raise RequestError(431, f"the headers have more than {self.limits.header_bytes:,} bytes")
+        if scope.get("http_version", "1.1") not in ("1.0", "1.1"):
+            raise RequestError(400, "this server speaks HTTP/1.1")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            raise RequestError(400, "a body has a length or comes in chunks; this one says both")
         if len(scope.get("raw_path") or scope["path"].encode()) + len(scope.get("query_string", b"")) > self.limits.url_bytes:
             raise RequestError(414, "the address is too long")
         length = headers.get(b"content-length")
@@ -178,20 +195,24 @@ class Guard:
             self.held -= len(body)
             raise
 
-    def _patient(self, send: Send) -> Send:
-        """Send with our headers, to clients that take it in time."""
 
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                there = {name.lower() for name, _ in message.get("headers", ())}
-                message["headers"] = [*message.get("headers", ()), *(header for header in HEADERS if header[0] not in there)]
-            try:
-                async with asyncio.timeout(self.limits.send_seconds):
-                    await send(message)
-            except TimeoutError:
-                raise OSError("the client takes nothing") from None
+class _Taking:
+    """Sends with our headers, to a client that takes it in time."""
 
-        return sent
+    def __init__(self, send: Send, seconds: float) -> None:
+        self.send, self.seconds, self.given_up = send, seconds, False
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message. Raises OSError where the client takes nothing."""
+        if message["type"] == "http.response.start":
+            there = {name.lower() for name, _ in message.get("headers", ())}
+            message["headers"] = [*message.get("headers", ()), *(header for header in HEADERS if header[0] not in there)]
+        try:
+            async with asyncio.timeout(self.seconds):
+                await self.send(message)
+        except TimeoutError:
+            self.given_up = True
+            raise OSError("the client takes nothing") from None
 
 
 async def refuse(error: RequestError, send: Send) -> None:

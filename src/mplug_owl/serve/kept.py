@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Generic, TypeVar
 
 import torch
@@ -87,12 +88,19 @@ class Features:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What was computed of a conversation so far: `cache` holds the keys and values of `ids`."""
+    """What was computed of a conversation so far: `cache` holds the keys and values of `ids`, a picture first at `first`."""
 
     owner: bytes
     ids: tuple[int, ...]
     pictures: tuple[bytes, ...]
+    first: int
     cache: Cache
+
+    def may_serve(self, owner: bytes, ids: tuple[int, ...], pictures: Sequence[bytes]) -> bool:
+        """Whether enough of it may begin a prompt. Most conversations begin alike, and most of them are told apart here."""
+        needed = ceil(SHARED * len(self.ids))
+        shown = self.first >= needed or self.pictures[:1] == tuple(pictures[:1])
+        return self.owner == owner and shown and self.ids[:needed] == ids[:needed]
 
 
 class Turns:
@@ -112,7 +120,8 @@ class Turns:
     def keep(self, owner: bytes, ids: Sequence[int], pictures: Sequence[bytes], cache: Cache) -> None:
         """Keep the cache of one row, which holds these ids."""
         self._count += 1
-        self.kept.put(self._count, _Turn(owner, tuple(ids), tuple(pictures), cache), size_in_bytes(cache))
+        first = ids.index(self.image_token_id) if pictures else len(ids)
+        self.kept.put(self._count, _Turn(owner, tuple(ids), tuple(pictures), first, cache), size_in_bytes(cache))
 
     def take(self, owner: bytes, ids: Sequence[int], pictures: Sequence[bytes]) -> tuple[int, Cache | None]:
         """How many of a prompt's tokens a kept cache holds, and that cache, which is taken out; it holds no others.
@@ -134,9 +143,9 @@ class Turns:
 
     def _found(self, owner: bytes, ids: Sequence[int], pictures: Sequence[bytes]) -> tuple[int, object]:
         """How many of a prompt's tokens the best kept turn holds, and its key."""
-        best, key = 0, None
+        best, key, prompt = 0, None, tuple(ids)
         for candidate, turn in self.kept.items():
-            if turn.owner != owner:
+            if not turn.may_serve(owner, prompt, pictures):
                 continue
             known = self._shared(turn, ids, pictures)
             if known > best and known >= SHARED * len(turn.ids) and (known == len(turn.ids) or can_be_cut(turn.cache)):

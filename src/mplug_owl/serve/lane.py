@@ -21,8 +21,11 @@ from mplug_owl.model.load import Owl
 from mplug_owl.serve.engine import End, Job, Reason, Token
 from mplug_owl.serve.kept import Features, KnownPicture, Turns
 
-# So many tokens of prompts are read between two tokens of the others: a second turn waits no longer for a crowd.
-PROMPT_TOKENS = 2048
+# So many tokens of prompts are read between two tokens of the others, and for so many seconds, as far as the last ones tell:
+# a second turn waits no longer for a crowd. One prompt is read in any case.
+PROMPT_TOKENS, PROMPT_SECONDS = 2048, 0.25
+# How much the latest prompts count in the rate at which they are read.
+LATEST = 0.3
 # Ways of choosing that are kept; each client's stop words may be others.
 CHOICES = 64
 
@@ -33,11 +36,13 @@ class LaneLimits:
 
     Args:
         rows: At most so many jobs are continued at once.
+        positions: So many positions they hold together at most, padding included; one job alone may hold more.
         features: Bytes of pictures' features that are kept.
         turns: Bytes of conversations' caches that are kept.
     """
 
     rows: int = 32
+    positions: int = 65_536
     features: int = 128 * 2**20
     turns: int = 256 * 2**20
 
@@ -59,6 +64,7 @@ class Lane:
         self.waiting: deque[Job] = deque()
         self.running: dict[int, Job] = {}
         self._numbers = count()
+        self._a_second = float(PROMPT_TOKENS) / PROMPT_SECONDS  # tokens of prompts, pictures included
         self.rows = Rows(self.model, self._look)
 
     @property
@@ -111,23 +117,26 @@ class Lane:
 
     def _admit(self) -> None:
         """Read prompts of those who wait: as many as there is room for, until it is the others' turn."""
-        left = PROMPT_TOKENS
-        while self.waiting and left > 0 and self.rows.joinable and len(self.rows.rows) < self.limits.rows:
+        left = int(min(PROMPT_TOKENS, self._a_second * PROMPT_SECONDS))
+        while self.waiting and left > 0 and self.rows.joinable and self._has_room(self.waiting[0]):
             number, job = self._next()
+            begin = time.perf_counter()
             known, cache = self.turns.take(job.owner, job.ids, _keys(job))
             seen = list(job.ids[:known]).count(self.turns.image_token_id) // self.turns.positions
             job.known, choice = known, self.chooser.choice(job)
             prompts = [(number, Prompt(job.ids, job.pictures[seen:], job.seed, cache))]
             if cache is None:
                 prompts += self._alike(choice, left - len(job.ids))
-            left -= sum(len(prompt.ids) for _, prompt in prompts) - known
+            tokens = sum(len(prompt.ids) for _, prompt in prompts) - known
             self._tell(self.rows.add(prompts, choice))
             self._leave()
+            left -= tokens
+            self._a_second += LATEST * (tokens / max(time.perf_counter() - begin, 1e-6) - self._a_second)
 
     def _alike(self, choice: Choice, tokens: int) -> list[tuple[int, Prompt]]:
         """Those next in line whose tokens are chosen in the same way, and are no later turn, up to so many tokens."""
         prompts: list[tuple[int, Prompt]] = []
-        while self.waiting and 1 + len(prompts) < self.limits.rows - len(self.rows.rows):
+        while self.waiting and self._has_room(self.waiting[0]):
             job = self.waiting[0]
             if self.chooser.choice(job) is not choice or len(job.ids) > tokens:
                 break
@@ -137,6 +146,12 @@ class Lane:
             prompts.append((number, Prompt(job.ids, job.pictures, job.seed)))
             tokens -= len(job.ids)
         return prompts
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether a job may come beside those that run: every row is as wide as the widest may become."""
+        rows = 1 + len(self.running)
+        widest = max(len(one.ids) + one.decoding.max_new_tokens for one in (job, *self.running.values()))
+        return rows == 1 or (rows <= self.limits.rows and rows * widest <= self.limits.positions)
 
     def _next(self) -> tuple[int, Job]:
         """Who is first in line, from now on under a number of its own."""

@@ -42,7 +42,7 @@ class MediaLimits:
         pictures: So many in one request.
         file_bytes: The largest file.
         seconds: To open one.
-        processes: So many are opened at once.
+        processes: So many are opened at once; one of them is left for others than whoever has the rest.
     """
 
     pictures: int = 16
@@ -63,8 +63,13 @@ class Media:
         self.limits, self.fetcher = limits, fetcher
         self._openers = Openers(limits.processes, limits.seconds)
         self._threads = ThreadPoolExecutor(limits.processes, "pictures")
+        self._turns: dict[bytes, asyncio.Semaphore] = {}
         self._squares, self._lock = Kept[Image.Image](KEPT_SQUARES), threading.Lock()
         self._secret = secrets.token_bytes(32)  # nobody can tell beforehand what a picture is found by
+
+    def warm(self) -> None:
+        """Begin the processes, so that the first picture waits for none. Raises RuntimeError where that cannot be done."""
+        self._openers.warm()
 
     def close(self) -> None:
         """End the processes."""
@@ -79,14 +84,12 @@ class Media:
         """
         for url in urls:
             self._refuse_address(url)
-        loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(self._threads, self._read, url, owner, images.size, images.resample) for url in urls]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except RequestError:
-            for task in tasks:
-                task.cancel()
-            raise
+        loop, found = asyncio.get_running_loop(), []
+        turn = self._turns.setdefault(owner, asyncio.Semaphore(max(1, self.limits.processes - 1)))
+        for url in urls:  # one after the other: a request of many slow ones is no crowd
+            async with turn:
+                found.append(await loop.run_in_executor(self._threads, self._read, url, owner, images.size, images.resample))
+        return found
 
     def _refuse_address(self, url: str) -> None:
         if _DATA_URL.match(url[:40]):

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import torch
 
+from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl, load
 from mplug_owl.model.locate import base_of, is_adapter, locate
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.quantised import Quantisation
+from mplug_owl.model.small_weights import INT8, PackedLinear, pack
 
-CONFIGS = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+CONFIGS = "*config*.json"
+FIRST = Conversation(()).said("user", "Who?")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
 
@@ -34,22 +39,50 @@ def named(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def open_models(models: Mapping[str, str], device: str | None, dtype: str) -> dict[str, Owl]:
-    """The models, each ready to answer. What several have alike, such as a base under several adapters, is held once.
+def open_models(
+    models: Mapping[str, str], device: str | None, dtype: str, quantize: Quantisation | None = None
+) -> dict[str, Owl]:
+    """The models, each ready to answer as in `owl chat`. What several have alike, such as a base's weights, is held once.
+
+    Args:
+        models: Where they are, by the names that clients ask for.
+        device: Where they go; None takes the best there is.
+        dtype: What weights are kept in.
+        quantize: Keep the language models' linear layers in 8 or 4 bits. These are held by each model itself.
 
     Raises:
         UserError: There is no such model, or its folder is not safe to open for strangers.
     """
+    if quantize is not None and dtype == INT8:
+        raise UserError(
+            f"give one of them: --dtype int8 is quickest on a CPU, --quantize {quantize} saves memory on any device"
+        )
     owls: dict[str, Owl] = {}
     for name, path in models.items():
         where = locate(path)
         refuse_unsafe(where)
         if is_adapter(where):
             refuse_unsafe(base_of(where))
-        owl = load(where, device, dtype)
+        owl = load(where, device, dtype, quantize)
+        owl.processor.encode(FIRST, reply=True)  # a chat template that cannot be used is said now, and not to a client
         share_weights(owl, list(owls.values()))
         owls[name] = owl
+    pack_shared([owl.model for owl in owls.values()])
     return owls
+
+
+def pack_shared(models: Sequence[MplugOwlForConditionalGeneration]) -> None:
+    """Lay bf16 weights out for a CPU, as `owl chat` does; those that several models share once for all of them."""
+    addresses = [{name: weight.data_ptr() for name, weight in model.named_parameters()} for model in models]
+    for index, model in enumerate(models):
+        pack(model)
+        packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
+        for name in packed:
+            weight = f"{name}.weight"
+            for other, theirs in zip(models[:index], addresses, strict=False):
+                if theirs.get(weight) == addresses[index][weight]:
+                    model.set_submodule(name, other.get_submodule(name))
+                    break
 
 
 def refuse_unsafe(where: str | os.PathLike[str]) -> None:
@@ -60,11 +93,10 @@ def refuse_unsafe(where: str | os.PathLike[str]) -> None:
     for pattern in PICKLED:
         if found := next(folder.glob(pattern), None):
             raise UserError(f"{found}: a pickled file may hold code; owl serve opens safetensors alone (see owl convert)")
-    for config in CONFIGS:
-        file = folder / config
+    for file in sorted(folder.glob(CONFIGS)):
         try:
-            values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        except ValueError as error:
+            values = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: damaged; expected JSON") from error
         if _names_code(values):
             raise UserError(f"{file}: auto_map names code of the model's own, which is not run here; take it out")

@@ -5,17 +5,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.load import Owl
+from mplug_owl.model.quantised import Quantisation
 from mplug_owl.page.listening import base_address, bound, is_local
 from mplug_owl.serve.api import ServeLimits, Server
 from mplug_owl.serve.fetch import Fetcher
@@ -24,6 +27,10 @@ from mplug_owl.serve.models import named, open_models
 
 # A request line and its headers have so many bytes at most, and so many seconds to arrive.
 HEADER_BYTES, HEADER_SECONDS = 32 * 2**10, 10.0
+# What is sent has to be taken in so many seconds.
+TAKING_SECONDS = 30.0
+# Connections are looked at so often, in seconds.
+WATCHED_EVERY = 1.0
 # Connections that are open at once; more are refused with 503.
 CONNECTIONS = 1024
 
@@ -41,6 +48,7 @@ class ServeSettings:
         hosts: Hosts whose pictures are fetched.
         device: Where models go; None takes the best there is.
         dtype: What weights are kept in.
+        quantize: Keep the language models' linear layers in 8 or 4 bits.
         grace_seconds: For the last answers after SIGTERM.
         stats: Print a line for each answer.
         limits: All other limits.
@@ -54,13 +62,18 @@ class ServeSettings:
     hosts: Sequence[str] = ()
     device: str | None = None
     dtype: str = "auto"
+    quantize: Quantisation | None = None
     grace_seconds: float = 60.0
     stats: bool = False
     limits: ServeLimits = field(default_factory=ServeLimits)
 
 
-def serve(settings: ServeSettings) -> None:
+def serve(settings: ServeSettings, owls: Mapping[str, Owl] | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer what was accepted.
+
+    Args:
+        settings: All that is asked for.
+        owls: Models that are loaded already, by their names, in place of those that the settings name.
 
     Raises:
         UserError: There are no keys, no such model, or the port cannot be had.
@@ -73,28 +86,30 @@ def serve(settings: ServeSettings) -> None:
     fetcher = Fetcher(settings.hosts, limits.media.file_bytes, limits.media.seconds) if settings.hosts else None
     # before models are loaded, so that a wrong port is said at once
     with bound(settings.host, settings.port) as listening:
-        server = Server(
-            open_models(names, settings.device, settings.dtype), keys, limits, fetcher, local and keys is None, settings.stats
-        )
+        if owls is None:
+            owls = open_models(names, settings.device, settings.dtype, settings.quantize)
+        server = Server(owls, keys, limits, fetcher, local and keys is None, settings.stats)
+        server.media.warm()
         listening.listen(CONNECTIONS)
         print(_first_line(server, settings, listening), flush=True)
-        asyncio.run(_run(server, settings, listening))
+        asyncio.run(draining(server, settings.grace_seconds).serve(sockets=[listening]))
 
 
-async def _run(server: Server, settings: ServeSettings, listening: socket.socket) -> None:
+def draining(server: Server, grace_seconds: float) -> "Draining":
+    """The HTTP server before a server's routes; its `serve` listens on sockets until it is asked to stop."""
     config = uvicorn.Config(
         server.app,
         http=PatientProtocol,
         ws="none",
-        log_level="warning",
+        log_level="error",  # its warnings are what strangers send
         server_header=False,
         access_log=False,
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=HEADER_BYTES,
-        timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
+        timeout_graceful_shutdown=max(1, int(grace_seconds)),
     )
-    await Draining(config).serve(sockets=[listening])
+    return Draining(config)
 
 
 class Draining(uvicorn.Server):
@@ -124,16 +139,29 @@ class Draining(uvicorn.Server):
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP, for clients that send a request's head in time: others are disconnected."""
+    """uvicorn's HTTP, for clients that send a request's head and take its answer in time: others are disconnected.
+
+    uvicorn itself waits for ever for the rest of a head, and for a client that does not read.
+    """
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first head. uvicorn times the later ones."""
+        """Begin to look at the connection."""
         super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._head_is_late)
+        self._request, self._idle, self._stuck = self.cycle, 0.0, 0.0  # the last request, seconds since it, seconds unread
+        self._watch()
 
-    def _head_is_late(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def _watch(self) -> None:
+        if self not in self.connections:  # it is lost
+            return
+        is_idle = self.conn.their_state is h11.IDLE and self.cycle is self._request
+        self._idle = self._idle + WATCHED_EVERY if is_idle else 0.0
+        self._stuck = self._stuck + WATCHED_EVERY if self.transport.get_write_buffer_size() else 0.0
+        self._request = self.cycle
+        if self._stuck > TAKING_SECONDS:  # to close it would wait for what is not read
+            self.transport.abort()
+        elif self._idle > HEADER_SECONDS:
             self.transport.close()
+        self.loop.call_later(WATCHED_EVERY, self._watch)
 
 
 def _first_line(server: Server, settings: ServeSettings, listening: socket.socket) -> str:
