@@ -14,12 +14,14 @@ from rich.table import Table
 
 from mplug_owl.eval.compare.bars import save
 from mplug_owl.eval.statistics import OVERALL
+from mplug_owl.experiments.cells import Answering
 from mplug_owl.experiments.effects import FEWEST_SEEDS, Estimate
 from mplug_owl.experiments.findings import Findings, Row, Tried
 from mplug_owl.page.render import render
 from mplug_owl.writing import replacing, writing
 
 BLUE, GREY, INK = "#2166ac", "#999999", "#222222"
+ANSWERING = ("calls an answer", "seconds an answer", "plans not understood")
 QUICK = "A quick try of 30 minutes with one seed and few steps: not to be believed."
 WIDE = 160
 
@@ -49,7 +51,8 @@ def tables(found: Findings) -> RenderableType:
     if found.quick:
         parts.append(f"[red]{QUICK}[/]")
     parts += [_arms(found, title) for title in found.conditions]
-    parts += [_abilities(found, found.conditions[0]), _claims(found.claims), _costs(found), *notes(found)]
+    parts += [_abilities(found, found.conditions[0]), _claims(found.claims), _costs(found)]
+    parts += [*_answering(found), *notes(found)]
     return Group(*parts)
 
 
@@ -88,6 +91,21 @@ def _costs(found: Findings) -> Table:
     for arm in found.study.arms:
         table.add_row(arm.name, *_cost(found, arm.name))
     return table
+
+
+def _answering(found: Findings) -> list[Table]:
+    """What the answers of arms took that experts answer; no table where there is no such arm."""
+    if not found.answering:
+        return []
+    table = _table("\nanswering, where experts answer", "arm", *ANSWERING)
+    for name, took in found.answering.items():
+        table.add_row(name, *_took(took))
+    return [table]
+
+
+def _took(took: Answering) -> tuple[str, ...]:
+    each = max(took.answers, 1)
+    return (f"{took.calls / each:.1f}", f"{took.seconds / each:.2f}", f"{took.faults:,} of {took.answers:,}")
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -206,6 +224,8 @@ def _page(found: Findings, picture: Image.Image) -> str:
         by_ability=[(row.arm, [ability_cell(row, name) for name in names]) for row in first],
         claims=[(one, "–" if one.estimate is None else with_interval(one.estimate)) for one in found.claims],
         costs={arm.name: _cost(found, arm.name) for arm in found.study.arms},
+        answering={name: _took(took) for name, took in found.answering.items()},
+        answering_titles=ANSWERING,
         notes=notes(found),
         quick=QUICK if found.quick else "",
     )

@@ -21,6 +21,7 @@ from mplug_owl.chat import ChatModel, OwlChatModel, load
 from mplug_owl.data.survey import Survey
 from mplug_owl.eval.answer import DECODING, answer_task
 from mplug_owl.eval.answers_file import AnswersFile
+from mplug_owl.eval.traces import costs, traced
 from mplug_owl.experiments.study import Arm, Study
 from mplug_owl.train.plan import plan
 from mplug_owl.train.recipe import Recipe, as_json
@@ -30,6 +31,8 @@ from mplug_owl.train.run import open_data, train
 from mplug_owl.writing import replacing, writing
 
 TRAINED = "trained.json"
+# In an exam's folder: what its answers took, where experts gave them.
+CALLS = "calls.json"
 # A kill costs at most so many steps.
 SAVE_EVERY = 50
 
@@ -73,6 +76,23 @@ class Cost:
     flops: float
     seconds: float
     gib: float
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What the answers of one cell's exam took, where several experts and models had a part in them.
+
+    Args:
+        answers: How many were given.
+        calls: Of experts and models, all together; what was known from an earlier answer is none.
+        seconds: By the clock.
+        faults: Replies of a planner that could not be followed.
+    """
+
+    answers: int
+    calls: int
+    seconds: float
+    faults: int
 
 
 @dataclass(frozen=True)
@@ -144,8 +164,22 @@ def take_exam(study: Study, cell: Cell) -> None:
         question = grade.answer.question
         score = None if grade.score is None else float(grade.score)
         scores[grade.answer.condition.title].append([question.id, question.ability, question.cluster, score])
+    if found := [one for _, one in traced(answers)]:
+        each = costs(found)
+        took = [sum(getattr(cost, name) for cost in each) for name in ("calls", "seconds", "faults")]
+        with writing(folder / CALLS), replacing(folder / CALLS) as new:
+            new.write_text(json.dumps(asdict(Answering(len(found), *took))) + "\n", encoding="utf-8")
     with writing(folder / "scores.json"), replacing(folder / "scores.json") as new:
         new.write_text(json.dumps(scores) + "\n", encoding="utf-8")
+
+
+def answering_of(study: Study, cells: Sequence[Cell]) -> Answering | None:
+    """What the answers of one arm's cells took together; None where none of its answers has a trace."""
+    files = [file for cell in cells if (file := cell.exam_folder(study) / CALLS).is_file() and cell.is_done(study)]
+    each = [Answering(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    if not each:
+        return None
+    return Answering(*(sum(getattr(one, name) for one in each) for name in ("answers", "calls", "seconds", "faults")))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mplug_owl.eval.statistics import OVERALL
-from mplug_owl.experiments.cells import Cell, Cost, Scores, cost_of, read_scores
+from mplug_owl.experiments.cells import Answering, Cell, Cost, Scores, answering_of, cost_of, read_scores
 from mplug_owl.experiments.effects import Estimate, NoiseFloor, estimate, noise_floor
 from mplug_owl.experiments.study import Claim, Study
 
@@ -58,6 +58,7 @@ class Findings:
         claims: What became of each.
         noise: An arm against itself under other seeds, in the first condition.
         costs: Each arm's mean cost of a cell, None where none is done.
+        answering: What the answers of those arms took that experts answer, all seeds together.
     """
 
     study: Study
@@ -68,6 +69,7 @@ class Findings:
     claims: tuple[Tried, ...]
     noise: NoiseFloor | None
     costs: dict[str, Cost | None]
+    answering: dict[str, Answering]
 
     def of(self, condition: str) -> list[Row]:
         """The rows of one condition."""
@@ -84,7 +86,7 @@ class Findings:
         return len(self.seeds) * len(self.study.arms) - sum(len(row.seeds) for row in self.of(self.conditions[0]))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values. What a clock measured is in `costs` alone; everything else is the same whenever it is computed."""
+        """Plain values. What a clock measured is in `costs` and `answering`; all else is the same whenever it is computed."""
         return {
             "study": self.study.name,
             "question": self.study.words,
@@ -102,6 +104,7 @@ class Findings:
             "claims": [asdict(one) for one in self.claims],
             "noise_floor": None if self.noise is None else asdict(self.noise),
             "costs": {name: None if cost is None else asdict(cost) for name, cost in self.costs.items()},
+            **({"answering": {name: asdict(one) for name, one in self.answering.items()}} if self.answering else {}),
         }
 
 
@@ -117,7 +120,9 @@ def gather(study: Study, out: Path, seeds: Sequence[int], share: float = 1.0, qu
         rows += [_row(name, condition.title, scores[name], scores[study.compared_with], study) for name in cells]
     costs = {name: _mean([cost for cell in mine if (cost := cost_of(cell)) is not None]) for name, mine in cells.items()}
     claims = tuple(_tried(claim, study, cells) for claim in study.claims)
-    return Findings(study, tuple(seeds), share, quick, tuple(rows), claims, noise_floor([one.overall for one in first]), costs)
+    answering = {name: took for name, mine in cells.items() if (took := answering_of(study, mine)) is not None}
+    noise = noise_floor([one.overall for one in first])
+    return Findings(study, tuple(seeds), share, quick, tuple(rows), claims, noise, costs, answering)
 
 
 def difference(scores: Scores | None, other: Scores | None, abilities: Sequence[str] = ()) -> Estimate | None:

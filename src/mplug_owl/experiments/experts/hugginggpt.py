@@ -106,17 +106,9 @@ class HuggingGPT:
 
 
 def ruled_plan(inquiry: Inquiry) -> list[PlannedTask]:
-    """The rules' plan: what the question needs, and reading after zooming where it names a part."""
-    tasks: list[PlannedTask] = []
-    part = rules.named_part(inquiry)
-    for picture in inquiry.given:
-        for kind in rules.wanted(inquiry):
-            if kind == "read" and part and inquiry.of_kind("zoom"):
-                tasks.append(PlannedTask("zoom", len(tasks), (), picture, part))
-                tasks.append(PlannedTask("read", len(tasks), (tasks[-1].id,), f"<GENERATED>-{tasks[-1].id}"))
-            else:
-                tasks.append(PlannedTask(kind, len(tasks), (), picture))
-    return tasks
+    """The rules' plan: everything that the question needs, of every picture. Nothing in it waits for anything."""
+    wanted = [(picture, kind) for picture in inquiry.given for kind in rules.wanted(inquiry)]
+    return [PlannedTask(kind, number, (), picture) for number, (picture, kind) in enumerate(wanted)]
 
 
 def read_plan(reply: str, inquiry: Inquiry, most: int) -> list[PlannedTask]:

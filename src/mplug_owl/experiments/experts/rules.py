@@ -49,19 +49,23 @@ def named_part(inquiry: Inquiry) -> str:
 
 
 def chain(inquiry: Inquiry) -> Request | None:
-    """Visual ChatGPT's next tool, one at a time: text in a named part is read after that part was enlarged."""
-    asked = {(inquiry.experts[request.expert].kind, request.picture) for request in inquiry.found}
+    """Visual ChatGPT's next tool, one at a time, seeing what the last one found.
+
+    Where reading found nothing and the question names a part of the picture, that part is enlarged and read: only then, because
+    letters may become too large to be found.
+    """
+    found = {(inquiry.experts[request.expert].kind, request.picture): words for request, words in inquiry.found.items()}
     part, zooms = named_part(inquiry), inquiry.of_kind("zoom")
     for given in inquiry.given:
         for kind in wanted(inquiry):
-            picture = given
-            if kind == "read" and part and zooms:
-                if ("zoom", given) not in asked:
+            if (kind, given) not in found:
+                return Request(inquiry.of_kind(kind)[0].name, given)
+            if kind == "read" and not found[kind, given] and part and zooms:
+                if ("zoom", given) not in found:
                     return Request(zooms[0].name, given, part)
                 enlarged = f"{given}-{part.replace(' ', '-')}"
-                picture = enlarged if enlarged in inquiry.pictures else given
-            if (kind, picture) not in asked:
-                return Request(inquiry.of_kind(kind)[0].name, picture)
+                if enlarged in inquiry.pictures and (kind, enlarged) not in found:
+                    return Request(inquiry.of_kind(kind)[0].name, enlarged)
     return None
 
 
