@@ -195,18 +195,19 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path: Path) ->
     words = [sys.executable, "-m", "mplug_owl", "ablate", f"{tmp_path}/mini.py:study", "--seeds", "2", "--out"]
     began = time.monotonic()
     subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
-    took, random, killed = time.monotonic() - began, Random(1), 0
-    for _ in range(20):
-        process = subprocess.Popen([*words, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(random.uniform(0.15, 0.5) * took)
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-    subprocess.run([*words, str(tmp_path / "killed")], check=True, capture_output=True)
-    whole, resumed = (gather(study, tmp_path / name, range(2)) for name in ("whole", "killed"))
-    assert killed
+    took, random, killed, rounds = time.monotonic() - began, Random(1), 0, 0
+    whole = gather(study, tmp_path / "whole", range(2))
     assert whole.missing == 0
-    assert resumed.rows == whole.rows
+    while killed < 20:
+        folder, rounds = tmp_path / f"killed-{rounds}", rounds + 1
+        while killed < 20:
+            process = subprocess.Popen([*words, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(random.uniform(0.1, 0.6) * took)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed += 1
+        subprocess.run([*words, str(folder)], check=True, capture_output=True)
+        assert gather(study, folder, range(2)).rows == whole.rows
