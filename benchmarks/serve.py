@@ -1,7 +1,9 @@
 """What `owl serve` does with a crowd: tokens a second of many clients beside one, first words, and a conversation's later turn.
 
-`tiny` is owl-tiny as the package has it: exam questions and descriptions, each about a new picture, greedy and streamed, from
-1, 16 and 64 clients, and the same one after the other through `owl chat`'s engine. `large` is the owl of 263 M parameters
+`tiny` is owl-tiny as the package has it, streamed to 1, 16 and 64 clients, and the same one after the other through
+`owl chat`'s engine: exam questions, each about a new picture, whose answers have two tokens, and the same with answers of 64,
+as other engines are measured at a fixed length: a penalty below 1 has the model repeat its prompt. What takes time is then
+answering, and before, reading prompts. `large` is the owl of 263 M parameters
 (benchmarks/baseline.py) with random weights, whose answers have 64 tokens each. `turns` asks a second question about a
 picture. Clients are threads of nothing else than reading (benchmarks/serve_client.py); everything shares the cores there are.
 
@@ -26,7 +28,7 @@ from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.load import Owl
 from mplug_owl.scenes import exam, scene
 
-DESCRIBE = "Describe the picture."
+LONG = {"repetition_penalty": 0.1, "max_tokens": 64}
 LARGE_TOKENS, LARGE_CLIENTS = 64, 8
 TINY = (sys.executable, "-m", "mplug_owl_cli", "serve", "owl-tiny", "--port", "0", "--no-auth", "--device", "cpu")
 SECTIONS = ("tiny", "large", "turns")
@@ -67,11 +69,11 @@ def bar(what: str, figure: float, needed: float, at_most: bool = False, unit: st
 
 
 def scenes_asked(count: int, seed: int, model: str = "owl-tiny", **fields: Any) -> Iterator[Asked]:
-    """Questions of the drawn world's exam and descriptions, in turn, each about a picture of its own."""
+    """Questions of the drawn world's exam, each about a picture of its own."""
     items = exam(-(-count // 6), "seen", seed)
     for number in range(count):
         item = items[number]
-        image, words = item.scene.draw(), DESCRIBE if number % 2 else item.turns[0][0]
+        image, words = item.scene.draw(), item.turns[0][0]
         yield Asked(
             question(words, data_url(image), model=model, **fields), Conversation(()).said("user", Picture(image), words)
         )
@@ -101,35 +103,41 @@ def alone(model: OwlChatModel, asked: Sequence[Asked], decoding: Decoding) -> tu
 
 def tiny(repeats: int) -> None:
     """owl-tiny's bars."""
-    model, decoding = find("owl-tiny", device="cpu"), Decoding()
+    model = find("owl-tiny", device="cpu")
     assert isinstance(model, OwlChatModel)
-    pairs: list[tuple[Crowd, Crowd, float]] = []
-    different = 0
     with served(TINY) as (port, _):
         asyncio.run(crowd(port, [one.body for one in scenes_asked(32, 99)], 8))
-        alone(model, list(scenes_asked(4, 98)), decoding)
-        for repeat in range(repeats):
-            asked = list(scenes_asked(48, repeat))
-            bodies = [one.body for one in asked]
-            few = asyncio.run(crowd(port, [one.body for one in scenes_asked(16, 50 + repeat)], 1))
-            many = asyncio.run(crowd(port, bodies, 16))
-            rate, said = alone(model, asked[:16], decoding)
-            different += sum(reply.text != words for reply, words in zip(many.replies, said, strict=False))
-            pairs.append((few, many, rate))
-        flood = asyncio.run(crowd(port, [one.body for one in scenes_asked(256, 77)], 64))
-    rates = [
-        statistics.median(values) for values in zip(*((few.rate, many.rate, one) for few, many, one in pairs), strict=True)
-    ]
-    lengths = [reply.tokens for _, many, _ in pairs for reply in many.replies]
-    print(f"owl-tiny, answers of {statistics.mean(lengths):.1f} tokens in the mean, {max(lengths)} at most")
-    print(f"tokens a second: one client {rates[0]:.0f}, 16 clients {rates[1]:.0f}, owl chat's engine {rates[2]:.0f}")
-    print(f"answers other than owl chat's: {different} of {16 * repeats}")
-    bar("16 clients beside one", statistics.median(many.rate / few.rate for few, many, _ in pairs), 4, unit=" times")
-    bar("16 clients beside owl chat's engine", statistics.median(many.rate / one for _, many, one in pairs), 4, unit=" times")
-    bar("first word at 16 clients, the worst", max(many.firsts[0] for _, many, _ in pairs), 1, at_most=True, unit=" s")
-    first = statistics.median(few.firsts[len(few.firsts) // 2] for few, _, _ in pairs)
-    print(f"first word, median: one client {first:.3f} s, 64 clients {statistics.median(flood.firsts):.3f} s")
+        alone(model, list(scenes_asked(4, 98)), Decoding())
+        compared("exam questions", port, model, repeats, Decoding(), {})
+        compared("long answers", port, model, repeats, Decoding(64, repetition_penalty=0.1), LONG)
+        flood = asyncio.run(crowd(port, [one.body for one in scenes_asked(192, 77)], 64))
     bar("64 clients, requests not answered", sum(not reply.whole for reply in flood.replies), 0, at_most=True)
+    print(f"64 clients, first word: median {statistics.median(flood.firsts):.2f} s, worst {flood.firsts[0]:.2f} s")
+
+
+def compared(
+    name: str, port: int, model: OwlChatModel, repeats: int, decoding: Decoding, fields: Mapping[str, float | int]
+) -> None:
+    """16 clients beside one and beside `owl chat`'s engine, in turn."""
+    pairs: list[tuple[Crowd, Crowd, float]] = []
+    different = 0
+    for repeat in range(repeats):
+        few = asyncio.run(crowd(port, [one.body for one in scenes_asked(8, 50 + repeat, **fields)], 1))
+        asked = list(scenes_asked(48, repeat, **fields))
+        many = asyncio.run(crowd(port, [one.body for one in asked], 16))
+        rate, said = alone(model, asked[:8], decoding)
+        different += sum(reply.text != words for reply, words in zip(many.replies, said, strict=False))
+        pairs.append((few, many, rate))
+    lengths = [reply.tokens for _, many, _ in pairs for reply in many.replies]
+    one, sixteen, chat = (
+        statistics.median(rates) for rates in zip(*((few.rate, many.rate, rate) for few, many, rate in pairs), strict=True)
+    )
+    print(f"owl-tiny, {name}: {statistics.mean(lengths):.1f} tokens in the mean")
+    print(f"tokens a second: one client {one:.0f}, 16 clients {sixteen:.0f}, owl chat's engine {chat:.0f}")
+    print(f"answers other than owl chat's: {different} of {8 * repeats}")
+    bar("16 clients beside one", statistics.median(many.rate / few.rate for few, many, _ in pairs), 4, unit=" times")
+    bar("16 clients beside owl chat's engine", statistics.median(many.rate / rate for _, many, rate in pairs), 4, unit=" times")
+    bar("first word at 16 clients, the worst", max(many.firsts[0] for _, many, _ in pairs), 1, at_most=True, unit=" s")
 
 
 def large(repeats: int, dtype: str) -> None:

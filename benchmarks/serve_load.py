@@ -154,6 +154,7 @@ def main() -> None:
             def seen(done: int) -> None:
                 if done % max(1, warm) == 0:
                     held[done] = memory(process.pid)
+                    print(f"{done} done, {held[done] / 2**20:.0f} MB", file=sys.stderr, flush=True)
 
             replies = asyncio.run(asked(port, requests, given.clients, seen=seen))
             seconds = time.perf_counter() - begin

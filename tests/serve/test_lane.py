@@ -13,6 +13,7 @@ from mplug_owl.chat.decode import decode
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.load import Owl
+from mplug_owl.serve import engine as engine_module
 from mplug_owl.serve.engine import ClosedError, End, Engine, Job, QueueFullError, Token
 from mplug_owl.serve.kept import Kept, KnownPicture
 from mplug_owl.serve.lane import Lane, LaneLimits
@@ -180,6 +181,32 @@ def test_the_queue_is_bounded_and_a_fault_ends_only_those_there() -> None:
     assert jobs[1][1].ends == ["failed"]
     assert [heard.ends for _, heard in jobs[2:5]] == [["length"]] * 3
     assert engine.waiting == 0
+
+
+def test_jobs_wait_for_company_that_is_nearly_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts are read at once where the second is being made ready; nobody waits longer than a moment for it."""
+    owl = made("llama")
+    lane = Lane(owl, LaneLimits())
+    engine, sizes, add = Engine({"owl": lane}, queue=8), [], lane.rows.add
+    monkeypatch.setattr(lane.rows, "add", lambda prompts, choice: (sizes.append(len(prompts)), add(prompts, choice))[1])
+    jobs = [job(owl, talk, Decoding(max_new_tokens=2)) for talk in talks()[:3]]
+    engine.start()
+    try:
+        monkeypatch.setattr(engine_module, "COMPANY_SECONDS", 30.0)
+        with engine.coming():
+            engine.submit("owl", [jobs[0][0]])
+            time.sleep(0.05)
+            assert not jobs[0][1].ids
+            engine.submit("owl", [jobs[1][0]])
+        wait_for(jobs[0][1])
+        wait_for(jobs[1][1])
+        assert sizes == [2]
+        monkeypatch.setattr(engine_module, "COMPANY_SECONDS", 0.02)
+        with engine.coming():
+            engine.submit("owl", [jobs[2][0]])
+            wait_for(jobs[2][1])
+    finally:
+        engine.close()
 
 
 def test_who_waits_too_long_or_takes_too_long_ends() -> None:

@@ -70,6 +70,13 @@ def test_weights_that_are_laid_out_for_a_cpu_are_held_once_too(folder: Path) -> 
     assert own == {name for name in packed if "language_model" in name and "q_proj" in name}
 
 
+def test_a_head_that_is_the_embedding_is_laid_out_too() -> None:
+    one, two = (
+        dict(owl.model.named_modules()) for owl in open_models({"a": "owl-tiny", "b": "owl-tiny"}, "cpu", "auto").values()
+    )
+    assert all(two[name] is module for name, module in one.items() if isinstance(module, PackedLinear))
+
+
 def test_quantised_models_are_those_of_owl_chat(folder: Path) -> None:
     owls = open_models({"base": str(folder / "base")}, "cpu", "auto", "int8")
     assert any(isinstance(module, QuantisedLinear) for module in owls["base"].model.modules())

@@ -105,16 +105,18 @@ class Server:
     async def answer(self, body: bytes, owner: bytes) -> Reply:
         """Read a request and have it answered. Raises RequestError where it is refused."""
         begin = time.perf_counter()
-        request = read_request(body)
-        desk = self.desk(request.model)
-        urls = picture_urls(request, self.limits.media.pictures)
-        before = time.perf_counter()
-        pictures = await self.media.read(urls, owner, self.owls[desk.name].processor.image_processor) if urls else []
-        picture_seconds = time.perf_counter() - before
-        ids = await desk.encode(conversation(request, pictures))
-        if self.mailbox is None:
-            raise RequestError(503, "the server has not begun")
-        answering = desk.submit(request, ids, pictures, owner, self.mailbox)
+        with self.engine.coming():
+            request = read_request(body)
+            desk = self.desk(request.model)
+            urls = picture_urls(request, self.limits.media.pictures)
+            before = time.perf_counter()
+            images = self.owls[desk.name].processor.image_processor
+            pictures = await self.media.read(urls, owner, images) if urls else []
+            picture_seconds = time.perf_counter() - before
+            ids = await desk.encode(conversation(request, pictures))
+            if self.mailbox is None:
+                raise RequestError(503, "the server has not begun")
+            answering = desk.submit(request, ids, pictures, owner, self.mailbox)
         for job in answering.jobs:
             job.begun, job.picture_seconds = begin, picture_seconds
         return Reply(request, answering)

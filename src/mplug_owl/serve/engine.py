@@ -9,12 +9,16 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.serve.kept import KnownPicture
+
+# So long may a job wait for others that are nearly here: several prompts are read in less time than one after the other.
+COMPANY_SECONDS = 0.04
 
 Reason = Literal["stop", "length", "cancelled", "late", "failed"]
 
@@ -71,8 +75,8 @@ class Batch(Protocol):
     def add(self, job: Job) -> None:
         """Take a job in; it waits until it is admitted."""
 
-    def turn(self) -> None:
-        """Drop who is cancelled, admit who waits, one more token for everybody."""
+    def turn(self, admits: bool = True) -> None:
+        """Drop who is cancelled, admit who waits where it `admits`, one more token for everybody."""
 
     def fail(self) -> None:
         """End every job by a fault and begin anew."""
@@ -84,6 +88,10 @@ class Batch(Protocol):
     @property
     def busy(self) -> bool:
         """Whether any job is in it."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether any job has been admitted and is not done."""
 
 
 class QueueFullError(Exception):
@@ -106,7 +114,7 @@ class Engine:
         self.batches, self.queue = dict(batches), queue
         self._inbox: deque[tuple[str, Job]] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed, self._coming, self._held = False, 0, 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -127,6 +135,18 @@ class Engine:
                 raise QueueFullError
             self._inbox += [(model, job) for job in jobs]
             self._changed.notify()
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """A block in which jobs are made ready: those that wait already are held back a moment for their company."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify()
 
     @property
     def waiting(self) -> int:
@@ -149,8 +169,9 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._inbox and not self._closed and not any(batch.busy for batch in self.batches.values()):
+                while not self._inbox and not self._closed and not self._is_busy:
                     self._changed.wait()
+                admits = self._await_company()
                 while self._inbox:
                     model, job = self._inbox.popleft()
                     self.batches[model].add(job)
@@ -158,13 +179,32 @@ class Engine:
             if not busy:  # it is closed, and everything is answered
                 return
             for batch in busy:
-                _turn(batch)
+                _turn(batch, admits)
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(batch.busy for batch in self.batches.values())
+
+    def _await_company(self) -> bool:
+        """Whether those who wait are admitted now; where nothing else is to be done, after waiting for their company."""
+        if not self.waiting:
+            self._held = 0.0
+            return True
+        now = time.monotonic()
+        self._held = self._held or now + COMPANY_SECONDS
+        while self._coming and now < self._held and not self._closed:
+            if any(batch.continues for batch in self.batches.values()):
+                return False
+            self._changed.wait(self._held - now)
+            now = time.monotonic()
+        self._held = 0.0
+        return True
 
 
-def _turn(batch: Batch) -> None:
+def _turn(batch: Batch, admits: bool) -> None:
     """One turn; a fault in it ends that batch's jobs, and nobody else's."""
     try:
-        batch.turn()
+        batch.turn(admits)
     except Exception:  # whatever a model does, other models and later requests are answered
         traceback.print_exc(file=sys.stderr)
         batch.fail()

@@ -72,6 +72,11 @@ class Lane:
         """Whether any job is in it."""
         return bool(self.waiting or self.running)
 
+    @property
+    def continues(self) -> bool:
+        """Whether any job has been admitted and is not done."""
+        return bool(self.running)
+
     def add(self, job: Job) -> None:
         """Take a job in; it waits until it is admitted."""
         self.waiting.append(job)
@@ -81,12 +86,13 @@ class Lane:
         """How many jobs wait."""
         return len(self.waiting)
 
-    def turn(self) -> None:
-        """Drop who is cancelled or late, admit who waits, one more token for everybody."""
+    def turn(self, admits: bool = True) -> None:
+        """Drop who is cancelled or late, admit who waits where it `admits`, one more token for everybody."""
         self._drop()
         self._leave()
         begin = time.perf_counter()
-        self._admit()
+        if admits:
+            self._admit()
         admitted = time.perf_counter()
         self.report("prompts", admitted - begin)
         if self.rows.rows:

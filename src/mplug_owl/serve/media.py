@@ -114,7 +114,10 @@ class Media:
         with self._lock:
             square = self._squares.get(shape)
         if square is None:
-            pixels = self._openers.open(raw, side, resample)
+            try:
+                pixels = self._openers.open(raw, side, resample)
+            except (EOFError, OSError, RuntimeError):  # no process could be begun: it is not the picture's fault
+                raise RequestError(503, "pictures cannot be opened now; try again later") from None
             if pixels is None:
                 raise RequestError(400, _UNREADABLE, "messages")
             square = Image.frombytes("RGB", (side, side), pixels)

@@ -73,7 +73,9 @@ def open_models(
 
 def pack_shared(models: Sequence[MplugOwlForConditionalGeneration]) -> None:
     """Lay bf16 weights out for a CPU, as `owl chat` does; those that several models share once for all of them."""
-    addresses = [{name: weight.data_ptr() for name, weight in model.named_parameters()} for model in models]
+    addresses = [
+        {name: weight.data_ptr() for name, weight in model.named_parameters(remove_duplicate=False)} for model in models
+    ]
     for index, model in enumerate(models):
         pack(model)
         packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
