@@ -13,7 +13,7 @@ SYSTEM = (
     "You answer questions about pictures that you cannot see. Programs have looked at the pictures, and what they found is "
     "given to you. Rely on it, and say so where it is not enough."
 )
-NAMES = {"caption": "description", "read": "text in the picture", "tag": "kind of picture", "detect": "things in the picture"}
+NAMES = {"caption": "Description of", "read": "Text in", "tag": "Kind of", "detect": "Things in"}
 # Of a finding the language model gets so many characters at most; the trace has all of it.
 LONGEST = 1500
 
@@ -34,7 +34,7 @@ def as_report(inquiry: Inquiry) -> Conversation:
         if expert.kind == "zoom":
             continue
         shown = request.picture if len(inquiry.pictures) > 1 else "the picture"
-        lines.append(f"{shown}, {NAMES.get(expert.kind, expert.kind)}: {_cut(words) or 'nothing found'}")
+        lines.append(f"{NAMES.get(expert.kind, expert.name)} {shown}: {_cut(words) or 'none was found'}")
     found = "\n".join(lines) or "Nothing was found."
     messages = [_in_words(message) for message in inquiry.talk.messages]
     asked = f"What the programs found:\n{found}\n\n{messages[-1].text}".rstrip()
