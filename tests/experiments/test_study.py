@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.errors import UserError
+from mplug_owl.experiments import cells as cells_of_a_study
 from mplug_owl.experiments import studies
 from mplug_owl.experiments.cells import Cell
 from mplug_owl.experiments.study import Arm, Claim, Study, find, scaled
+from mplug_owl.train.recipe import Recipe, as_json
 from tests.school import lesson
 
 ONE = Arm("one", "a lesson", (lesson(),))
@@ -50,7 +52,7 @@ def test_half_a_study_has_half_the_steps_and_a_warm_up_that_fits() -> None:
         (lambda: Study("s", "", (ONE,), reference="two"), "speaks of an arm 'two'; it has one"),
         (lambda: Study("s", "", (ONE,), claims=(Claim("", "one", "three"),)), "speaks of an arm 'three'"),
         (lambda: Study("s", "", (ONE,), conditions=("blind",)), "has no condition 'blind'; it has with the picture"),
-        (lambda: find("lesson"), "no study 'lesson'; there are training, data"),
+        (lambda: find("lesson"), "no study 'lesson'; there are training, data, paradigms"),
         (lambda: find("mplug_owl.experiments.studies:pretrain"), "returns a Recipe; expected a Study"),
     ],
 )
@@ -72,6 +74,19 @@ def test_a_folder_is_named_by_recipe_data_and_seed() -> None:
     first, other = (Cell(ONE, seed, Path("out")).runs[0] for seed in (0, 1))
     assert first.name.startswith("lesson--seed0-")
     assert first.digest != other.digest
+
+
+def test_a_field_at_its_default_leaves_a_cell_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that was begun before a field came is found again, for every stage of the paper's studies."""
+    cells = [Cell(arm, 1, Path("out")) for name in ("training", "data") for arm in find(name).arms]
+    now = [cell.folder for cell in cells]
+    later = ("objective", "text_distillation", "base")
+
+    def before(recipe: Recipe) -> dict[str, object]:
+        return {name: value for name, value in as_json(recipe).items() if name not in later}
+
+    monkeypatch.setattr(cells_of_a_study, "as_json", before)
+    assert [cell.folder for cell in cells] == now
 
 
 def test_how_a_run_is_watched_does_not_name_it_and_what_it_computes_does() -> None:

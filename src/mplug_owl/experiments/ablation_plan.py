@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mplug_owl.experiments.ablation_report import steps_of
 from mplug_owl.experiments.cells import Cell, StageRun, is_trained, read_scores
 from mplug_owl.experiments.effects import detectable
 from mplug_owl.experiments.minutes import seconds_per_step
@@ -93,7 +94,7 @@ def _costs(arm: Arm, pace: Pace) -> tuple[str, ...]:
     flops = sum(_flops_per_step(made) * count for made, count in zip(plans, steps, strict=True))
     return (
         arm.name,
-        " + ".join(f"{count:,}" for count in steps) or "none",
+        steps_of(arm),
         f"{max((sum(part.trainable for part in made.parts) for made in plans), default=0):,}",
         f"{flops:.1e}",
         f"{sum(map(pace.seconds, arm.stages)) / 60:.0f}",

@@ -17,6 +17,7 @@ from mplug_owl.eval.statistics import OVERALL
 from mplug_owl.experiments.cells import Answering
 from mplug_owl.experiments.effects import FEWEST_SEEDS, Estimate
 from mplug_owl.experiments.findings import Findings, Row, Tried
+from mplug_owl.experiments.study import Arm
 from mplug_owl.page.render import render
 from mplug_owl.writing import replacing, writing
 
@@ -58,7 +59,7 @@ def tables(found: Findings) -> RenderableType:
 
 def notes(found: Findings) -> list[str]:
     """What has to be said with the tables: what is missing, the noise floor, how intervals are made, how many comparisons."""
-    said = []
+    said = list(found.study.notes)
     if found.missing:
         said.append(f"{found.missing} of {len(found.seeds) * len(found.study.arms)} cells are not run yet.")
     if found.noise is not None:
@@ -87,9 +88,12 @@ def _arms(found: Findings, title: str) -> Table:
 
 def _costs(found: Findings) -> Table:
     """What one seed of each arm took."""
-    table = _table("\ncost of one seed", "arm", "parameters learned", "FLOPs", "minutes", "GiB (estimate)")
+    table = _table("\ncost of one seed", "arm")
+    table.add_column("steps", overflow="fold")
+    for name in ("learned", "FLOPs", "minutes", "GiB (estimate)"):
+        table.add_column(name, justify="right", no_wrap=True)
     for arm in found.study.arms:
-        table.add_row(arm.name, *_cost(found, arm.name))
+        table.add_row(arm.name, steps_of(arm), *_cost(found, arm.name))
     return table
 
 
@@ -170,6 +174,11 @@ def with_interval(found: Estimate) -> str:
 
 def _interval(interval: tuple[float, float], sign: str = "") -> str:
     return "[{}, {}]".format(*(f"{100 * end:{sign}.1f}" for end in interval))
+
+
+def steps_of(arm: Arm) -> str:
+    """The steps of an arm's stages, in their order."""
+    return " + ".join(f"{stage.steps:,}" for stage in arm.stages) or "none"
 
 
 def _cost(found: Findings, arm: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.recipes import made_by
 from mplug_owl.train.recipe import Recipe
 
-STUDIES = ("training", "data")
+STUDIES = {"training": "studies:training", "data": "studies:data", "paradigms": "paradigms:paradigms"}
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 # With fewer steps than this a stage has no shape: warm-up, then down.
 FEWEST_STEPS = 2
@@ -83,6 +83,7 @@ class Study:
         conditions: The titles of the conditions asked, all of the task's where empty. The first one is what the study is about.
         questions: How many an ability, in each condition.
         exam_seed: That of the questions, the same in every cell.
+        notes: Sentences that its tables need to be understood.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Study:
     conditions: tuple[str, ...] = ("with the picture", "without", "told in words", "unseen combinations")
     questions: int = 100
     exam_seed: int = 20_230_427  # the paper's first day; scenes that no lesson has
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -142,9 +144,9 @@ def scaled(study: Study, share: float) -> Study:
 
 
 def find(name: str) -> Study:
-    """The study of this name: training, data, `my.module:study` or `./mine.py:study`. Raises UserError for anything else."""
+    """The study of this name: one of `STUDIES`, `my.module:study` or `./mine.py:study`. Raises UserError for anything else."""
     if name in STUDIES:
-        made = made_by(f"mplug_owl.experiments.studies:{name}")
+        made = made_by(f"mplug_owl.experiments.{STUDIES[name]}")
     elif ":" in name:
         made = made_by(name)
     else:

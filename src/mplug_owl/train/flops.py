@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mplug_owl.model.blip2 import add_text_side
+from mplug_owl.model.blip2 import CONTRAST_WIDTH
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.towers import encode_images, image_size, vision_tokens
-from mplug_owl.train.objective import Objective, read_pairs
+from mplug_owl.train.objective import READINGS, Objective
 from mplug_owl.train.trainable import Part
 
 # Dense bf16 TFLOP/s by datasheet, the most specific name first. What is not here has no rate rather than a made-up one.
@@ -52,32 +52,31 @@ def count_flops(config: MplugOwlConfig, parts: Sequence[Part], objective: Object
     encoder, bridge, embedding = _forward(config)
     vision, connector, language = parts
     if objective == "blip2":
-        return _first_step(config, encoder * passes(vision, False), vision.trainable > 0)
+        return _first_step(config, encoder * passes(vision, False))
     picture = encoder * passes(vision, False) + bridge * passes(connector, vision.trainable > 0)
     in_front = vision.trainable + connector.trainable > 0
     return Flops(2.0 * (language.parameters - embedding) * passes(language, in_front), picture)
 
 
-def _first_step(config: MplugOwlConfig, encoder: float, vision_learns: bool) -> Flops:
-    """Of a word and of a picture in BLIP-2's first step, whose picture has cost `encoder` before the Q-Former.
+def _first_step(config: MplugOwlConfig, encoder: float) -> Flops:
+    """Of a word and of a picture in BLIP-2's first step, where a picture costs `encoder` before the Q-Former.
 
-    Forward and backward as PyTorch counts them, for not all that a pass computes has a gradient. A text's cost is taken as
-    linear in its words, by texts of 2 and of 34. A sample's tokens count its picture's positions, which no text side reads:
-    they are taken off the picture.
+    Five passes read the pair, or a wrong one: one each side alone, three to match, one to write; backward costs forward twice.
+    A sample's tokens count its picture's positions, which are no words, so these are taken off the picture. Words' attention to
+    one another is left out, and so is what one picture of a batch costs another.
     """
-    with torch.device("meta"):
-        model = MplugOwlForConditionalGeneration(config).requires_grad_(False)
-        add_text_side(model, 34)
-        width = config.vision_config.hidden_size
-        patches_IPD = torch.empty(1, vision_tokens(config.vision_config), width, requires_grad=vision_learns)
-    model.model.abstractor.requires_grad_(True)
-    found = []
-    for words in (2, 34):
-        with FlopCounterMode(display=False) as counter:
-            read_pairs(model, patches_IPD, words).backward()
-        found.append(counter.get_total_flops())
-    word = (found[1] - found[0]) / 32
-    return Flops(word, encoder + found[0] - 2 * word - word * model.num_image_tokens)
+    connector = config.visual_abstractor_config
+    width, inner, layers = connector.hidden_size, connector.intermediate_size, connector.num_hidden_layers
+    queries, patches, seen = config.num_query_tokens, vision_tokens(config.vision_config), config.vision_config.hidden_size
+    position = 8 * width**2 + 4 * width * inner  # of one layer: four projections and the MLP
+    beside = 4 * queries * width  # what attention to all queries costs a position, and as much to be seen by them
+    word = (
+        layers * (READINGS * position + 2 * (READINGS - 1) * beside) + 2 * width**2 + 2 * width * config.text_config.vocab_size
+    )
+    cross = queries * 4 * width**2 + patches * 4 * seen * width + 4 * queries * patches * width
+    picture = READINGS * (layers * queries * (position + beside) + -(-layers // 2) * cross)
+    picture += 2 * queries * width * CONTRAST_WIDTH
+    return Flops(3.0 * word, encoder + 3.0 * (picture - word * queries))
 
 
 def device_tflops(device: torch.device) -> float | None:

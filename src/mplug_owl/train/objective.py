@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Objective = Literal["generation", "blip2"]
 # Pairs that matching reads for one pair of a batch: the right one, a wrong picture and a wrong text.
 MATCHED = 3
+# How often the Q-Former reads a picture, and a text: to contrast, to match, to write.
+READINGS = 1 + MATCHED + 1
 
 
 def check_objective(recipe: Recipe) -> None:
