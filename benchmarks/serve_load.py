@@ -2,9 +2,10 @@
 
 owl-tiny and two LoRA adapters of it are served by one process. Clients ask questions with and without pictures, streamed and
 whole; a third leaves midway, a tenth sends what is no request. Every text, a part of it where the client left, is compared to
-the answer that the model gives alone.
+the answer that the model gives alone. In bf16 two words may be equally likely, and how many rows are multiplied at once then
+decides: `--dtype auto` counts how often.
 
-    python -m benchmarks.serve_load [--requests 5000] [--clients 32]
+    python -m benchmarks.serve_load [--requests 5000] [--clients 32] [--dtype float32]
 """
 
 import argparse
@@ -141,13 +142,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "auto"), help="auto is bfloat16, see above")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = {"owl-tiny": "owl-tiny"} | {path.name: str(path) for path in adapters(Path(folder))}
-        requests = mixed(open_models(models, "cpu", "auto"), given.requests, 1)
+        requests = mixed(open_models(models, "cpu", given.dtype), given.requests, 1)
         names = [f"{name}={path}" for name, path in models.items()]
         command = [sys.executable, "-m", "mplug_owl_cli", "serve", *names, "--port", "0", "--no-auth", "--cache", "24"]
-        with served([*command, "--device", "cpu"]) as (port, process):
+        with served([*command, "--device", "cpu", "--dtype", given.dtype]) as (port, process):
             held: dict[int, int] = {0: memory(process.pid)}
             warm, begin = int(WARM * given.requests), time.perf_counter()
 

@@ -141,5 +141,6 @@ def test_schemathesis_finds_no_5xx(tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         assert process.poll() is None, "the server died"
+    print(found.stdout[-2500:])
     assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]
     assert "Traceback" not in log.read_text()
