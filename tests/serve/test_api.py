@@ -10,6 +10,7 @@ import pytest
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.load import Owl
+from mplug_owl.serve.answering import AnswerLimits
 from mplug_owl.serve.api import ServeLimits, Server
 from mplug_owl.serve.guard import Keys
 from tests.chat.test_decode import made
@@ -200,6 +201,13 @@ def test_a_full_queue_says_when_to_come_again(owl: Owl) -> None:
     server = Server({"owl": owl}, Keys([KEY]), ServeLimits(queue=2))
     full = post(server, asked("Who?", n=3))[0]
     assert (full.status_code, full.headers["retry-after"], full.json()["error"]["code"]) == (429, "1", "queue_full")
+
+
+def test_a_prompt_is_no_longer_than_the_server_reads(owl: Owl) -> None:
+    server = Server({"owl": owl}, Keys([KEY]), ServeLimits(answers=AnswerLimits(prompt_tokens=250)))
+    short, long = post(server, asked("Who?"), asked("Who? " * 50))
+    assert (short.status_code, long.status_code) == (200, 400)
+    assert long.json()["error"]["code"] == "context_length_exceeded"
 
 
 def test_a_client_that_leaves_frees_its_row(owl: Owl) -> None:

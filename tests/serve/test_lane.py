@@ -183,6 +183,22 @@ def test_the_queue_is_bounded_and_a_fault_ends_only_those_there() -> None:
     assert engine.waiting == 0
 
 
+def test_rows_are_as_many_as_positions_allow() -> None:
+    """Every row is as wide as the widest may become; a job that is wider than all of them is answered alone."""
+    owl = made("llama")
+    jobs = [job(owl, talk, Decoding(max_new_tokens=5)) for talk in [talks()[0]] * 5]
+    width = len(jobs[0][0].ids) + 5
+    lane, most = Lane(owl, LaneLimits(positions=2 * width)), 0
+    wide = job(owl, talks()[0], Decoding(max_new_tokens=3 * width))
+    for one, _ in (*jobs, wide):
+        lane.add(one)
+    while lane.busy:
+        lane.turn()
+        most = max(most, len(lane.rows.rows))
+    assert most == 2
+    assert [heard.ends for _, heard in (*jobs, wide)] == [["length"]] * 6
+
+
 def test_jobs_wait_for_company_that_is_nearly_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts are read at once where the second is being made ready; nobody waits longer than a moment for it."""
     owl = made("llama")

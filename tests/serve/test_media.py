@@ -175,6 +175,33 @@ def test_whoever_opens_pictures_may_die(media: Media, monkeypatch: pytest.Monkey
     assert media_module.KEPT_SQUARES >= media._squares.bytes > 0
 
 
+def test_one_key_s_slow_pictures_are_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes one is left for somebody else, however many pictures one key sends."""
+    media, slow, done = Media(MediaLimits(processes=2)), threading.Event(), []
+
+    def opened(raw: bytes, side: int, resample: int) -> bytes:
+        if raw != GOOD:
+            assert slow.wait(20)
+        return bytes(side * side * 3)
+
+    monkeypatch.setattr(media._openers, "open", opened)
+
+    async def run() -> None:
+        async def ask(name: str, owner: bytes, *urls: str) -> None:
+            await media.read(urls, owner, IMAGES)
+            done.append(name)
+
+        many = [asyncio.create_task(ask("slow", b"a", *(url(picture(seed)) for seed in (2, 3, 4)))) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        await asyncio.wait_for(ask("other", b"b", data_url(GOOD)), 10)
+        slow.set()
+        await asyncio.gather(*many)
+
+    asyncio.run(run())
+    media.close()
+    assert done[0] == "other"
+
+
 class Host:
     """A host on this machine that answers every connection with these bytes."""
 
