@@ -10,7 +10,7 @@ import pytest
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.load import Owl
-from mplug_owl.serve.answering import AnswerLimits
+from mplug_owl.serve.answering import AnswerLimits, Words
 from mplug_owl.serve.api import ServeLimits, Server
 from mplug_owl.serve.guard import Keys
 from tests.chat.test_decode import made
@@ -39,8 +39,16 @@ def post(server: Server, *bodies: Any) -> list[Any]:
     return list(with_client(server, use))
 
 
-def test_answers_are_those_of_owl_chat(server: Server, owl: Owl) -> None:
-    """Whole and streamed, with pictures and without, in one batch."""
+def test_answers_are_those_of_owl_chat(server: Server, owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and streamed, with pictures and without, in one batch; and the model is given the very same ids."""
+    given: list[list[int]] = []
+    encode = Words.encode
+
+    def encode_and_keep(self: Words, conversation: Conversation) -> list[int]:
+        given.append(encode(self, conversation))
+        return given[-1]
+
+    monkeypatch.setattr(Words, "encode", encode_and_keep)
     image = picture(1)
     talks = [
         Conversation(()).said("user", "Who?"),
@@ -58,6 +66,7 @@ def test_answers_are_those_of_owl_chat(server: Server, owl: Owl) -> None:
     expected = OwlChatModel(owl).answers(talks, Decoding(max_new_tokens=8))
     assert len(set(expected)) == 3
     responses = post(server, *requests, *(request | {"stream": True} for request in requests))
+    assert sorted(given) == sorted(2 * [list(owl.processor.encode(talk, reply=True).ids) for talk in talks])
     assert [response.json()["choices"][0]["message"]["content"] for response in responses[:3]] == expected
     for response, words in zip(responses[3:], expected, strict=True):
         *chunks, done = events(response.text)
