@@ -26,6 +26,8 @@ NOTES = (
     "Same budget: BLIP-2's two steps, or whatever comes before instructions, cost the FLOPs of mPLUG-Owl's stage 1, and what "
     "learns from instructions those of its stage 2, by owl plan's count; everything after the foundation modules counts.",
     "-own: each paradigm's own steps, batches and kinds of data, by the factors that scale mPLUG-Owl down.",
+    "The systems of experts have a detector that is a program written for the drawn world: it has nothing to learn and knows "
+    "each colour and shape, which no detector of the real world does.",
 )
 
 
