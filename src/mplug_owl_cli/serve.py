@@ -41,6 +41,7 @@ def serve(
     ] = 384,
     seconds: Annotated[float, typer.Option(help="The longest that one request may take.", min=1)] = 300,
     grace_seconds: Annotated[float, typer.Option("--grace", help="Seconds for the last answers after SIGTERM.", min=1)] = 60,
+    web: Annotated[bool, typer.Option("--web", help="Serve a page to talk on, at /web; it needs the extra `web`.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say after each answer what took how long.")] = False,
 ) -> None:
     """Serve owls to any program that speaks OpenAI's language; SIGTERM or Ctrl-C ends it."""
@@ -57,4 +58,4 @@ def serve(
     limits = ServeLimits(queue, answers, LaneLimits(rows, features=cache * 2**20 // 3, turns=cache * 2**20 * 2 // 3))
     hosts, where = tuple(allow_host), (host, port, keys, not no_auth)
     settings = ServeSettings(models, *where, hosts, device, dtype.value, quantize.value if quantize else None, grace_seconds)
-    serve(replace(settings, stats=stats, limits=limits))
+    serve(replace(settings, stats=stats, web=web, limits=limits))

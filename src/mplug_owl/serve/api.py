@@ -21,7 +21,7 @@ from mplug_owl.serve.chunks import Reply
 from mplug_owl.serve.conversations import conversation, picture_urls
 from mplug_owl.serve.engine import Engine
 from mplug_owl.serve.fetch import Fetcher
-from mplug_owl.serve.guard import Guard, GuardLimits, Keys
+from mplug_owl.serve.guard import App, Guard, GuardLimits, Keys
 from mplug_owl.serve.lane import Lane, LaneLimits
 from mplug_owl.serve.media import Media, MediaLimits
 from mplug_owl.serve.metrics import AnswerStats, Metrics
@@ -90,7 +90,8 @@ class Server:
         self.mailbox: Mailbox | None = None
         self.draining = False
         self.routes = _routes(self)
-        self.app = Guard(self.routes, keys, self.limits.guard, local)
+        self.guard = Guard(self.routes, keys, self.limits.guard, local)
+        self.app: App = self.guard
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class Guard:
     def __init__(self, app: App, keys: Keys | None, limits: GuardLimits, local: bool) -> None:
         self.app, self.keys, self.limits, self.local = app, keys, limits, local
         self.held = 0
+        self.forms: Collection[str] = ()  # paths that take a browser's files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on with its whole body and its owner."""
@@ -165,7 +166,8 @@ class Guard:
         if length is not None and (not re.fullmatch(rb"\d{1,12}", length) or int(length) > self.limits.body_bytes):
             raise RequestError(413, f"the body has more than {self.limits.body_bytes:,} bytes")
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":
+        is_form = kind == b"multipart/form-data" and scope["path"] in self.forms
+        if scope["method"] == "POST" and kind != b"application/json" and not is_form:
             raise RequestError(415, "expected Content-Type: application/json")  # what a page of another site cannot send
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise RequestError(415, "packed bodies are not read; leave Content-Encoding out")

@@ -18,9 +18,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl
+from mplug_owl.model.locate import BUNDLED
 from mplug_owl.model.quantised import Quantisation
 from mplug_owl.page.listening import base_address, bound, is_local
 from mplug_owl.serve.api import ServeLimits, Server
+from mplug_owl.serve.door import WEB
 from mplug_owl.serve.fetch import Fetcher
 from mplug_owl.serve.guard import Keys
 from mplug_owl.serve.models import named, open_models
@@ -51,6 +53,7 @@ class ServeSettings:
         quantize: Keep the language models' linear layers in 8 or 4 bits.
         grace_seconds: For the last answers after SIGTERM.
         stats: Print a line for each answer.
+        web: Serve the page to talk on, too.
         limits: All other limits.
     """
 
@@ -65,6 +68,7 @@ class ServeSettings:
     quantize: Quantisation | None = None
     grace_seconds: float = 60.0
     stats: bool = False
+    web: bool = False
     limits: ServeLimits = field(default_factory=ServeLimits)
 
 
@@ -90,6 +94,10 @@ def serve(settings: ServeSettings, owls: Mapping[str, Owl] | None = None) -> Non
             owls = open_models(names, settings.device, settings.dtype, settings.quantize)
         server = Server(owls, keys, limits, fetcher, local and keys is None, settings.stats)
         server.media.warm()
+        if settings.web:
+            from mplug_owl.serve.web import add_page  # which needs an extra of its own
+
+            add_page(server, keys, [name for name, path in names.items() if path in BUNDLED])
         listening.listen(CONNECTIONS)
         print(_first_line(server, settings, listening), flush=True)
         asyncio.run(draining(server, settings.grace_seconds).serve(sockets=[listening]))
@@ -168,8 +176,9 @@ def _first_line(server: Server, settings: ServeSettings, listening: socket.socke
     """Where, which models, on what device, and how much at once."""
     devices = dict.fromkeys(str(owl.model.device) for owl in server.owls.values())
     limits = server.limits
+    page = f" · page {base_address(settings.host, listening)}{WEB}/" if settings.web else ""
     return (
-        f"{base_address(settings.host, listening)}/v1 · {', '.join(server.owls)} on {', '.join(devices)} · "
+        f"{base_address(settings.host, listening)}/v1{page} · {', '.join(server.owls)} on {', '.join(devices)} · "
         f"{limits.lane.rows} answers at once, {limits.queue} waiting, of at most {limits.answers.most_tokens} tokens and "
         f"{limits.answers.seconds:g} s · {'keys' if settings.auth else 'no keys, this machine alone'}"
     )
