@@ -29,7 +29,7 @@ MAY_ENTER: dict[str, set[str]] = {
     "serve": {"chat", "conversation", "model", "page", "scenes"},
     "integrations": {"chat", "conversation", "eval", "model", "scenes"},
     "experiments": {"chat", "conversation", "data", "eval", "model", "page", "recipes", "scenes", "terminal", "train"},
-    "mplug_owl_cli": {"chat", "data", "eval", "experiments", "model", "recipes", "serve", "terminal", "train"},
+    "mplug_owl_cli": {"chat", "data", "eval", "experiments", "integrations", "model", "recipes", "serve", "terminal", "train"},
     "__main__": {"mplug_owl_cli"},
     "mplug_owl": {
         "chat",

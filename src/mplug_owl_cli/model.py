@@ -15,9 +15,17 @@ def convert(
         Literal["vision", "language"] | None, typer.Option(help="Write this module alone, to be joined to others.")
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Write the weights in bf16.")] = False,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Add what vLLM needs: a token for pictures, and vllm.jinja.")] = False,
 ) -> None:
     """Convert a checkpoint of the original to ours or back, merge a LoRA adapter, or take a module out."""
+    from mplug_owl.errors import UserError
     from mplug_owl.model.convert import convert as convert_folder
 
+    if vllm and (original or module):
+        raise UserError("--vllm: vLLM reads whole owls in our layout; leave --original and --module out")
     convert_folder(source, target, original, adapter, module, bf16)
+    if vllm:
+        from mplug_owl.integrations.vllm import prepare
+
+        prepare(target)
     print(target)

@@ -1,6 +1,7 @@
 """The processor as transformers knows it: prompt strings, chat messages and pictures in, token ids and pixel values out."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -86,6 +87,7 @@ class MplugOwlProcessor(ConversationProcessor):
         padding_side: str = "left",
         return_mm_token_type_ids: bool = False,
         add_special_tokens: bool = True,
+        return_text_replacement_offsets: bool = False,
         **options: object,
     ) -> BatchFeature:
         """Prompt strings in the original's form, with `<image>` where a picture stands, to a padded batch of tensors.
@@ -98,6 +100,7 @@ class MplugOwlProcessor(ConversationProcessor):
             padding_side: Where shorter rows are filled up.
             return_mm_token_type_ids: Also say which positions are a picture's.
             add_special_tokens: Put the begin token in front. A language model's own chat format writes it itself, or has none.
+            return_text_replacement_offsets: Also say what each `<image>` stands for, as vLLM asks: `text_replacement_offsets`.
             options: `padding`, `max_length`, `truncation` and `return_tensors` as `Padding` reads them.
 
         Returns:
@@ -130,6 +133,8 @@ class MplugOwlProcessor(ConversationProcessor):
         batch = self.batch(samples, side=padding_side, length=padding.length(samples))
         if return_mm_token_type_ids:
             batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token_id).long()
+        if return_text_replacement_offsets:
+            batch["text_replacement_offsets"] = [_replacements(prompt, self.num_image_tokens) for prompt in prompts]
         return batch
 
     # Over 40 lines: half of them say what goes in and what goes wrong.
@@ -287,6 +292,18 @@ class MplugOwlProcessor(ConversationProcessor):
             raise UserError(
                 f"{path}: its tokenizer or preprocessor_config.json cannot be read; {error}".splitlines()[0]
             ) from error
+
+
+def _replacements(prompt: str, positions: int) -> list[dict[str, object]]:
+    """What each `<image>` of a prompt stands for, and where in the prompt and in the longer one, as transformers says it."""
+    replacement, longer, found = IMAGE_MARK * positions, 0, list[dict[str, object]]()
+    for match in re.finditer(IMAGE_MARK, prompt):
+        start = match.start() + longer
+        longer += len(replacement) - len(IMAGE_MARK)
+        new_span = (start, start + len(replacement))
+        found.append({"type": "image", "span": match.span(), "new_span": new_span})
+        found[-1] |= {"text": IMAGE_MARK, "replacement": replacement}
+    return found
 
 
 def _prompt_pieces(prompt: str) -> Iterable[Piece]:
