@@ -23,6 +23,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from typer.main import get_command
 
 import mplug_owl_cli
+from mplug_owl.model import config, connectors
 from mplug_owl.model.locate import bundled
 from mplug_owl.recipes import find, names
 from mplug_owl.train.recipe import Recipe, override
@@ -94,6 +95,14 @@ COMMANDS = [
     for line in lines(block.text)
     if (words := owl_words(line))
 ]
+
+
+@pytest.fixture(autouse=True)
+def connectors_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connector that a page or an example adds is gone after it."""
+    monkeypatch.setattr(config, "CONNECTOR_NAMES", list(config.CONNECTOR_NAMES))
+    monkeypatch.setattr(connectors, "CONNECTOR_NAMES", config.CONNECTOR_NAMES)
+    monkeypatch.setattr(connectors, "CONNECTORS", dict(connectors.CONNECTORS))
 
 
 @pytest.fixture
@@ -211,8 +220,8 @@ def test_the_documentation_shows_every_verb() -> None:
 # Every example
 
 
-# Run by tests/integrations, where the programs that they are for are installed.
-ELSEWHERE = ("inspect_owleval.py",)
+# Run by tests/integrations, where the programs that they are for are installed, and by tests/experiments.
+ELSEWHERE = ("inspect_owleval.py", "connector_study.py")
 
 
 @pytest.mark.parametrize(
