@@ -6,9 +6,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from mplug_owl.errors import UserError
 from mplug_owl.train.flops import passes
 from mplug_owl.train.plan import Device, Plan, gib_with, samples_at_once
-from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import SIGNS
 
 # A longer name is broken after its book, so that a table of stages fits eighty columns.
@@ -96,6 +97,7 @@ def _advice(made: Plan, device: Device) -> list[str]:
     recipe = made.recipe
     slower = "third" if recipe.trainable.language == "full" else "half"  # one pass more, of three or of two
     field, sizes = _halves(recipe)
+    sizes = [size for size in sizes if _is_allowed(recipe, f"{field}={size}")]
     fits = [size for size in sizes if gib_with(made, f"{field}={size}") <= device.memory_gib]
     settings = {
         f"{field}={max(fits, default=min(sizes, default=1))}": "fewer samples at once, same step",
@@ -103,7 +105,7 @@ def _advice(made: Plan, device: Device) -> list[str]:
         "gradient_checkpointing=true": f"each layer twice: a {slower} slower",
         "trainable.language=lora": "adapters on f_L instead of all",
     }
-    left = {setting: gib_with(made, setting) for setting in settings}
+    left = {setting: gib_with(made, setting) for setting in settings if _is_allowed(recipe, setting)}
     helping = sorted((gib, setting) for setting, gib in left.items() if gib < 0.99 * made.gib)
     lines = [f"--set {setting:<27} {gib:>6,.0f} GiB  {settings[setting]}" for gib, setting in helping]
     least = made.gib
@@ -115,6 +117,15 @@ def _advice(made: Plan, device: Device) -> list[str]:
     if least > device.memory_gib:
         lines.append("more devices: accelerate launch with FSDP splits weights, gradients and averages")
     return lines
+
+
+def _is_allowed(recipe: Recipe, setting: str) -> bool:
+    """Whether a recipe may have this; BLIP-2's first step may not have all."""
+    try:
+        override(recipe, [setting])
+    except UserError:
+        return False
+    return True
 
 
 def _halves(recipe: Recipe) -> tuple[str, list[int]]:
