@@ -38,7 +38,7 @@ def command(source: Path, out: Path, processes: int, *options: str) -> list[str]
 
 
 def begin(words: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # Ray's own is 15
     return subprocess.Popen(words, start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
