@@ -4,7 +4,6 @@ from mplug_owl.chat.address import Endpoint
 from mplug_owl.chat.auto_classes import open_config
 from mplug_owl.chat.endpoint import EndpointChatModel
 from mplug_owl.chat.huggingface import HuggingFaceChatModel
-from mplug_owl.chat.language import LanguageChatModel
 from mplug_owl.chat.owl import OwlChatModel
 from mplug_owl.chat.protocol import ChatModel
 from mplug_owl.errors import UserError
@@ -53,6 +52,8 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
             raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
         if quantize is not None:
             raise UserError(f"{name}: --quantize is for our own models; leave it out")
+        from mplug_owl.chat.language import LanguageChatModel  # not above: peft takes a second that most do not need
+
         return LanguageChatModel.open(name.removeprefix("language:"), device, dtype)
     if name.startswith("hf:"):
         path = name.removeprefix("hf:")
