@@ -1,7 +1,7 @@
 """Clients that people use, against the command itself: each gets the words of `owl chat`.
 
 openai comes with the extra `dev`, curl with the machine. The others live in environments of their own, which
-docs/serving.md says how to make: CLIENTS_ENVIRONMENT (LangChain, LiteLLM), INSPECT_ENVIRONMENT.
+docs/serving.md says how to make: CLIENTS_ENVIRONMENT (LangChain, LiteLLM), INSPECT_ENVIRONMENT, LMMS_EVAL_ENVIRONMENT.
 """
 
 import asyncio
@@ -20,8 +20,11 @@ import pytest
 from mplug_owl import OwlChatModel, load
 from mplug_owl.chat import Decoding
 from mplug_owl.conversation import Conversation, Picture
+from mplug_owl.eval.answer import ask
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.tasks.owleval import OwlEval
+from mplug_owl.eval.tasks.scenes import DrawnWorld
+from mplug_owl.integrations.lmms_tasks import write_tasks
 from mplug_owl.scenes import scene
 from tests.eval.owleval import folder_of
 from tests.serve.served import KEY, url
@@ -177,3 +180,30 @@ def test_inspect(served: Served, tmp_path: Path) -> None:
     answers = read_answers(file, task)
     assert len(answers) == sum(len(task.questions(one.split)) for one in task.conditions)
     assert all(any(answer.turns) for answer in answers)
+
+
+def test_lmms_eval(served: Served, tmp_path: Path) -> None:
+    """The drawn world as lmms-eval asks a server; the score is that of `owl eval`, and nothing failed."""
+    programs, world = environment("LMMS_EVAL_ENVIRONMENT"), DrawnWorld()
+    questions = [question for question in world.questions("seen", 4, 0)[:24] if len(question.turns) == 1]
+    names = write_tasks(world, world.conditions[0], tmp_path / "tasks", limit=24, tokens=48)
+    model = f"model_version=owl-tiny,base_url={served.address},api_key={KEY},num_cpus=4,max_retries=1"
+    told = ["--model", "async_openai", "--model_args", model, "--tasks", names[0], "--log_samples"]
+    where = ["--include_path", str(tmp_path / "tasks"), "--batch_size", "1", "--output_path", str(tmp_path / "out")]
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [str(programs / "python"), "-m", "lmms_eval", "eval", *told, *where],
+        env=variables,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "LMMS_EVAL_REQUEST_FAILED" not in said
+    results = list((tmp_path / "out").rglob("*_results.json"))
+    assert len(results) == 1, said  # a package that lacks is told there, and the exit code is 0
+    score = json.loads(results[0].read_text("utf-8"))["results"][names[0]]["exact_match,none"]
+    answers = ask(OwlChatModel(load("owl-tiny", device="cpu")), questions, world.conditions[0])
+    grades = world.grader.grades(answers)
+    assert score == pytest.approx(sum(bool(grade.correct) for grade in grades) / len(grades))
