@@ -5,8 +5,13 @@ from typing import Any
 
 import pytest
 
+from mplug_owl.chat import Decoding, OwlChatModel
+from mplug_owl.conversation import Conversation, Picture
+from mplug_owl.model.load import load
+from mplug_owl.scenes import scene
 from mplug_owl.serve.door import SESSION_SECONDS, SESSIONS, UPLOAD, WEB, Door, Sessions
 from mplug_owl.serve.guard import Guard, GuardLimits, Keys
+from mplug_owl.serve.web import EXAMPLES
 from tests.serve.served import KEY, OTHER
 from tests.serve.test_guard import open_door
 
@@ -161,3 +166,10 @@ def test_sessions_end_and_are_not_many() -> None:
 def test_behind_tls_the_cookie_is_for_tls_alone(door: Door) -> None:
     headers = FORM, (b"x-forwarded-proto", b"https")
     assert b"Secure" in ask(door, f"{WEB}/enter", *headers, method="POST", body=f"key={KEY}".encode())[1][b"set-cookie"]
+
+
+def test_the_page_begins_with_questions_that_owl_tiny_answers() -> None:
+    model = OwlChatModel(load("owl-tiny", device="cpu"))
+    talks = [Conversation(()).said("user", Picture(scene(number).draw()), words) for number, words in EXAMPLES]
+    said = model.answers(talks, Decoding())
+    assert said == ["3", "LIME", "white triangle, white circle, yellow triangle, orange circle", "14"]

@@ -22,12 +22,12 @@ from mplug_owl.serve.protocol import RequestError
 
 # Pictures on the disk of who left go after an hour.
 KEPT_SECONDS = 3600
-# Four scenes to begin with: each asks for something else.
+# Four scenes to begin with: each asks for something else, in words that owl-tiny has learned.
 EXAMPLES = (
     (7, "How many triangles are there?"),
-    (16, "What is written in the picture?"),
-    (10, "What do you see?"),
-    (0, "What is 3 plus 11?"),
+    (16, "What word is written?"),
+    (10, "List the things in reading order, separated by commas."),
+    (0, "Add the written numbers."),
 )
 TITLE = "Talk with an owl"
 PICTURES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp", ".gif": "gif"}
