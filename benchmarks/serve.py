@@ -1,7 +1,8 @@
 """What `owl serve` does with a crowd: tokens a second of many clients beside one, first words, and a conversation's later turn.
 
 `tiny` is owl-tiny as the package has it, streamed to 1, 16 and 64 clients, and the same one after the other through
-`owl chat`'s engine: exam questions, each about a new picture, whose answers have two tokens, and the same with answers of 64,
+`owl chat`'s engine: exam questions, each about a new picture, whose answers have two tokens; lists of all things in it, whose
+answers have some ten; and exam questions with answers of 64,
 as other engines are measured at a fixed length: a penalty below 1 has the model repeat its prompt. What takes time is then
 answering, and before, reading prompts. `large` is the owl of 263 M parameters
 (benchmarks/baseline.py) with random weights, whose answers have 64 tokens each. `turns` asks a second question about a
@@ -28,6 +29,7 @@ from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.load import Owl
 from mplug_owl.scenes import exam, scene
 
+LIST = "List the things in reading order, separated by commas."
 LONG = {"repetition_penalty": 0.1, "max_tokens": 64}
 LARGE_TOKENS, LARGE_CLIENTS = 64, 8
 TINY = (sys.executable, "-m", "mplug_owl_cli", "serve", "owl-tiny", "--port", "0", "--no-auth", "--device", "cpu")
@@ -68,15 +70,13 @@ def bar(what: str, figure: float, needed: float, at_most: bool = False, unit: st
     print(f"{what}: {figure:.3g}{unit} ({side} {needed:g}{unit}: {'reached' if reached else 'MISSED'})", flush=True)
 
 
-def scenes_asked(count: int, seed: int, model: str = "owl-tiny", **fields: Any) -> Iterator[Asked]:
-    """Questions of the drawn world's exam, each about a picture of its own."""
+def scenes_asked(count: int, seed: int, words: str | None = None, model: str = "owl-tiny", **fields: Any) -> Iterator[Asked]:
+    """Questions of the drawn world's exam, or the same one, each about a picture of its own."""
     items = exam(-(-count // 6), "seen", seed)
     for number in range(count):
         item = items[number]
-        image, words = item.scene.draw(), item.turns[0][0]
-        yield Asked(
-            question(words, data_url(image), model=model, **fields), Conversation(()).said("user", Picture(image), words)
-        )
+        image, said = item.scene.draw(), words or item.turns[0][0]
+        yield Asked(question(said, data_url(image), model=model, **fields), Conversation(()).said("user", Picture(image), said))
 
 
 async def crowd(port: int, bodies: Sequence[Mapping[str, Any]], clients: int) -> Crowd:
@@ -109,6 +109,7 @@ def tiny(repeats: int) -> None:
         asyncio.run(crowd(port, [one.body for one in scenes_asked(32, 99)], 8))
         alone(model, list(scenes_asked(4, 98)), Decoding())
         compared("exam questions", port, model, repeats, Decoding(), {})
+        compared("lists of all things", port, model, repeats, Decoding(), {}, LIST)
         compared("long answers", port, model, repeats, Decoding(64, repetition_penalty=0.1), LONG)
         flood = asyncio.run(crowd(port, [one.body for one in scenes_asked(192, 77)], 64))
     bar("64 clients, requests not answered", sum(not reply.whole for reply in flood.replies), 0, at_most=True)
@@ -116,14 +117,20 @@ def tiny(repeats: int) -> None:
 
 
 def compared(
-    name: str, port: int, model: OwlChatModel, repeats: int, decoding: Decoding, fields: Mapping[str, float | int]
+    name: str,
+    port: int,
+    model: OwlChatModel,
+    repeats: int,
+    decoding: Decoding,
+    fields: Mapping[str, float | int],
+    words: str | None = None,
 ) -> None:
     """16 clients beside one and beside `owl chat`'s engine, in turn."""
     pairs: list[tuple[Crowd, Crowd, float]] = []
     different = 0
     for repeat in range(repeats):
-        few = asyncio.run(crowd(port, [one.body for one in scenes_asked(8, 50 + repeat, **fields)], 1))
-        asked = list(scenes_asked(48, repeat, **fields))
+        few = asyncio.run(crowd(port, [one.body for one in scenes_asked(8, 50 + repeat, words, **fields)], 1))
+        asked = list(scenes_asked(48, repeat, words, **fields))
         many = asyncio.run(crowd(port, [one.body for one in asked], 16))
         rate, said = alone(model, asked[:8], decoding)
         different += sum(reply.text != words for reply, words in zip(many.replies, said, strict=False))
