@@ -1,5 +1,6 @@
 """The command itself, killed 20 times at any instant, in one process and in two: exactly one answer a question."""
 
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mplug_owl.scenes import scene
@@ -57,8 +59,15 @@ def check(found: list[dict], expected: list[dict]) -> None:
 
 
 def kill(running: subprocess.Popen) -> None:
-    """All of it, at once."""
-    os.killpg(running.pid, signal.SIGKILL)
+    """All of it, at once. torchrun gives its workers sessions of their own."""
+    try:
+        family = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(family, timeout=10)
     running.communicate()
 
 
