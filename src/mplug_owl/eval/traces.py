@@ -112,7 +112,7 @@ def write(answers: Sequence[Answer], folder: Path, name: str) -> Path | None:
     pictures: dict[str, tuple[str | None, list[Traced]]] = {}
     for question, one in found:
         if question.cluster not in pictures:
-            pictures[question.cluster] = (_picture(question), [])
+            pictures[question.cluster] = (inline_picture(question), [])
         pictures[question.cluster][1].append(one)
     rows = [one for _, one in found]
     page = render(
@@ -128,8 +128,8 @@ def write(answers: Sequence[Answer], folder: Path, name: str) -> Path | None:
     return folder / PAGE
 
 
-def _picture(question: Question) -> str | None:
-    """The picture that a question is about."""
+def inline_picture(question: Question) -> str | None:
+    """The picture that a question is about, as an address that holds it; None where there is none."""
     if question.picture is not None:
         return inline_photograph(question.picture())
     for part in (part for turn in question.parts for part in turn):

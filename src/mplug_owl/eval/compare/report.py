@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mplug_owl.chat.trace import Call
-from mplug_owl.conversation import Picture
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.compare import tables as tables
 from mplug_owl.eval.compare.bars import COLOURS, INKS, draw_bars, save
@@ -21,8 +20,8 @@ from mplug_owl.eval.compare.values import values
 from mplug_owl.eval.grades_file import key
 from mplug_owl.eval.report import radar
 from mplug_owl.eval.task import Condition, Question
-from mplug_owl.model.images import open_image
-from mplug_owl.page.render import inline_photograph, render
+from mplug_owl.eval.traces import inline_picture
+from mplug_owl.page.render import render
 from mplug_owl.writing import writing
 
 HTML, JSON = "report.html", "report.json"
@@ -153,7 +152,7 @@ def pictures(comparison: Comparison) -> list[Shown]:
                 for one in answers
             ]
             rows.append(Asked(answers[0].question, condition, tuple(marked)))
-        made.append(Shown(name, _picture(rows[0].question), tuple(rows)))
+        made.append(Shown(name, inline_picture(rows[0].question), tuple(rows)))
     return made
 
 
@@ -171,16 +170,6 @@ def _order(comparison: Comparison, name: tuple[str, Condition]) -> tuple[int, in
     """Conditions in the task's order, and in each its questions in theirs."""
     index = list(comparison.exam.task.conditions).index(name[1])
     return index, int(name[0]) if name[0].isdecimal() else 0
-
-
-def _picture(question: Question) -> str | None:
-    """The picture that a question is about."""
-    if question.picture is not None:
-        return inline_photograph(question.picture())
-    for part in (part for turn in question.parts for part in turn):
-        if isinstance(part, Picture):
-            return inline_photograph(open_image(part.source))
-    return None
 
 
 def _size(counts: Sequence[tuple[str, LetterCounts]]) -> int:
