@@ -26,7 +26,7 @@ def demo(
 
 def ablate(
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="training, data, paradigms, my.module:study or ./mine.py:study.")
+        str, typer.Argument(metavar="STUDY", help="training, data, paradigms, smol, my.module:study or ./mine.py:study.")
     ],
     out: Annotated[Path | None, typer.Option(help="The study's folder.", show_default="runs/STUDY")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of each arm; fewer than three give no intervals.", min=1)] = 3,

@@ -15,7 +15,12 @@ from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.recipes import made_by
 from mplug_owl.train.recipe import Recipe
 
-STUDIES = {"training": "studies:training", "data": "studies:data", "paradigms": "paradigms:paradigms"}
+STUDIES = {
+    "training": "studies:training",
+    "data": "studies:data",
+    "paradigms": "paradigms:paradigms",
+    "smol": "smol_study:smol_study",
+}
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 # With fewer steps than this a stage has no shape: warm-up, then down.
 FEWEST_STEPS = 2
