@@ -35,12 +35,16 @@ def ablate(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed in 30 minutes: a try, not to be believed.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what it costs and what it can show; train nothing.")] = False,
+    arm: Annotated[list[str] | None, typer.Option(help="Train this arm alone; give it again for another.")] = None,
+    reuse: Annotated[Path | None, typer.Option(help="Another study's folder: stages that both have are copied.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write the page of what is done; train nothing.")] = False,
 ) -> None:
     """Run a study: every arm with every seed, one exam, and a page with intervals. Run it again to resume or to share work."""
     from rich.console import Console
 
     from mplug_owl.errors import UserError
     from mplug_owl.experiments.ablation import ablate as run
+    from mplug_owl.experiments.ablation import report as write_report
     from mplug_owl.experiments.ablation_plan import show_plan
     from mplug_owl.experiments.study import find, scaled
 
@@ -51,5 +55,7 @@ def ablate(
     console = Console(highlight=False)
     if plan:
         show_plan(scaled(made, steps or 1.0), folder, seeds, console)
+    elif report:
+        write_report(made, folder, seeds, console)
     else:
-        run(made, folder, seeds, steps, quick, console)
+        run(made, folder, seeds, steps, quick, console, arm or (), reuse)

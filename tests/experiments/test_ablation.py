@@ -22,7 +22,7 @@ from mplug_owl.eval.grade import Grader
 from mplug_owl.eval.graders.exact import ExactMatch
 from mplug_owl.eval.task import Condition, Question
 from mplug_owl.experiments import ablation
-from mplug_owl.experiments.ablation import ablate
+from mplug_owl.experiments.ablation import ablate, report
 from mplug_owl.experiments.cells import Cell, is_trained
 from mplug_owl.experiments.findings import gather
 from mplug_owl.experiments.study import Arm, Claim, Study, find
@@ -114,6 +114,48 @@ def test_two_seeds_have_no_bars_and_say_so(tmp_path: Path) -> None:
 def test_before_anything_is_run_the_findings_say_so(tmp_path: Path) -> None:
     found = gather(guesses(none=0.0, much=1.0), tmp_path, range(3))
     assert ({tried.mark for tried in found.claims}, found.missing, found.noise) == ({"not run yet"}, 6, None)
+
+
+def test_arms_that_are_asked_for_are_run_alone_and_reported_among_all(tmp_path: Path) -> None:
+    study, out = guesses(none=0.0, some=0.5, much=1.0), tmp_path / "out"
+    found = ablate(study, out, console=QUIET, arms=("much", "none", "much"))
+    assert [len(row.seeds) for row in found.of("asked")] == [3, 0, 3]
+    assert found.missing == 3
+    with pytest.raises(UserError, match="has no arm most; it has none, some, much"):
+        ablate(study, out, console=QUIET, arms=("most",))
+
+
+def test_a_report_trains_nothing_and_is_the_one_of_the_run(tmp_path: Path) -> None:
+    study, out = guesses(none=0.0, much=1.0), tmp_path / "out"
+    with pytest.raises(UserError, match="holds no study; expected what owl ablate guesses"):
+        report(study, out)
+    ablate(study, out, seeds=2, console=QUIET)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    (out / "study.html").unlink()
+    assert report(study, out, 2, QUIET).missing == 0
+    assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    assert report(study, out, 3, QUIET).missing == 2
+    with pytest.raises(UserError, match="holds the study guesses"):
+        report(replace(study, name="other"), out)
+
+
+def test_stages_of_another_study_are_taken_with_what_follows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, there, out = taught(tmp_path / "data"), tmp_path / "there", tmp_path / "out"
+    with pytest.raises(UserError, match="holds no study; --reuse takes"):
+        ablate(study, out, seeds=1, console=QUIET, reuse=there)
+    ablate(study, there, seeds=1, console=QUIET, arms=("one",))
+    trained = ablation.train_stage
+    began: list[str] = []
+    monkeypatch.setattr(
+        ablation, "train_stage", lambda out, run, *rest: (began.append(run.recipe.name), trained(out, run, *rest))
+    )
+    ablate(study, out, seeds=1, console=QUIET, reuse=there)
+    assert began == ["more"]
+    alone = tmp_path / "alone"
+    ablate(study, alone, seeds=1, console=QUIET)
+    last = Cell(study.arm("two"), 0, alone).runs[-1].name
+    weights = [(folder / last / "model" / "model.safetensors").read_bytes() for folder in (out, alone)]
+    assert weights[0] == weights[1]
 
 
 def test_what_arms_share_is_trained_once_and_done_cells_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

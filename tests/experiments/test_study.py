@@ -7,9 +7,10 @@ import pytest
 
 from mplug_owl.errors import UserError
 from mplug_owl.experiments import cells as cells_of_a_study
-from mplug_owl.experiments import studies
+from mplug_owl.experiments import smol_study, studies
 from mplug_owl.experiments.cells import Cell
 from mplug_owl.experiments.study import Arm, Claim, Study, find, scaled
+from mplug_owl.recipes import smol
 from mplug_owl.train.recipe import Recipe, as_json
 from tests.school import lesson
 
@@ -34,6 +35,27 @@ def test_longer_arms_have_all_steps_of_both_stages() -> None:
 def test_arms_of_a_study_differ(name: str) -> None:
     cells = [Cell(arm, 0, Path("out")).folder for arm in find(name).arms]
     assert len(set(cells)) == len(cells)
+
+
+def test_with_another_language_model_the_arms_are_those_of_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"smol_words runs/smol.words makes it"):
+        find("smol")
+    smol_study.WORDS.mkdir(parents=True)
+    study = find("smol")
+    ours = (*find("training").claims, *find("data").claims)
+    assert [claim for claim in ours if not {"r1-long", "r2-long"} & {claim.better, claim.worse}] == list(study.claims)
+    languages = {stage.modules.language for arm in study.arms for stage in arm.stages}
+    assert languages == {smol.SMOLLM2.locate()}
+    for name in ("r3", "r4", "r5"):
+        assert study.arm(name).stages[0] == study.arm("r1").stages[0], name
+    for name in ("r1", "r2", "r3", "r4", "r5"):
+        theirs = (find("training") if name == "r2" else find("data")).arm(name).stages
+        assert [stage.data for stage in study.arm(name).stages] == [stage.data for stage in theirs], name
+        assert [stage.text_share for stage in study.arm(name).stages] == [stage.text_share for stage in theirs], name
+    (fresh,) = study.arm("r2").stages
+    assert fresh.init_from is None
+    assert fresh.modules.vision == "tiny-vision"
 
 
 def test_half_a_study_has_half_the_steps_and_a_warm_up_that_fits() -> None:

@@ -1,6 +1,8 @@
 """`owl ablate`: a study's cells are trained and examined, whoever shares the work, and end in a table, a figure and a page."""
 
+import contextlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +18,7 @@ from mplug_owl.experiments.ablation_plan import QUICK_QUESTIONS, quick_share
 from mplug_owl.experiments.cells import Cell, is_trained, take_exam, train_stage
 from mplug_owl.experiments.demo import one_thread
 from mplug_owl.experiments.findings import Findings, gather
-from mplug_owl.experiments.study import Study, scaled
+from mplug_owl.experiments.study import Arm, Study, scaled
 from mplug_owl.train.reporter import Screen
 from mplug_owl.train.trainable import Part
 from mplug_owl.writing import replacing, writing
@@ -36,7 +38,14 @@ class Settings:
 
 
 def ablate(
-    study: Study, out: Path, seeds: int = 3, share: float | None = None, quick: bool = False, console: Console | None = None
+    study: Study,
+    out: Path,
+    seeds: int = 3,
+    share: float | None = None,
+    quick: bool = False,
+    console: Console | None = None,
+    arms: Sequence[str] = (),
+    reuse: Path | None = None,
 ) -> Findings:
     """Run what is missing of a study into its folder and write its report there.
 
@@ -47,9 +56,11 @@ def ablate(
         share: Of the study's usual steps; None takes what the folder began with, and all of them where it is new.
         quick: Fit one seed into 30 minutes on this machine: a try of the study, whose figures are not to be believed.
         console: Where progress is printed.
+        arms: Train and examine these alone; all of them where empty. The report has a row for each arm all the same.
+        reuse: Another study's folder. A stage that both have is copied from there, where it is finished.
 
     Raises:
-        UserError: The folder holds another study, or this one in another length.
+        UserError: The folder holds another study, or this one in another length; the study has no such arm.
         Interrupted: The run was asked to stop, and did after a checkpoint.
     """
     console = console or Console(highlight=False)
@@ -57,11 +68,27 @@ def ablate(
         import scipy.special  # noqa: F401  (before a night of training, not after it)
     settings = _settings(study, out.resolve(), share, quick, console)
     made, numbers = as_run(study, settings), range(1 if quick else seeds)
-    cells = [Cell(arm, seed, out.resolve()) for seed in numbers for arm in made.arms]
+    cells = [Cell(arm, seed, out.resolve()) for seed in numbers for arm in _chosen(made, arms)]
+    if reuse is not None:
+        _reuse(cells, reuse, console)
     for cell in _work(made, cells, console):
         console.print(f"{cell.arm.name}, seed {cell.seed}: done", highlight=False)
-    found = gather(made, out.resolve(), numbers, settings.share, quick)
-    ablation_report.write(found, out, console)
+    return report(study, out, seeds, console)
+
+
+def report(study: Study, out: Path, seeds: int = 3, console: Console | None = None) -> Findings:
+    """Write the report of what is done in a study's folder, and train nothing.
+
+    Raises:
+        UserError: The folder holds no study, or another one.
+    """
+    settings = read_settings(out)
+    if settings is None or settings.study != study.name:
+        there = "holds no study" if settings is None else f"holds the study {settings.study}"
+        raise UserError(f"{out}: {there}; expected what owl ablate {study.name} has begun there")
+    made, numbers = as_run(study, settings), range(1 if settings.quick else seeds)
+    found = gather(made, out.resolve(), numbers, settings.share, settings.quick)
+    ablation_report.write(found, out, console or Console(highlight=False))
     return found
 
 
@@ -108,6 +135,29 @@ def _settings(study: Study, out: Path, share: float | None, quick: bool, console
         with replacing(out / SETTINGS) as file:
             file.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
     return made
+
+
+def _chosen(study: Study, names: Sequence[str]) -> list[Arm]:
+    """The arms of these names in this order, all where there is none. Raises UserError for a name that no arm has."""
+    known = {arm.name: arm for arm in study.arms}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"study {study.name}: has no arm {', '.join(unknown)}; it has {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(names)] or list(study.arms)
+
+
+def _reuse(cells: Sequence[Cell], there: Path, console: Console) -> None:
+    """Copy finished stages from another study's folder, without their exams. Raises UserError where `there` is no study."""
+    if read_settings(there) is None:
+        raise UserError(f"{there}: holds no study; --reuse takes the folder of one that owl ablate has begun")
+    for name, run in {run.name: run for cell in cells for run in cell.runs}.items():
+        folder = cells[0].out / name
+        if not is_trained(there, run):
+            continue
+        with contextlib.suppress(Timeout), FileLock(folder.with_name(f".{name}.lock"), timeout=0):  # else somebody trains it
+            if not is_trained(cells[0].out, run):
+                with writing(folder), replacing(folder) as copy:
+                    shutil.copytree(there / name, copy, ignore=shutil.ignore_patterns("exam-*"))
+                console.print(f"{name}: trained already, in {there}", highlight=False)
 
 
 def _work(study: Study, cells: Sequence[Cell], console: Console) -> Iterator[Cell]:

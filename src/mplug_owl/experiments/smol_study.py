@@ -1,8 +1,8 @@
 """Training and data once more with a language model that is not ours: SmolLM2-135M-Instruct, as owl-smol has it.
 
-The data, the exam and the arms are those of `studies.py`. Captions alone teach a fresh f_K too little in the minutes that a laptop
-has for a language model of this size. So stage 1 begins with owl-tiny's eyes, which learn the language model's words first
-(`recipes/smol_words.py`), the same ones for all seeds. Where there is no stage 1, f_V is `tiny-vision` and f_K is fresh.
+The data, the exam and the arms are those of `studies.py`. Captions alone teach a fresh f_K too little in the minutes that a
+laptop has for a language model of this size. So stage 1 begins with owl-tiny's eyes, which learn the language model's words
+first (`recipes/smol_words.py`), the same ones for all seeds. Where there is no stage 1, f_V is `tiny-vision`, f_K is fresh.
 """
 
 from dataclasses import replace
@@ -20,9 +20,9 @@ WORDS = Path("runs/smol.words/model")
 STAGE_2 = 120
 QUESTIONS = 40
 NOTES = (
-    "The language model is SmolLM2-135M-Instruct. Stage 1 begins with owl-tiny's f_V and f_K's layers, which learned with another "
-    "language model. f_K learns SmolLM2's words in 1,000 steps, the same for every seed, and then both learn from captions and "
-    f"reading. Stage 2 is {STAGE_2} steps of 8.",
+    "The language model is SmolLM2-135M-Instruct. Stage 1 begins with owl-tiny's f_V and f_K's layers, which learned with "
+    "another language model. f_K learns SmolLM2's words in 1,000 steps, the same for every seed, and then both learn from "
+    f"captions and reading. Stage 2 is {STAGE_2} steps of 8.",
     "Where there is no stage 1, f_V is tiny-vision and f_K is fresh.",
     "Minutes and FLOPs leave out owl-tiny's training and the words.",
 )
