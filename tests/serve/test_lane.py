@@ -10,9 +10,12 @@ import torch
 
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.chat.decode import decode
+from mplug_owl.chat.lean import _takes_bias_along
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.model.load import Owl
+from mplug_owl.model.load import Owl, load
+from mplug_owl.model.small_weights import pack
+from mplug_owl.scenes import scene
 from mplug_owl.serve import engine as engine_module
 from mplug_owl.serve.engine import ClosedError, End, Engine, Job, QueueFullError, Token
 from mplug_owl.serve.kept import Kept, KnownPicture
@@ -91,6 +94,32 @@ def test_what_is_said_depends_on_nobody_else(kind: str) -> None:
         assert heard.ids == (expected[:2] if number in cancelled and len(expected) > 2 else expected), number
         assert len(heard.ends) == 1
     assert all(len(token.likeliest) == 2 for token in jobs[3][1].tokens)
+
+
+def test_a_crowd_changes_no_bit() -> None:
+    """owl-tiny in bf16, with the log-probabilities of every token: rounding too is the same in any company.
+
+    Alone means the engine of `owl chat`, one after the other. Without `computed_apart` most of them differ.
+    """
+    if not _takes_bias_along():
+        pytest.skip("bf16 products of this CPU are PyTorch's own, whose sums are not ours to order")
+    owl = load("owl-tiny", "cpu")
+    pack(owl.model)
+    shown = [KnownPicture(scene(900 + number).draw(), bytes([number])) for number in range(6)]
+    words = ("How many things are there?", "Is there a star?", "What colour is the largest thing?")
+    talks = [Conversation(()).said("user", *shown[n % 6 : n % 6 + n % 4], words[n % 3]) for n in range(12)]
+    heard: list[list[Heard]] = []
+    for together in (1, 12):
+        lane, jobs = Lane(owl, LaneLimits(rows=together, turns=0)), []
+        for talk in talks:
+            jobs.append(job(owl, talk, Decoding(max_new_tokens=6), logprobs=5))
+            lane.add(jobs[-1][0])
+            if together > 1 and len(jobs) == 5:  # the others come later, and are read together too
+                lane.turn()
+        while lane.busy:
+            lane.turn()
+        heard.append([said for _, said in jobs])
+    assert [one.tokens for one in heard[0]] == [one.tokens for one in heard[1]]
 
 
 def test_reasons_and_log_probabilities() -> None:

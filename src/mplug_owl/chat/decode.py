@@ -6,6 +6,7 @@ language width.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import cast
@@ -18,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mplug_owl.chat.cache import join, joinable, keep_rows, trim
-from mplug_owl.chat.lean import last_position_asked, prepare
+from mplug_owl.chat.lean import computed_apart, last_position_asked, prepare
 from mplug_owl.conversation import Picture
 from mplug_owl.model.config import max_positions
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -108,6 +109,8 @@ def decode(
 ) -> Iterator[tuple[int, list[int]]]:
     """Each prompt's number and the ids that follow it, as soon as they are whole. What a row says depends on no other row.
 
+    In 16 bits rounding does, unless they are continued one at a time: then each says what `owl chat` says.
+
     Args:
         model: Who continues.
         prompts: Taken as places become free; like length beside like wastes least.
@@ -116,7 +119,8 @@ def decode(
         ends: As in `Choice`.
         batch_size: At most so many rows at once.
     """
-    rows, choice, waiting = Rows(model, look), Choice(model, config, ends), enumerate(prompts)
+    rows = Rows(model, look, apart=batch_size == 1)
+    choice, waiting = Choice(model, config, ends), enumerate(prompts)
     while True:
         if not rows.rows or (len(rows.rows) <= batch_size // 2 and rows.joinable):
             while new := list(islice(waiting, min(PROMPTS_AT_ONCE, batch_size - len(rows.rows)))):
@@ -139,10 +143,13 @@ class Rows:
     Args:
         model: Who continues.
         look: Pictures to their features [I, N, E], in their order.
+        apart: Whether rounding too is the same as alone, which `chat.lean` sees to on a CPU. Whoever reads many prompts at once
+            and asks for speed alone leaves it out.
     """
 
-    def __init__(self, model: MplugOwlForConditionalGeneration, look: Look) -> None:
+    def __init__(self, model: MplugOwlForConditionalGeneration, look: Look, apart: bool = True) -> None:
         self.model, self.look, self.device = model, look, model.device
+        self.rounding: Callable[[], AbstractContextManager[None]] = computed_apart if apart else nullcontext
         self.rows: list[Row] = []
         self.cache: Cache | None = None
         self.mask_BT = torch.empty(0, 0, dtype=torch.long, device=self.device)
@@ -164,10 +171,11 @@ class Rows:
             raise ValueError("a prompt with a cache is added by itself")
         width = max(row.length for row in new)
         mask_BT = torch.tensor([[0] * (width - row.length) + [1] * row.length for row in new], device=self.device)
-        features_INE = self.look([picture for _, one in prompts for picture in one.pictures])
+        with self.rounding():
+            features_INE = self.look([picture for _, one in prompts for picture in one.pictures])
         pictures = {} if features_INE is None else {"image": BaseModelOutputWithPooling(pooler_output=features_INE)}
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True)) if cache is None else cache
-        with last_position_asked():
+        with last_position_asked(), self.rounding():
             logits_BV = self.model(
                 input_ids=torch.tensor([([0] * (width - row.length) + row.ids)[known:] for row in new], device=self.device),
                 attention_mask=mask_BT,
@@ -191,14 +199,15 @@ class Rows:
     def step(self) -> None:
         """Read the last token of each row and choose one more."""
         self.mask_BT = pad(self.mask_BT, (0, 1), value=1)
-        logits_BV = self.model(
-            input_ids=torch.tensor([row.ids[-1:] for row in self.rows], device=self.device),
-            attention_mask=self.mask_BT,
-            position_ids=torch.tensor([[len(row.ids) - 1] for row in self.rows], device=self.device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with self.rounding():
+            logits_BV = self.model(
+                input_ids=torch.tensor([row.ids[-1:] for row in self.rows], device=self.device),
+                attention_mask=self.mask_BT,
+                position_ids=torch.tensor([[len(row.ids) - 1] for row in self.rows], device=self.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
         choices = list({id(row.choice): row.choice for row in self.rows}.values())
         for choice in choices:
             chosen = [index for index, row in enumerate(self.rows) if row.choice is choice]

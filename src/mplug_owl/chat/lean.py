@@ -19,11 +19,23 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from mplug_owl.chat.lean_layers import fits, is_known, read
+from mplug_owl.chat.lean_layers import SHORT, fits, is_known, read
 from mplug_owl.model.vision import VisionEmbeddings
 
 # Whether whoever calls the model in this thread asks for the last position alone.
 _asked: ContextVar[bool] = ContextVar("last_position_asked", default=False)
+# Whether a row's numbers there are to the last bit those that it has alone.
+_apart: ContextVar[bool] = ContextVar("computed_apart", default=False)
+
+
+@contextmanager
+def computed_apart() -> Iterator[None]:
+    """A block in which 16-bit numbers of a row, or a picture, depend on no other: its long sums are computed by themselves."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 @contextmanager
@@ -114,7 +126,13 @@ def _linear(self: Any, states: Tensor) -> Tensor:
     plain = type(self.weight) is nn.Parameter and states.device.type == "cpu"  # not quantised, not in parts
     if _learns() or not plain or not (states.dtype == self.weight.dtype == torch.bfloat16 and _takes_bias_along()):
         return nn.Linear.forward(self, states)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+    if _apart.get() and states.ndim == 3 and len(states) > 1 and states.shape[2] > SHORT:
+        return torch.cat([_multiply(self, one) for one in states.split(1)])
+    return _multiply(self, states)
+
+
+def _multiply(linear: Any, states: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, linear.weight, linear.bias, "none", [], "")
     return product
 
 
@@ -132,7 +150,9 @@ def _language_model(
     given = attention_mask, position_ids, past_key_values
     if input_ids is not None or _learns() or not fits(self, *given, inputs_embeds, kwargs):
         return type(self).forward(self, input_ids, *given, inputs_embeds, use_cache=use_cache, **kwargs)
-    states = read(self, cast(Tensor, inputs_embeds), *given, _asked.get(), _takes_bias_along())
+    inputs_BTE = cast(Tensor, inputs_embeds)
+    apart = _apart.get() and inputs_BTE.element_size() == 2
+    states = read(self, inputs_BTE, *given, _asked.get(), _takes_bias_along(), apart)
     return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=past_key_values)
 
 

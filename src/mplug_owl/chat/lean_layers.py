@@ -9,11 +9,12 @@ Shapes: B rows, T positions read now, S positions seen, E width, H heads, K head
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, silu
+from torch.nn.functional import conv2d, pad, silu
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -27,6 +28,10 @@ KNOWN = {
     "Lfm2Model": ("operator_norm", "ffn_norm", "feed_forward", ("w1", "w3", "w2"), "embedding_norm"),
 }
 
+# Products of sums no longer than this are rounded alike however many rows there are; longer ones are of 32 rows and fewer
+# (every width tried, 1, 2 and 4 threads of a Xeon with AMX: docs/serving.md).
+SHORT = 256
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -38,6 +43,7 @@ class Seen:
         read: 1 for words and 0 for padding [B, T, 1]; None where there is no padding.
         cos: Of each position's angles, for every head [B, T, H, K].
         sin: The same, the first half of each head negative.
+        padding: So many of all positions seen are each row's padding, where rows are computed apart; None elsewhere.
     """
 
     past: DynamicCache
@@ -45,6 +51,7 @@ class Seen:
     read: Tensor | None
     cos: Tensor
     sin: Tensor
+    padding: list[int] | None
 
 
 def is_known(language_model: nn.Module) -> bool:
@@ -54,7 +61,14 @@ def is_known(language_model: nn.Module) -> bool:
 
 
 def read(
-    model: Any, inputs_BTE: Tensor, mask_BS: Tensor, positions_BT: Tensor, past: DynamicCache, last: bool, takes_along: bool
+    model: Any,
+    inputs_BTE: Tensor,
+    mask_BS: Tensor,
+    positions_BT: Tensor,
+    past: DynamicCache,
+    last: bool,
+    takes_along: bool,
+    apart: bool,
 ) -> Tensor:
     """The last layer's states, normed [B, T, E]; of the `last` position alone where that is asked [B, 1, E].
 
@@ -66,9 +80,10 @@ def read(
         past: What was read before, and grows.
         last: Whether the last position's states are all that is asked.
         takes_along: Whether oneDNN computes bf16 linears here, and can multiply on the way.
+        apart: Whether each row's numbers are to the last bit those that it has alone.
     """
     before, after, feed_forward, linears, norm = KNOWN[type(model).__name__]
-    seen, states_BTE = _seen(model, inputs_BTE, mask_BS, positions_BT, past), inputs_BTE
+    seen, states_BTE = _seen(model, inputs_BTE, mask_BS, positions_BT, past, apart), inputs_BTE
     layers = model.layers[: model.config.num_hidden_layers]
     for layer in layers:
         normed_BTE = getattr(layer, before)(states_BTE)
@@ -80,7 +95,7 @@ def read(
             states_BTE = states_BTE + _attend(attention, normed_BTE, seen, ends)
         block = getattr(layer, feed_forward)
         gate, up, down = (getattr(block, name) for name in linears)
-        states_BTE = states_BTE + _feed(gate, up, down, getattr(layer, after)(states_BTE), takes_along)
+        states_BTE = states_BTE + _feed(gate, up, down, getattr(layer, after)(states_BTE), takes_along, seen)
     return cast(Tensor, getattr(model, norm)(states_BTE[:, -1:] if last else states_BTE))
 
 
@@ -110,11 +125,13 @@ def _has_silu(language_model: Any) -> bool:
     return config.model_type == "lfm2" or getattr(config, "hidden_act", None) == "silu"
 
 
-def _seen(model: Any, inputs_BTE: Tensor, mask_BS: Tensor, positions_BT: Tensor, past: DynamicCache) -> Seen:
+def _seen(model: Any, inputs_BTE: Tensor, mask_BS: Tensor, positions_BT: Tensor, past: DynamicCache, apart: bool) -> Seen:
     now = inputs_BTE.shape[1]
     padded, width = not bool(mask_BS.all()), mask_BS.shape[1]
+    apart = apart and len(mask_BS) > 1 and now in (1, width)
+    padding = (width - mask_BS.sum(1)).tolist() if apart else None
     bias = None
-    if padded or 1 < now < width:
+    if padding is None and (padded or 1 < now < width):
         visible = mask_BS[:, None, None, :].bool()
         if now > 1:
             visible = visible & torch.ones(now, width, dtype=torch.bool).tril(width - now)
@@ -127,7 +144,7 @@ def _seen(model: Any, inputs_BTE: Tensor, mask_BS: Tensor, positions_BT: Tensor,
     heads = model.config.num_attention_heads
     cos, sin = (part[:, :, None].expand(len(part), now, heads, -1).contiguous() for part in (cos_BTK, sin_BTK))
     read = mask_BS[:, -now:, None].to(inputs_BTE.dtype) if padded and now > 1 else None
-    return Seen(past, bias, read, cos, sin)
+    return Seen(past, bias, read, cos, sin, padding)
 
 
 def _turn(states_BTHK: Tensor, seen: Seen, positions: slice) -> Tensor:
@@ -144,17 +161,38 @@ def _attend(attention: Any, states_BTE: Tensor, seen: Seen, ends: bool) -> Tenso
     asked = slice(-1, None) if ends else slice(None)
 
     def heads(linear: Callable[[Tensor], Tensor], norm: str, states: Tensor) -> Tensor:
-        parted = linear(states).unflatten(-1, (-1, attention.head_dim))
+        parted = _product(linear, states, seen).unflatten(-1, (-1, attention.head_dim))
         return getattr(attention, norm)(parted) if hasattr(attention, norm) else parted
 
     query = _turn(heads(attention.q_proj, "q_layernorm", states_BTE[:, asked]), seen, asked)
     key = _turn(heads(attention.k_proj, "k_layernorm", states_BTE), seen, slice(None))
     value = heads(attention.v_proj, "", states_BTE).transpose(1, 2)
     key, value = seen.past.update(key, value, attention.layer_idx)
-    bias = None if seen.bias is None else seen.bias[:, :, asked]
-    mixed_BTHK, _ = sdpa_attention_forward(attention, query, key, value, bias, scaling=attention.scaling)
+    if seen.padding is None:
+        bias = None if seen.bias is None else seen.bias[:, :, asked]
+        mixed_BTHK, _ = sdpa_attention_forward(attention, query, key, value, bias, scaling=attention.scaling)
+    else:
+        mixed_BTHK = _mix_apart(attention, query, key, value, seen.padding)
     leave = attention.out_proj if hasattr(attention, "out_proj") else attention.o_proj
-    return cast(Tensor, leave(mixed_BTHK.flatten(2)))
+    return _product(leave, mixed_BTHK.flatten(2), seen)
+
+
+def _mix_apart(attention: Any, query_BHTK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, padding: list[int]) -> Tensor:
+    """What attention sees [B, T, H, K], of each row without its padding: where sums begin decides how they are rounded."""
+    mixed_BTHK = query_BHTK.new_zeros(query_BHTK.shape).transpose(1, 2)
+    for index, left in enumerate(padding):
+        row, first = slice(index, index + 1), 0 if query_BHTK.shape[2] == 1 else left
+        states = (query_BHTK[row, :, first:], key_BHSK[row, :, left:], value_BHSK[row, :, left:])
+        mixed_BTHK[row, first:] = sdpa_attention_forward(attention, *states, None, scaling=attention.scaling)[0]
+    return mixed_BTHK
+
+
+def _product(linear: Callable[[Tensor], Tensor], states_BTE: Tensor, seen: Seen) -> Tensor:
+    """A linear's product. Long sums of many positions depend on how many there are (see `SHORT`): of each row by themselves."""
+    if seen.padding is None or states_BTE.shape[1] == 1 or states_BTE.shape[2] <= SHORT:
+        return linear(states_BTE)
+    rows = zip(states_BTE.split(1), seen.padding, strict=True)
+    return torch.cat([pad(linear(row[:, left:]), (0, 0, left, 0)) for row, left in rows])
 
 
 def _convolve(block: Any, states_BTE: Tensor, seen: Seen) -> Tensor:
@@ -162,7 +200,7 @@ def _convolve(block: Any, states_BTE: Tensor, seen: Seen) -> Tensor:
     now, weight = states_BTE.shape[1], block.conv.weight
     if seen.read is not None:
         states_BTE = states_BTE * seen.read
-    before_BTC, after_BTC, inner_BTC = block.in_proj(states_BTE).chunk(3, dim=-1)
+    before_BTC, after_BTC, inner_BTC = _product(block.in_proj, states_BTE, seen).chunk(3, dim=-1)
     gated_BCT = (before_BTC * inner_BTC).transpose(1, 2)
     kept = seen.past.layers[block.layer_idx]
     if now == 1 and kept.conv_states[0] is not None:
@@ -178,11 +216,17 @@ def _convolve(block: Any, states_BTE: Tensor, seen: Seen) -> Tensor:
             whole_BCT.unsqueeze(2), weight.unsqueeze(2), block.conv.bias, padding=(0, length - 1), groups=len(weight)
         )
         mixed_BTC = convolved[:, :, 0, whole_BCT.shape[2] - now : whole_BCT.shape[2]].transpose(1, 2)
-    return cast(Tensor, block.out_proj(after_BTC * mixed_BTC))
+    return _product(block.out_proj, after_BTC * mixed_BTC, seen)
 
 
-def _feed(gate: nn.Module, up: nn.Module, down: nn.Module, states_BTE: Tensor, takes_along: bool) -> Tensor:
+def _feed(gate: nn.Module, up: nn.Module, down: nn.Module, states_BTE: Tensor, takes_along: bool, seen: Seen) -> Tensor:
     """down(silu(gate x) * up x)."""
+    inner = _product(partial(_gated, gate, up, takes_along), states_BTE, seen)
+    return _product(down, inner, seen)
+
+
+def _gated(gate: nn.Module, up: nn.Module, takes_along: bool, states_BTE: Tensor) -> Tensor:
+    """silu(gate x) * up x."""
     gated = silu(gate(states_BTE), inplace=True)
     if (
         takes_along
@@ -190,7 +234,5 @@ def _feed(gate: nn.Module, up: nn.Module, down: nn.Module, states_BTE: Tensor, t
         and type(up) in (nn.Linear, PackedLinear)
         and states_BTE.dtype == up.weight.dtype == torch.bfloat16
     ):
-        inner = torch.ops.mkldnn._linear_pointwise.binary(states_BTE, gated, up.weight, up.bias, "mul")
-    else:
-        inner = gated.mul_(up(states_BTE))
-    return cast(Tensor, down(inner))
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(states_BTE, gated, up.weight, up.bias, "mul"))
+    return gated.mul_(up(states_BTE))

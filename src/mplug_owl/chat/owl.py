@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 
 from mplug_owl.chat.cache import can_be_cut
 from mplug_owl.chat.decode import Choice, Prompt, Rows, decode
+from mplug_owl.chat.lean import computed_apart
 from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import Decoding
@@ -141,7 +142,8 @@ class OwlChatModel:
         alike = _alike(past.pictures, sample.pictures)
         features = [past.features[:alike]] if past.features is not None and alike else []
         if new := list(sample.pictures[alike:]):
-            features.append(self._look.encode(new))
+            with computed_apart():  # as if each had come by itself: a server knows some of them from before
+                features.append(self._look.encode(new))
         return torch.cat(features) if features else None
 
     def _known(self, past: _Past, sample: Example) -> tuple[int, Cache | None]:
