@@ -174,7 +174,7 @@ def measure(kills: int, trial: Trial, seed: int, folder: Path) -> tuple[int, int
         finish(start(data, whole, trial))
         whole.with_suffix(".done").touch()
     done, runs, identical = counted.read()
-    while done < kills:
+    while done < kills or (folder / f"run{runs}").exists():  # a run that this stopped in, after its last kill
         out = folder / f"run{runs}"
         processes = start(data, out, trial)
         while done < kills and kill_in_time(processes, out, Random(f"{seed} {done}"), saving=done % 2 == 0):

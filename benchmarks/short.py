@@ -39,6 +39,8 @@ class Short:
 FIRST_STEP = ("benchmarks.order", "--steps", "0")
 BIG_JSON = ("benchmarks.big_json", "--megabytes", "100")
 PACKING = ("benchmarks.packing", "--steps", "2")
+LIMITS = ("benchmarks.against", "--sections", "stage1", "lora", "words1", "--repeats", "1")
+WORDS = ("benchmarks.words", "--rows", "1", "--repeats", "1", "--ways", "fp32", "bf16 packed", "int8")
 SHORT = (
     Short("import mplug_owl, CPU s", ("benchmarks.start", "--repeats", "3"), r"^import mplug_owl: ([\d.]+)", 2.5),
     Short("owl chat owl-tiny, CPU s", ("benchmarks.start", "--repeats", "3"), r"^owl chat: ([\d.]+)", 4.0),
@@ -89,6 +91,17 @@ SHORT = (
         ("benchmarks.memory", "tiny", "--batch", "1", "--steps", "150"),
         r"^last third of 150 steps: \+?(-?[\d.]+)%",
         2,
+    ),
+    Short("stage-1 step in fp32, times its products alone", LIMITS, r"^stage1:[\s\S]*?ours / limit ([\d.]+)", 1.08),
+    Short("LoRA step in fp32, times its products alone", LIMITS, r"^lora:[\s\S]*?ours / limit ([\d.]+)", 0.97),
+    Short("64 words in fp32, times their products alone", LIMITS, r"^words1:[\s\S]*?ours / limit ([\d.]+)", 1.12),
+    Short("64 words in bf16, share of fp32's time", WORDS, r"words, bf16 packed: .*, ([\d.]+) of fp32", 0.6),
+    Short("64 words in int8, share of fp32's time", WORDS, r"words, int8: .*, ([\d.]+) of fp32", 0.5),
+    Short(
+        "checkpoints of tiny.pretrain, percent of the time that they stop it",
+        ("benchmarks.checkpoint", "tiny", "--steps", "9", "--every", "3"),
+        r"^stalled every \d+ steps: ([\d.]+)%",
+        1,
     ),
 )
 

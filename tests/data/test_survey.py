@@ -3,6 +3,7 @@
 import io
 import random
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,22 @@ class Made:
         )
 
 
+@dataclass
+class Announced(Made):
+    """Made, in a store: it fails where it is asked for what was not announced before."""
+
+    def __post_init__(self) -> None:
+        self.coming: set[int] = set()
+
+    def expect(self, indices: Sequence[int], nearby: bool = False) -> None:
+        """Remembered until read."""
+        self.coming |= set(indices)
+
+    def __getitem__(self, index: int) -> Conversation:
+        self.coming.remove(index)
+        return super().__getitem__(index)
+
+
 def _png() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")
@@ -69,6 +86,25 @@ def test_the_mean_is_known_to_its_error_without_reading_everything(
     assert found.tokens == pytest.approx(true_mean(source, processor), rel=3 * error)
     assert found.pictures == 1
     assert found == Survey([source]).lengths([1.0], processor, HOW, seed=0)
+
+
+LOOKS: dict[str, Callable[[Survey, MplugOwlProcessor], object]] = {
+    "problems": lambda survey, processor: survey.problems,
+    "pictured": lambda survey, processor: survey.pictured,
+    "texts": lambda survey, processor: list(survey.texts(300)),
+    "cuts": lambda survey, processor: survey.cuts(processor, HOW, 0),
+    "lengths": lambda survey, processor: survey.lengths([1.0], processor, HOW, 0),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_is_in_a_store_is_announced_before_it_is_read(look: str, processor: MplugOwlProcessor) -> None:
+    source = Announced(300, captions=False)
+    survey = Survey([source])
+    LOOKS[look](survey, processor)
+    assert not source.coming
+    assert survey.problems == []  # which reads all of it once more
+    assert not source.coming
 
 
 def test_a_small_source_is_measured_in_full_and_sources_by_their_shares(processor: MplugOwlProcessor) -> None:

@@ -88,7 +88,7 @@ class Survey:
     def texts(self, count: int) -> Iterator[str]:
         """Every text of the first `count` records of each source that can be read."""
         for reader in self._readers:
-            for index in range(min(len(reader), count)):
+            for index in in_turn(reader, range(min(len(reader), count))):
                 with contextlib.suppress(BadSample):
                     yield from (piece.text for piece in reader[index].pieces() if piece.text is not None)
 
@@ -113,7 +113,7 @@ class Survey:
         read, found = Examples(self._readers, processor, encoding, seed), []
         for number, reader in enumerate(self._readers):
             examples = []
-            for index in range(min(len(reader), LOOKED_FOR_CUTS)):
+            for index in in_turn(reader, range(min(len(reader), LOOKED_FOR_CUTS))):
                 with contextlib.suppress(BadSample):
                     examples.append(read[SampleId(number, 0, index)])
             empty = sum(not any(example.loss_mask) for example in examples)
@@ -168,8 +168,12 @@ class _Reader:
 
     def expect(self, indices: Sequence[int], nearby: bool = False) -> None:
         """Those not read yet will be read soon."""
+        self.expect_afresh([index for index in indices if index not in self._kept], nearby)
+
+    def expect_afresh(self, indices: Sequence[int], nearby: bool = False) -> None:
+        """These will be read soon, whether they were read before or not."""
         if (expect := getattr(self.source, "expect", None)) is not None:
-            expect([index for index in indices if index not in self._kept], nearby)
+            expect(indices, nearby)
 
     def _keep(self, index: int, record: Conversation | str) -> None:
         if len(self._kept) < READ_THROUGH:
@@ -180,7 +184,7 @@ class _Afresh:
     """The same source for a check, which opens the pictures: every record is read now."""
 
     def __init__(self, reader: _Reader) -> None:
-        self.reader, self.name = reader, reader.name
+        self.reader, self.name, self.expect = reader, reader.name, reader.expect_afresh
 
     def __len__(self) -> int:
         return len(self.reader)
