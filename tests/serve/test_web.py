@@ -4,7 +4,9 @@ It needs gradio beside the package, and for the browser playwright and chromium:
 """
 
 import asyncio
+import base64
 import gc
+import io
 import os
 import re
 import shutil
@@ -238,6 +240,42 @@ def test_a_conversation(browser: Any, width: int, scheme: str, tmp_path: Path) -
         page.wait_for_selector("input[name=key]")
         server.terminate()
         assert server.wait(15) == 0  # an open page keeps it from nothing
+
+
+# A picture in the clipboard, or in the hand, let go over an element; the page sees the events that a person's would be.
+GIVE = """([kind, selector, letters]) => {
+    const bytes = Uint8Array.from(atob(letters), (letter) => letter.charCodeAt(0));
+    const held = new DataTransfer();
+    held.items.add(new File([bytes], "scene.png", { type: "image/png" }));
+    const how = { bubbles: true, cancelable: true, clipboardData: held, dataTransfer: held };
+    const event = (name) => (name === "paste" ? new ClipboardEvent(name, how) : new DragEvent(name, how));
+    const names = kind === "paste" ? ["paste"] : ["dragenter", "dragover", "drop"];
+    names.forEach((name) => document.querySelector(selector).dispatchEvent(event(name)));
+}"""
+
+
+def test_a_picture_is_pasted_and_one_is_dragged(browser: Any, tmp_path: Path) -> None:
+    """Either is attached, shown in the question, and seen by the model, which names what is in it."""
+    shots = Path(os.environ.get("OWL_SCREENSHOTS", tmp_path))
+    with owl_serve(tmp_path) as (address, _):
+        visitor = Visitor(browser, 1280, "light")
+        visitor.enter(address)
+        page = visitor.page
+        for kind, seed, words in (("paste", 20, "blue circle, blue square"), ("drop", 31, "orange heart")):
+            packed = io.BytesIO()
+            scene(seed).draw().save(packed, "PNG")
+            page.evaluate(GIVE, [kind, "#ask textarea", base64.b64encode(packed.getvalue()).decode()])
+            visitor.until("[...document.querySelectorAll('#ask img')].some(one => one.complete && one.naturalWidth > 0)")
+            visitor.ask("List the things in reading order, separated by commas.")
+            visitor.wait_for(1)
+            assert len(page.query_selector_all("#talk .user img")) == 1
+            visitor.until("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+            page.screenshot(path=shots / f"web-{kind}.png")
+            assert visitor.answers() == [words]
+            page.reload()
+            page.wait_for_selector("#ask textarea")
+            page.wait_for_timeout(500)
+        assert visitor.problems == []
 
 
 def edit(visitor: Visitor, words: str) -> None:
