@@ -162,3 +162,10 @@ def test_a_process_under_load_answers_and_leaves_with_0(tmp_path: Path) -> None:
     answered = [reply for reply in replies if reply.status]
     assert len(answered) >= 64
     assert all(reply.status == 200 and reply.whole for reply in answered)
+
+
+def test_a_page_without_gradio_is_refused_before_models_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was said after the process for pictures had begun, which then kept the command from ending."""
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"gradio: pip install 'mplug-owl\[web\]'"):
+        serve(ServeSettings(("no-such-model",), auth=False, web=True))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -80,8 +81,10 @@ def serve(settings: ServeSettings, owls: Mapping[str, Owl] | None = None) -> Non
         owls: Models that are loaded already, by their names, in place of those that the settings name.
 
     Raises:
-        UserError: There are no keys, no such model, or the port cannot be had.
+        UserError: There are no keys, no such model, no Gradio for the page, or the port cannot be had.
     """
+    if settings.web and find_spec("gradio") is None:
+        raise UserError("--web needs gradio: pip install 'mplug-owl[web]'")
     local = is_local(settings.host)
     if not settings.auth and not local:
         raise UserError(f"--no-auth is for this machine alone and --host is {settings.host}; give --keys FILE")
@@ -93,11 +96,11 @@ def serve(settings: ServeSettings, owls: Mapping[str, Owl] | None = None) -> Non
         if owls is None:
             owls = open_models(names, settings.device, settings.dtype, settings.quantize)
         server = Server(owls, keys, limits, fetcher, local and keys is None, settings.stats)
-        server.media.warm()
         if settings.web:
             from mplug_owl.serve.web import add_page  # which needs an extra of its own
 
             add_page(server, keys, [name for name, path in names.items() if path in BUNDLED])
+        server.media.warm()  # last: processes and threads run from here on, which would outlive an error
         listening.listen(CONNECTIONS)
         print(_first_line(server, settings, listening), flush=True)
         asyncio.run(draining(server, settings.grace_seconds).serve(sockets=[listening]))
