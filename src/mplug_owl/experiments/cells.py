@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class StageRun:
     recipe: Recipe
     before: "StageRun | None"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Twelve characters that change with anything that decides its weights; fields at their default leave no trace."""
         plain = {name: value for name, value in as_json(self.recipe).items() if name not in FREE_TO_CHANGE}
@@ -103,7 +103,7 @@ class Cell:
     seed: int
     out: Path
 
-    @property
+    @cached_property
     def runs(self) -> tuple[StageRun, ...]:
         """The stages."""
         runs: list[StageRun] = []
