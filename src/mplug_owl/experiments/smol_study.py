@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mplug_owl.chat import ChatModel, OwlChatModel, load
 from mplug_owl.errors import UserError
+from mplug_owl.eval.graders.normalised import Contains
+from mplug_owl.eval.tasks.scenes import DrawnWorld
 from mplug_owl.experiments import studies
 from mplug_owl.experiments.studies import PICTURES, TEXT
 from mplug_owl.experiments.study import Arm, Study
@@ -24,6 +26,7 @@ NOTES = (
     "another language model. f_K learns SmolLM2's words in 1,000 steps, the same for every seed, and then both learn from "
     f"captions and reading. Stage 2 is {STAGE_2} steps of 8.",
     "Where there is no stage 1, f_V is tiny-vision and f_K is fresh.",
+    "An answer is correct where it contains the right one: a chat model without stage 2 answers in sentences.",
     "Minutes and FLOPs leave out owl-tiny's training and the words.",
 )
 
@@ -55,6 +58,7 @@ def smol_study() -> Study:
         words="Do the findings hold with a language model that is not ours?",
         arms=tuple(Arm(name, words, stages, in_bf16) for name, words, stages in arms),
         claims=tuple(claim for claim in findings if {claim.better, claim.worse} <= {name for name, _, _ in arms}),
+        task=DrawnWorld(grader=Contains()),
         questions=QUESTIONS,
         notes=NOTES,
     )
