@@ -189,15 +189,14 @@ def _cost(found: Findings, arm: str) -> tuple[str, ...]:
 
 
 def draw(found: Findings) -> Figure:
-    """A panel a condition, a row an arm: its mean, each seed's, and the interval over seeds and questions."""
-    titles, arms = found.conditions, [arm.name for arm in found.study.arms]
+    """A panel a condition, a row an arm that has run: its mean, each seed's, and the interval over seeds and questions."""
+    titles = found.conditions
+    arms = [row.arm for row in found.of(titles[0]) if row.seeds]
     figure = Figure(figsize=(2.6 + 2.3 * len(titles), 1.5 + 0.3 * len(arms)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
     for panel, title in zip(panels, titles, strict=True):
-        for height, row in enumerate(found.of(title)):
-            if not row.seeds:
-                continue
+        for height, row in enumerate(row for row in found.of(title) if row.seeds):
             colour = INK if row.arm == found.study.compared_with else BLUE
             mean = row.means[OVERALL]
             panel.plot([100 * value for value in row.by_seed], [height] * len(row.by_seed), "|", color=GREY, markersize=7)

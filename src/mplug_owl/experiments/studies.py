@@ -119,7 +119,8 @@ def _sizes(first: Recipe, second: Recipe) -> list[Arm]:
         arms.append(Arm(f"queries-{queries}", f"{queries} queries, r5 has 40", tuple(map(sized, (first, second)))))
     for layers in (1, 4):
         sized = partial(_with_config, partial(_config, layers=layers))
-        arms.append(Arm(f"layers-{layers}", f"{layers} layers of the abstractor, r5 has 2", tuple(map(sized, (first, second)))))
+        words = f"layers of the abstractor: {layers}, r5 has 2"
+        arms.append(Arm(f"layers-{layers}", words, tuple(map(sized, (first, second)))))
     for name, words, lora in (
         ("rank-4", "LoRA of rank 4, r5 has 32", replace(second.lora, rank=4, alpha=8)),
         ("rank-128", "LoRA of rank 128, r5 has 32", replace(second.lora, rank=128, alpha=256)),
