@@ -36,6 +36,12 @@ def test_a_mistyped_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: 
         locate(name)
 
 
+def test_where_nothing_has_run_a_run_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="runs/talk: no such folder"):
+        locate("runs/talk")
+
+
 def test_a_base_is_written_as_everybody_can_find_it(tmp_path: Path) -> None:
     see, adapter = make(tmp_path / "runs" / "see" / "model"), tmp_path / "runs" / "tell" / "model"
     assert adapter_base(see, adapter) == "../../see/model"

@@ -12,6 +12,8 @@ from mplug_owl.model import checkpoints
 BUNDLED = ("owl-tiny", "owl-smol", "tiny-language", "tiny-vision")
 ADAPTER_CONFIG = "adapter_config.json"
 EYES_BASE = "base.json"
+# Where a run goes that nobody has given a folder.
+RUNS = Path("runs")
 
 
 def locate(name: str | os.PathLike[str]) -> str:
@@ -29,8 +31,8 @@ def locate(name: str | os.PathLike[str]) -> str:
         if not any((folder / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
             raise UserError(_no_config(folder))
         return str(folder)
-    # A folder's name that is mistyped looks like a hub id; where the folder above it is here, it is none.
-    if folder.exists() or not _is_hub_id(text) or folder.parent.is_dir():
+    # A folder's name that is mistyped looks like a hub id; where the folder above it is here, or is that of runs, it is none.
+    if folder.exists() or not _is_hub_id(text) or folder.parent.is_dir() or folder.parent == RUNS:
         raise UserError(f"{text}: no such folder; expected an owl's folder, a finished run, or a hub id OWNER/NAME")
     return text
 
