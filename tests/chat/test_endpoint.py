@@ -82,7 +82,7 @@ PASSING: dict[str, tuple[Behaviour, str]] = {
     "an empty answer without a reason": (says(" ", None), "empty answer"),
     "a cut connection": (cuts, "the connection failed"),
     "no reply": (hangs_up, "the connection failed"),
-    "too late": (waits(0.8), "no answer in time"),
+    "too late": (waits(2.5), "no answer in time"),
     "byte by byte": (trickles, "no answer in time"),
 }
 
@@ -221,18 +221,18 @@ def test_a_fault_that_passes_costs_a_try() -> None:
         return faults[int(question.split()[-1])] if tried == 1 else good
 
     with serving(behave) as server:
-        assert model(server, timeout=0.5).answers(talks(len(faults)), DECODING) == expected(len(faults))
+        assert model(server, timeout=1.5).answers(talks(len(faults)), DECODING) == expected(len(faults))
     assert set(server.tries.values()) == {2}
 
 
 def test_a_fault_that_stays_is_an_error_that_names_it() -> None:
-    """One server and one model for all, as a connection costs more than a question."""
+    """One server for all, as a connection costs more than a question. On a busy machine 0.2 s may be too short for any."""
     staying = {f"question {number}": behave for number, (behave, _) in enumerate(PASSING.values())}
     with serving(lambda question, tried: staying[question]) as server:
-        asked = model(server, timeout=0.2, retries=1)
+        patient, hasty = model(server, retries=1), model(server, timeout=0.2, retries=1)
         for talk, (_, words) in zip(talks(len(PASSING)), PASSING.values(), strict=True):
             with pytest.raises(UserError) as raised:
-                asked.answers([talk], DECODING)
+                (hasty if "in time" in words else patient).answers([talk], DECODING)
             assert re.fullmatch(rf"{server.address}#{MODEL}: .*{re.escape(words)}.*, in 2 tries", str(raised.value))
 
 
