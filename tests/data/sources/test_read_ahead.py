@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,25 @@ def test_the_cache_is_bounded_and_the_oldest_leave_first(
     last = (server.folder / "00000.tar").stat().st_size // chunks.CHUNK
     assert pieces[-1].name.endswith(f"{last:05d}")
     assert server.counts()[0] <= last + 3
+
+
+def test_pieces_that_arrive_together_stay_within_the_bound(
+    opened: FileSource, server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(chunks.SETTING, str(3.5 * chunks.CHUNK / 1e9))
+    (file,) = find(f"{server.url}/00000.tar", ".tar")
+    make_room = chunks._make_room
+
+    def slow_to_write(folder: Path, room: int) -> None:
+        make_room(folder, room)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(chunks, "_make_room", slow_to_write)
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(lambda number: chunks.keep(file, number), range(4))) == [True] * 4
+    pieces = [path for path in chunk_folder().iterdir() if path.suffix != ".lock"]
+    assert len(pieces) == 3
+    assert sum(path.stat().st_size for path in pieces) <= 3.5 * chunks.CHUNK
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

@@ -26,6 +26,8 @@ SETTING = "OWL_CHUNK_CACHE_GB"
 DEFAULT_GB = 20.0
 # Space on the disk that is left to others.
 SPARE = 2**30
+# The lock of whoever makes room for a piece and writes it.
+ROOM = "room.lock"
 # Behind the bytes of a piece stands their checksum: a machine may have gone down while they were written.
 MARK = 4
 
@@ -67,9 +69,11 @@ def keep(file: Remote, number: int) -> bool:
                 return True
             start = number * CHUNK
             raw = fetch(file.address, start, min(start + CHUNK, file.size), file.version)
-            _make_room(path.parent, len(raw) + MARK)
-            with replacing(path) as part:
-                part.write_bytes(raw + zlib.crc32(raw).to_bytes(MARK, "little"))
+            # One piece at a time: two that made room together would both count the same bytes as free.
+            with FileLock(path.with_name(ROOM), timeout=PATIENCE):
+                _make_room(path.parent, len(raw) + MARK)
+                with replacing(path) as part:
+                    part.write_bytes(raw + zlib.crc32(raw).to_bytes(MARK, "little"))
         return True
     except OSError:  # the disk is full or the lock is never free, which makes it slow and not wrong
         return False
