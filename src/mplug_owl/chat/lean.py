@@ -7,7 +7,7 @@ Every module computes what it did before where gradients are on, where torch.com
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from inspect import signature
@@ -29,23 +29,22 @@ _apart: ContextVar[bool] = ContextVar("computed_apart", default=False)
 
 
 @contextmanager
-def computed_apart() -> Iterator[None]:
+def _true_within(asked: ContextVar[bool]) -> Iterator[None]:
+    token = asked.set(True)
+    try:
+        yield
+    finally:
+        asked.reset(token)
+
+
+def computed_apart() -> AbstractContextManager[None]:
     """A block in which 16-bit numbers of a row, or a picture, depend on no other: its long sums are computed by themselves."""
-    token = _apart.set(True)
-    try:
-        yield
-    finally:
-        _apart.reset(token)
+    return _true_within(_apart)
 
 
-@contextmanager
-def last_position_asked() -> Iterator[None]:
+def last_position_asked() -> AbstractContextManager[None]:
     """A block in which a prepared language model gives a prompt's last position alone [B, 1, E], where it can."""
-    token = _asked.set(True)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
+    return _true_within(_asked)
 
 
 def prepare(model: nn.Module, language_model: PreTrainedModel) -> None:
