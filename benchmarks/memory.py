@@ -25,12 +25,12 @@ from mplug_owl.data.survey import Survey
 from mplug_owl.model.build import join
 from mplug_owl.model.clip import load_vision
 from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.kernel_caches import CACHES
 from mplug_owl.model.load import Owl
 from mplug_owl.model.locate import bundled
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.recipes import tiny
 from mplug_owl.train.loop import fit
-from mplug_owl.train.memory import CACHES
 from mplug_owl.train.reporter import Progress, Silent
 from mplug_owl.train.run import initial_model, open_data
 

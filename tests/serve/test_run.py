@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.serve_client import Reply, ask, question, served
 from mplug_owl.errors import UserError
+from mplug_owl.model.kernel_caches import ANSWERING
 from mplug_owl.model.load import Owl
 from mplug_owl.serve import run as run_module
 from mplug_owl.serve.api import Server
@@ -169,3 +170,12 @@ def test_a_page_without_gradio_is_refused_before_models_are_opened(monkeypatch: 
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"gradio: pip install 'mplug-owl\[web\]'"):
         serve(ServeSettings(("no-such-model",), auth=False, web=True))
+
+
+def test_kernels_that_a_server_keeps_are_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Requests have ever-new lengths: benchmarks.serve_load shows what it is for."""
+    kept: list[int] = []
+    monkeypatch.setattr(run_module, "bound_kernel_caches", kept.append)
+    with pytest.raises(UserError, match="nobody"):
+        serve(ServeSettings((str(tmp_path / "nobody"),), port=0, auth=False))
+    assert kept == [ANSWERING]

@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.kernel_caches import ANSWERING, bound_kernel_caches
 from mplug_owl.model.load import Owl
 from mplug_owl.model.locate import BUNDLED
 from mplug_owl.model.quantised import Quantisation
@@ -90,6 +91,7 @@ def serve(settings: ServeSettings, owls: Mapping[str, Owl] | None = None) -> Non
         raise UserError(f"--no-auth is for this machine alone and --host is {settings.host}; give --keys FILE")
     keys = Keys.read(settings.keys, os.environ.get("OWL_API_KEYS")) if settings.auth else None
     limits, names = settings.limits, named(settings.models)
+    bound_kernel_caches(ANSWERING)
     fetcher = Fetcher(settings.hosts, limits.media.file_bytes, limits.media.seconds) if settings.hosts else None
     # before models are loaded, so that a wrong port is said at once
     with bound(settings.host, settings.port) as listening:

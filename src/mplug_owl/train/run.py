@@ -9,12 +9,12 @@ from mplug_owl.data.survey import Survey
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import build
 from mplug_owl.model.config import max_positions
+from mplug_owl.model.kernel_caches import TRAINING, bound_kernel_caches
 from mplug_owl.model.load import Owl, load
 from mplug_owl.train import counted, metrics
 from mplug_owl.train.batch_size import text_only
 from mplug_owl.train.exam import Exam
 from mplug_owl.train.loop import fit
-from mplug_owl.train.memory import bound_kernel_caches
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Reporter, Screen
 from mplug_owl.train.resume import saved_values, with_what_was_done
@@ -50,7 +50,7 @@ def train(
         >>> train(tiny.pretrain(), "runs/pretrain")  # doctest: +SKIP
         PosixPath('runs/pretrain/model')
     """
-    bound_kernel_caches()
+    bound_kernel_caches(TRAINING)
     reporter = reporter or Screen()
     metrics.check(recipe.trackers)
     recipe, survey = _begun(recipe, Path(out), resume)

@@ -15,6 +15,7 @@ from mplug_owl.data.mixture import Mixture
 from mplug_owl.data.survey import Survey
 from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
+from mplug_owl.model.kernel_caches import TRAINING, bound_kernel_caches
 from mplug_owl.model.load import Owl
 from mplug_owl.model.quantised import quantise
 from mplug_owl.train import checkpoint, counted, metrics, resume
@@ -25,7 +26,6 @@ from mplug_owl.train.exam import Exam
 from mplug_owl.train.flops import Utilisation, count_flops, device_tflops
 from mplug_owl.train.half import HalfWeights
 from mplug_owl.train.loss_guard import LossGuard
-from mplug_owl.train.memory import bound_kernel_caches
 from mplug_owl.train.objective import add_objective, with_objective
 from mplug_owl.train.optim import make_optimizer
 from mplug_owl.train.processes import distribute_model, from_main, joined_processes
@@ -87,7 +87,7 @@ def open_session(
 
     Over 40 lines because it is one list: what is made first, what needs it, and which of it the main process decides.
     """
-    bound_kernel_caches()
+    bound_kernel_caches(TRAINING)
     learner = _prepared(owl, recipe)
     parts = table(owl.model, recipe.trainable)
     if recipe.base is not None:

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from mplug_owl.chat import Decoding
 from mplug_owl.errors import UserError
+from mplug_owl.eval.bulk import run as run_module
 from mplug_owl.eval.bulk.asking import ask_all
 from mplug_owl.eval.bulk.parts import AnswerSettings, Parts
 from mplug_owl.eval.bulk.run import AnswerJob, answer_all
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.tasks.from_data import FromData
+from mplug_owl.model.kernel_caches import ANSWERING
 from tests.eval.bulk.parrot import Parrot
 from tests.tiny import picture
 
@@ -156,6 +158,13 @@ def test_other_settings_data_or_files_are_refused(job: AnswerJob, tmp_path: Path
     questions.write_text(questions.read_text().replace("What", "Which"))
     with pytest.raises(UserError, match="record 1 was asked 'What is 0"):
         answer_all(job, Parrot())
+
+
+def test_kernels_kept_while_a_data_set_is_answered_are_few(job: AnswerJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(run_module, "bound_kernel_caches", kept.append)
+    job.answerer()
+    assert kept == [ANSWERING]
 
 
 def test_an_exam_grades_the_file(job: AnswerJob) -> None:

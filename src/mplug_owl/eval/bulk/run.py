@@ -18,6 +18,7 @@ from mplug_owl.eval.bulk.asking import RecordAnswer, ask_all
 from mplug_owl.eval.bulk.parts import AnswerSettings, Part, Parts
 from mplug_owl.eval.bulk.questions import Questions
 from mplug_owl.eval.exam import model_name, weights_digest
+from mplug_owl.model.kernel_caches import ANSWERING, bound_kernel_caches
 from mplug_owl.model.quantised import Quantisation
 
 # Where nobody looks at a screen, a line is written so often.
@@ -66,6 +67,7 @@ class AnswerJob:
 
     def answerer(self) -> ChatModel:
         """Who answers, so many at once."""
+        bound_kernel_caches(ANSWERING)
         model = find(self.model, self.device or _own_device(), self.dtype, self.quantize)
         if isinstance(model, OwlChatModel):
             model.batch_size = self.batch

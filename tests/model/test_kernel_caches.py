@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.kernel_caches import CACHES, TRAINING, bound_kernel_caches
 from mplug_owl.recipes import tiny
-from mplug_owl.train.memory import CACHES, KERNELS, bound_kernel_caches
 from mplug_owl.train.run import train
 
 # Forward and backward through one layer at every length once, in bf16 as recipes have it. Prints megabytes at each third.
 PROGRAM = """
 import os, sys, torch
-from mplug_owl.train.memory import bound_kernel_caches
+from mplug_owl.model.kernel_caches import TRAINING, bound_kernel_caches
 if sys.argv[1] == "bounded":
-    bound_kernel_caches()
+    bound_kernel_caches(TRAINING)
 torch.set_num_threads(1)
 layer = torch.nn.Linear(64, 64)
 for step in range(601):
@@ -57,8 +57,8 @@ def test_a_run_bounds_them_first_and_leaves_a_users_choice(monkeypatch: pytest.M
     monkeypatch.setenv(CACHES[1], "7")
     with pytest.raises(UserError, match="no data"):
         train(replace(tiny.instruct(), data=()), "never-made")
-    assert [os.environ[name] for name in CACHES] == [str(KERNELS), "7"]
+    assert [os.environ[name] for name in CACHES] == [str(TRAINING), "7"]
     monkeypatch.delenv(CACHES[1])
-    bound_kernel_caches()
-    assert os.environ[CACHES[1]] == str(KERNELS)
+    bound_kernel_caches(TRAINING)
+    assert os.environ[CACHES[1]] == str(TRAINING)
     monkeypatch.setenv(CACHES[1], "7")  # so that both are put back
