@@ -7,8 +7,9 @@ CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 # A forward and backward pass of owl-tiny needs about 60, of LLaMA's layers fewer: layers are alike, passes are not. Rows are
 # padded to a few lengths (`data.loader.MULTIPLE`), so that what is kept comes again.
 TRAINING = 256
-# A forward pass alone needs half as many, and a request's length seldom comes again.
-ANSWERING = 64
+# A forward pass alone needs half as many, and a request's length seldom comes again. 64 would cost a server a twelfth of its
+# time (docs/measurements.md).
+ANSWERING = 128
 
 
 def bound_kernel_caches(kernels: int) -> None:
