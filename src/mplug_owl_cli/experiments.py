@@ -50,6 +50,9 @@ def ablate(
 
     if quick and steps is not None:
         raise UserError("--quick and --steps both say how long to train; give one of them")
+    training = (("--arm", arm), ("--reuse", reuse), ("--quick", plan and quick), ("--steps", report and steps is not None))
+    if (plan or report) and (given := [name for name, there in training if there]):
+        raise UserError(f"{', '.join(given)}: says how to train, and --plan and --report train nothing; leave it out")
     made = find(study)
     folder = out or Path("runs") / (f"{made.name}-quick" if quick else made.name)
     console = Console(highlight=False)

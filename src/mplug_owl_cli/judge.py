@@ -11,7 +11,7 @@ from mplug_owl_cli.app import DeviceOption
 # Over 40 lines with its options.
 def judge(
     judge: Annotated[
-        str, typer.Argument(metavar="JUDGE", help="Who grades: http://HOST/v1#MODEL, or any model that owl eval takes.")
+        str, typer.Argument(metavar="JUDGE", help="Who grades: http://HOST/v1#MODEL, or any model that owl chat takes.")
     ],
     entries: Annotated[
         list[str],

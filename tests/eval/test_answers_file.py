@@ -123,6 +123,7 @@ def test_released_files_enter_as_they_are(tmp_path: Path) -> None:
         ([RELEASED[0], {**RELEASED[1], "model_id": "new"}], "answers of 'old' and 'new'; expected one model's"),
         ([{**RELEASED[0], "answer": None}], "line 1: answer is None; expected text"),
         ([{**RELEASED[0], "task": "quiz"}], "line 1: an answer to 'quiz', not to owleval"),
+        ([{**RELEASED[0], "earlier": [{"answer": "x"}] * 3}], "line 1: 3 earlier turns, and question 1 has 0 in owleval"),
         ([], "no answer to any question of owleval"),
     ],
 )

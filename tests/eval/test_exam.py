@@ -78,6 +78,11 @@ def test_a_file_of_answers_takes_the_exam(tmp_path: Path, capsys: pytest.Capture
     assert f"owl rate {folder}" in printed.out
     assert "5 answers are there" in printed.err
     assert len((folder / "answers.jsonl").read_text().splitlines()) == 5
+    write(file, [{**RELEASED[0], "answer": "something else"}, *RELEASED[1:]])
+    with pytest.raises(UserError, match="another answer of old to question 1 than the file; give another --out, or --fresh"):
+        exam.run_exam(f"answers:{file}", OwlEval(data), data, out=tmp_path / "exam")
+    assert len((folder / "answers.jsonl").read_text().splitlines()) == 5
+    write(file, RELEASED)
     both = read_exam([str(folder), f"again={file}"], data=data)
     assert both.models == ("old", "again")
     assert [one.turns for one in both.answers[:5]] == [one.turns for one in both.answers[5:]]

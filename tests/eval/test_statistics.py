@@ -88,6 +88,11 @@ def test_scores_between_right_and_wrong_have_a_mean_and_an_interval_resampled() 
     assert str(overall).startswith("50.0 [")
 
 
+def test_where_all_scores_are_alike_no_interval_is_known() -> None:
+    (made,) = figures(graded([0.5] * 6))
+    assert str(made.rows[-1][1][0]) == "50.0"
+
+
 def test_graders_and_models_have_columns_of_their_own() -> None:
     (made,) = figures(graded([1, 0, 1], "exact") + graded([0.5, 0.5, 1.0]))
     assert made.columns == ("exact", "anls")

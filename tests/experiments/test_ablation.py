@@ -14,11 +14,13 @@ from random import Random
 import pytest
 from filelock import FileLock
 from rich.console import Console
+from typer.testing import CliRunner
 
 from mplug_owl.chat import Decoding
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
-from mplug_owl.eval.grade import Grader
+from mplug_owl.eval.answer import Answer
+from mplug_owl.eval.grade import Grade, Grader
 from mplug_owl.eval.graders.exact import ExactMatch
 from mplug_owl.eval.task import Condition, Question
 from mplug_owl.experiments import ablation
@@ -26,6 +28,7 @@ from mplug_owl.experiments.ablation import ablate, report
 from mplug_owl.experiments.cells import Cell, is_trained
 from mplug_owl.experiments.findings import gather
 from mplug_owl.experiments.study import Arm, Claim, Study, find
+from mplug_owl_cli import app
 from tests.school import lesson
 from tests.world import write
 
@@ -206,6 +209,48 @@ def test_a_folder_holds_one_study(tmp_path: Path, change: object, message: str) 
     assert callable(change)
     with pytest.raises(UserError, match=message):
         ablate(out=tmp_path / "out", console=QUIET, **change(study))
+
+
+def test_a_claim_about_an_ability_that_is_not_asked_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    study = guesses(none=0.0, much=1.0)
+    claim = replace(study.claims[0], abilities=("warm", "hot"))
+    with pytest.raises(UserError, match="claims something of the ability 'hot'; colours has warm, cold"):
+        ablate(replace(study, claims=(claim,)), tmp_path / "out", console=QUIET)
+    assert not list((tmp_path / "out").glob("*/exam-*"))
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """Gives no score to "blue" where the question's number divides by four, as a judge that could not be read."""
+
+    def grades(self, answers: Sequence[Answer]) -> list[Grade]:
+        unread = [one.text == "blue" and int(one.question.id[1:]) % 4 == 0 for one in answers]
+        return [Grade(one, None if missing else float(one.text == "red")) for one, missing in zip(answers, unread, strict=True)]
+
+
+def test_differences_are_of_the_same_questions_where_some_have_no_score(tmp_path: Path) -> None:
+    study = guesses(none=0.0, much=1.0)
+    study = replace(study, task=Colours(grader=Forgetful()))
+    found = ablate(study, tmp_path / "out", console=QUIET)
+    none, much = found.of("asked")
+    assert (none.means["overall"].value, much.means["overall"].value) == (0.0, 1.0)
+    assert none.by_seed == (0.0, 0.0, 0.0)
+    assert none.differences["warm"].value == -1.0  # questions 2, 6 and 10 of six
+    assert [one.mark for one in found.claims] == ["holds", "does not hold"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--plan", "--arm", "r1"], "--arm: says how to train"),
+        (["--plan", "--quick"], "--quick: says"),
+        (["--report", "--steps", "0.5", "--reuse", "."], "--reuse, --steps: says"),
+    ],
+)
+def test_what_says_how_to_train_is_refused_where_nothing_is_trained(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["ablate", "training", *options])
+    assert isinstance(result.exception, UserError)
+    assert said in str(result.exception)
 
 
 def test_a_damaged_study_json_is_named(tmp_path: Path) -> None:

@@ -70,3 +70,13 @@ def test_the_detectable_difference_is_found_as_often_as_said() -> None:
     noise = [drawn(random, 5, 200, 0.03 * np.sqrt(2), 0.3) for _ in range(300)]
     share = np.mean([estimate(scores + least).verdict == "better" for scores in noise])
     assert 0.65 <= share <= 0.92
+
+
+def test_a_question_without_a_score_is_left_out_and_the_others_stay_in_their_columns() -> None:
+    mine, theirs = np.random.default_rng(3).random((2, 3, 40))
+    with_gaps = mine.copy()
+    with_gaps[1, 5] = with_gaps[2, 30] = np.nan
+    kept = [number for number in range(40) if number not in (5, 30)]
+    assert estimate(with_gaps - theirs) == estimate((mine - theirs)[:, kept])
+    assert noise_floor([with_gaps]) == noise_floor([mine[:, kept]])
+    assert np.isnan(estimate(np.full((3, 2), np.nan)).value)

@@ -74,6 +74,10 @@ def test_half_a_study_has_half_the_steps_and_a_warm_up_that_fits() -> None:
         (lambda: Study("s", "", (ONE,), reference="two"), "speaks of an arm 'two'; it has one"),
         (lambda: Study("s", "", (ONE,), claims=(Claim("", "one", "three"),)), "speaks of an arm 'three'"),
         (lambda: Study("s", "", (ONE,), conditions=("blind",)), "has no condition 'blind'; it has with the picture"),
+        (
+            lambda: Study("s", "", (ONE,), conditions=("with the picture",), claims=(Claim("", "one", "one", "without"),)),
+            "claims something of 'without', which it does not ask; conditions has with the picture",
+        ),
         (lambda: find("lesson"), "no study 'lesson'; there are training, data, paradigms, smol"),
         (lambda: find("mplug_owl.experiments.studies:pretrain"), "returns a Recipe; expected a Study"),
     ],

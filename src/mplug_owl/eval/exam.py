@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mplug_owl.chat import ChatModel, Decoding, arriving, find
 from mplug_owl.conversation import Conversation
+from mplug_owl.errors import UserError
 from mplug_owl.eval import report, traces
 from mplug_owl.eval.answer import Answer, answer_task
 from mplug_owl.eval.answers_file import AnswersFile
-from mplug_owl.eval.exam_folder import ExamSettings, fingerprint, open_exam
+from mplug_owl.eval.exam_folder import ANSWERS, ExamSettings, fingerprint, open_exam
 from mplug_owl.eval.grade import Grader
+from mplug_owl.eval.grades_file import key
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.task import Task
 from mplug_owl.model.locate import bundled, locate
@@ -96,8 +98,7 @@ def run_exam(
             answers = _asked(who.open(), task, settings, kept)
         else:
             answers = entered
-            for answer in answers:
-                kept.add(answer.question, answer.condition, answer.turns)
+            _enter(answers, folder, task, settings, kept)
     if chosen := graders or ((task.grader,) if task.grader is not None else ()):
         grades = [grade for grader in chosen for grade in grader.grades(answers)]
         report.show(grades, Console())
@@ -146,6 +147,20 @@ def _asked(model: ChatModel, task: Task, settings: ExamSettings, kept: AnswersFi
             answers_file=kept,
             decoding=Decoding(max_new_tokens=settings.max_new_tokens),
         )
+
+
+def _enter(answers: Sequence[Answer], folder: Path, task: Task, settings: ExamSettings, kept: AnswersFile) -> None:
+    """Write answers from a file down. Raises UserError where the folder has another answer to one of their questions."""
+    there = read_answers(folder / ANSWERS, task, settings.limit, settings.seed) if kept.count else []
+    known = {key(answer): answer.turns for answer in there}
+    for answer in answers:
+        if known.get(key(answer), answer.turns) != answer.turns:
+            raise UserError(
+                f"{folder}: has another answer of {answer.model} to question {answer.question.id} than the file; "
+                "give another --out, or --fresh"
+            )
+    for answer in answers:
+        kept.add(answer.question, answer.condition, answer.turns)
 
 
 def _summary(answers: Sequence[Answer], task: Task, folder: Path) -> Iterator[str]:

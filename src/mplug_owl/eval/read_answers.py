@@ -101,9 +101,15 @@ def _matched(
         ]
         if not fitting and all_of_it:
             raise UserError(f"{row.where}: question_id {row.question_id!r:.80} is none of {task}'s")
+        if row.earlier is not None and fitting:
+            most = max(turns[condition][row.question_id] for condition in fitting) - 1
+            if len(row.earlier) > most:
+                raise UserError(
+                    f"{row.where}: {len(row.earlier)} earlier turns, and question {row.question_id} has {most} in {task}"
+                )
         for condition in fitting:
-            if row.earlier is not None and len(row.earlier) + 1 < turns[condition][row.question_id]:
-                continue  # it leads up to its question
+            if row.earlier is not None and len(row.earlier) + 1 != turns[condition][row.question_id]:
+                continue  # it leads up to its question, or answers it in another condition
             if (condition, row.question_id) in found:
                 raise UserError(
                     f"{row.where}: an earlier line answers question {row.question_id} too; expected one answer to each"

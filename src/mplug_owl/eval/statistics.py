@@ -45,7 +45,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean of scores that are not just right or wrong, such as ANLS, with its 95 % interval resampled by picture."""
+    """A mean of scores that are not just right or wrong, such as ANLS, with its 95 % interval resampled by picture.
+
+    The interval is unknown where all scores are alike: so are resamples then, which says nothing.
+    """
 
     value: float
     interval: Interval
@@ -97,7 +100,8 @@ def mean(grades: Sequence[Grade]) -> Mean:
     if not scored:
         return Mean(math.nan, UNKNOWN, 0)
     scores, clusters = [score for score, _ in scored], [cluster for _, cluster in scored]
-    return Mean(math.fsum(scores) / len(scores), mean_interval(scores, clusters), len(scores))
+    interval = mean_interval(scores, clusters) if len(set(scores)) > 1 else UNKNOWN
+    return Mean(math.fsum(scores) / len(scores), interval, len(scores))
 
 
 def counted(grades: Sequence[Grade]) -> list[Grade]:

@@ -68,6 +68,7 @@ def ablate(
         import scipy.special  # noqa: F401  (before a night of training, not after it)
     settings = _settings(study, out.resolve(), share, quick, console)
     made, numbers = as_run(study, settings), range(1 if quick else seeds)
+    _check_abilities(made)
     cells = [Cell(arm, seed, out.resolve()) for seed in numbers for arm in _chosen(made, arms)]
     if reuse is not None:
         _reuse(cells, reuse, console)
@@ -135,6 +136,19 @@ def _settings(study: Study, out: Path, share: float | None, quick: bool, console
         with replacing(out / SETTINGS) as file:
             file.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
     return made
+
+
+def _check_abilities(study: Study) -> None:
+    """Raises UserError where a claim is about an ability that the exam does not ask: not after a night of training."""
+    for claim in study.claims:
+        if claim.abilities:
+            split = next(condition.split for condition in study.asked_in if condition.title == claim.condition)
+            asked = dict.fromkeys(one.ability for one in study.task.questions(split, study.questions, study.exam_seed))
+            if unknown := [name for name in claim.abilities if name not in asked]:
+                raise UserError(
+                    f"study {study.name}: claims something of the ability {unknown[0]!r}; {study.task.name} has "
+                    f"{', '.join(asked)}"
+                )
 
 
 def _chosen(study: Study, names: Sequence[str]) -> list[Arm]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mplug_owl.experiments.ablation_report import steps_of
 from mplug_owl.experiments.cells import Cell, StageRun, is_trained, read_scores
-from mplug_owl.experiments.effects import detectable
+from mplug_owl.experiments.effects import detectable, scored
 from mplug_owl.experiments.minutes import seconds_per_step
 from mplug_owl.experiments.study import Arm, Study
 from mplug_owl.train.plan import Plan, plan
@@ -130,9 +130,10 @@ def _deviations(study: Study, out: Path, seeds: int) -> tuple[float, float, bool
     reference = scores.get(study.compared_with)
     if reference is None or len(scores) < 2:
         return SEED_DEVIATION, QUESTION_DEVIATION, False
-    of_seeds = np.sqrt(np.mean([one.mean(axis=1).var(ddof=1) for one in scores.values()]))
+    of_seeds = np.sqrt(np.mean([scored(one).mean(axis=1).var(ddof=1) for one in scores.values()]))
     others = [one for name, one in scores.items() if name != study.compared_with]
-    of_questions = np.sqrt(np.mean([(one.mean(axis=0) - reference.mean(axis=0)).var(ddof=1) for one in others]))
+    apart = [one.mean(axis=0) - reference.mean(axis=0) for one in others]
+    of_questions = np.sqrt(np.mean([np.nanvar(each, ddof=1) for each in apart]))
     return float(of_seeds), float(of_questions), True
 
 

@@ -6,6 +6,7 @@ its arm, and the answers to the exam lie in that folder. Each folder has a lock,
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -186,6 +187,7 @@ def answering_of(study: Study, cells: Sequence[Cell]) -> Answering | None:
 class Scores:
     """What the cells of an arm scored in one condition: [seeds, pictures], questions about one picture averaged.
 
+    Not a number where none of a picture's questions has a score, so that columns are the same pictures in every cell.
     `abilities` has a score's rows by ability, `seeds` says which seeds there are.
     """
 
@@ -230,9 +232,9 @@ def _by_picture(rows: Sequence[Sequence[Any]], ability: str | None) -> NDArray[n
     """The mean score of each picture's questions, in the order in which pictures come. One without a score is left out."""
     found: dict[str, list[float]] = {}
     for _, named, cluster, score in rows:
-        if score is not None and ability in (None, named):
-            found.setdefault(cluster, []).append(score)
-    return np.array([sum(scores) / len(scores) for scores in found.values()])
+        if ability in (None, named):
+            found.setdefault(cluster, []).extend([score] if score is not None else [])
+    return np.array([sum(scores) / len(scores) if scores else math.nan for scores in found.values()])
 
 
 def _cost(recipe: Recipe, folder: Path) -> Cost:

@@ -51,9 +51,21 @@ class Estimate:
         return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
 
 
+def scored(scores_SQ: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The questions that have a score under every seed: [seeds, questions], those with one that is no number left out."""
+    unknown_Q = np.isnan(scores_SQ).any(axis=0)
+    return scores_SQ[:, ~unknown_Q] if unknown_Q.any() else scores_SQ  # the very same: a copy's sums round otherwise
+
+
 def estimate(scores_SQ: NDArray[np.float64]) -> Estimate:
-    """The mean of scores [seeds, questions], with its intervals. Differences of two arms' scores are scores too."""
+    """The mean of scores [seeds, questions], with its intervals. Differences of two arms' scores are scores too.
+
+    Questions without a score under one of the seeds are left out; without any question the value is no number.
+    """
+    scores_SQ = scored(scores_SQ)
     seeds, questions = scores_SQ.shape
+    if not questions:
+        return Estimate(math.nan, None, None, None)
     value = float(scores_SQ.mean())
     by_seed, by_question = scores_SQ.mean(axis=1), scores_SQ.mean(axis=0)
     deviation = float(by_seed.std(ddof=1)) if seeds > 1 else None
@@ -97,7 +109,7 @@ class NoiseFloor:
 
 def noise_floor(arms: list[NDArray[np.float64]]) -> NoiseFloor | None:
     """Every arm against itself under other seeds; None where no arm has two seeds."""
-    apart = [abs(one - other) for scores in arms for one, other in combinations(scores.mean(axis=1).tolist(), 2)]
+    apart = [abs(one - other) for scores in arms for one, other in combinations(scored(scores).mean(axis=1).tolist(), 2)]
     return NoiseFloor(sum(apart) / len(apart), max(apart), len(apart)) if apart else None
 
 

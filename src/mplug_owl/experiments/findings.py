@@ -9,7 +9,7 @@ import numpy as np
 
 from mplug_owl.eval.statistics import OVERALL
 from mplug_owl.experiments.cells import Answering, Cell, Cost, Scores, answering_of, cost_of, read_scores
-from mplug_owl.experiments.effects import Estimate, NoiseFloor, estimate, noise_floor
+from mplug_owl.experiments.effects import Estimate, NoiseFloor, estimate, noise_floor, scored
 from mplug_owl.experiments.study import Claim, Study
 
 Mark = Literal["holds", "does not hold", "undecided", "not run yet"]
@@ -146,7 +146,7 @@ def _row(arm: str, title: str, scores: Scores | None, reference: Scores | None, 
     if arm != study.compared_with:
         found = {name: difference(scores, reference, abilities) for name, abilities in names.items()}
         differences = {name: one for name, one in found.items() if one is not None}
-    by_seed = tuple(float(value) for value in np.mean(scores.overall, axis=1))
+    by_seed = tuple(float(value) for value in np.mean(scored(scores.overall), axis=1))
     return Row(arm, title, scores.seeds, means, differences, by_seed)
 
 

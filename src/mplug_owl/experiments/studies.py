@@ -42,7 +42,7 @@ def training() -> Study:
             (replace(second, name="study.r2-abstractor", steps=STAGE_1 + STAGE_2, trainable=_abstractor_too()),),
         ),
         Arm("reversed", "stage 2 first, then stage 1", (second, first)),
-        Arm("joint", "one stage of both kinds of data, f_V, f_K and LoRA learning", (joint,)),
+        Arm("joint", "one stage of both stages' data in equal parts, f_V, f_K and LoRA learning", (joint,)),
         Arm("abstractor", "the abstractor learns in stage 2 too", (first, replace(second, trainable=_abstractor_too()))),
         Arm("frozen-vision", "f_V frozen in stage 1", (replace(first, trainable=_frozen_vision()), second)),
     )
@@ -125,7 +125,7 @@ def _sizes(first: Recipe, second: Recipe) -> list[Arm]:
         ("rank-4", "LoRA of rank 4, r5 has 32", replace(second.lora, rank=4, alpha=8)),
         ("rank-128", "LoRA of rank 128, r5 has 32", replace(second.lora, rank=128, alpha=256)),
         ("attention", "LoRA on queries and values alone, as the paper has it", replace(second.lora, on="attention")),
-        ("paper", "the paper's LoRA: rank 8, alpha 32, on queries and values", LoRA(dropout=0.0)),
+        ("paper", "the paper's LoRA without its dropout: rank 8, alpha 32, on queries and values", LoRA(dropout=0.0)),
     ):
         arms.append(Arm(f"lora-{name}", words, (first, replace(second, lora=lora))))
     return arms

@@ -113,9 +113,15 @@ class Study:
             if name not in names:
                 raise UserError(f"study {self.name}: speaks of an arm {name!r}; it has {', '.join(names)}")
         titles = [condition.title for condition in self.task.conditions]
-        for title in (*self.conditions, *(claim.condition for claim in self.claims)):
+        for title in self.conditions:
             if title not in titles:
                 raise UserError(f"study {self.name}: {self.task.name} has no condition {title!r}; it has {', '.join(titles)}")
+        for claim in self.claims:
+            if claim.condition not in (asked := self.conditions or titles):
+                raise UserError(
+                    f"study {self.name}: claims something of {claim.condition!r}, which it does not ask; conditions has "
+                    f"{', '.join(asked)}"
+                )
         if self.task.grader is None:
             raise UserError(
                 f"study {self.name}: {self.task.name} is graded by people; a study needs an exam that grades itself"

@@ -120,6 +120,18 @@ def test_a_folders_own_grades_are_found_by_whatever_name_it_is_called(entries: l
         assert [(grade.answer.model, grade.letter) for grade in grades] == [(called, "B")] * 5
 
 
+def test_a_folders_grades_are_not_those_of_a_system_that_has_its_name_now(
+    entries: list[str], data: Path, tmp_path: Path
+) -> None:
+    """Two exams of models of one name: either may be called otherwise."""
+    with open_exam(tmp_path / "four", ExamSettings("owleval", str(data), "small")) as kept:
+        for answer in read_exam(entries[1:2], data=data).answers:
+            kept.add(answer.question, answer.condition, answer.turns)
+    graded([str(tmp_path / "four")], data, tmp_path / "four", "anna", "person", "C")
+    _, grades, _ = gather([entries[2], f"new={tmp_path / 'four'}"])
+    assert {(grade.answer.model, grade.letter) for grade in grades} == {("new", "C")}
+
+
 def test_the_file_named_last_counts(entries: list[str], data: Path, tmp_path: Path) -> None:
     first = graded(entries[:1], data, tmp_path / "first", "anna", "person", "A")
     last = graded(entries[:1], data, tmp_path / "last", "anna", "person", "D")

@@ -59,6 +59,26 @@ def test_any_accepted_answer_will_do(answer: str, correct: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "accepted", "correct"),
+    [
+        ("A", "A", True),
+        ("a.", "A", True),
+        ("(A)", "A", True),
+        ("The", "A", False),
+        ("", "A", False),
+        ("?", "A", False),
+        ("B", "A", False),
+        ("A", "B", False),
+        ("!", "?", False),
+        ("?", "?", True),
+    ],
+)
+def test_the_letter_of_a_choice_is_no_article(answer: str, accepted: str, correct: bool) -> None:
+    """VQA's rules leave nothing of A: whatever they leave nothing of would be correct, an empty answer too."""
+    assert NormalisedMatch().grades([answered(answer, accepted)])[0].correct is correct
+
+
+@pytest.mark.parametrize(
     ("answer", "accepted", "found"),
     [
         ("It is a red bus.", "Red bus", True),
@@ -67,6 +87,8 @@ def test_any_accepted_answer_will_do(answer: str, correct: bool) -> None:
         ("red and bus", "red bus", False),  # one after another
         ("", "red", False),
         ("anything", "the", False),  # nothing is left of it: it would be in every answer
+        ("A", "A", True),
+        ("A dog", "A", False),
     ],
 )
 def test_an_answer_may_say_more(answer: str, accepted: str, found: bool) -> None:

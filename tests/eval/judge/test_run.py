@@ -188,6 +188,7 @@ def test_replies_are_kept_under_where_a_judge_is_and_its_weights(tmp_path: Path)
     (tmp_path / "weights").write_text("other weights")
     assert identity(f"hf:{tmp_path}") != before
     assert len(identity("owl-tiny")) > len("owl-tiny ")
+    assert len(identity("language:tiny-language")) > len("language:tiny-language ")  # one that grades words alone
 
 
 @pytest.mark.slow

@@ -53,12 +53,16 @@ def gather(
 
 
 def _read(path: Path, exam: Exam, called: str = "", known_as: str = "") -> list[Grade]:
-    """A file's grades. A system that the report calls otherwise than its folder does is found by its folder's name."""
-    names = {called: known_as} if called != known_as and known_as not in exam.models else {}
+    """A file's grades. A system that the report calls otherwise than its folder does is found by its folder's name.
+
+    Another system that the report calls so is none of the folder's.
+    """
     renamed: dict[int, Answer] = {}
     asked = []
     for answer in exam.answers:
-        before = replace(answer, model=names[answer.model]) if answer.model in names else answer
+        if answer.model == known_as != called:
+            continue
+        before = replace(answer, model=known_as) if known_as and answer.model == called else answer
         renamed[id(before)] = answer
         asked.append(before)
     return [replace(grade, answer=renamed[id(grade.answer)]) for grade in read_grades(path, exam.task.name, asked)]

@@ -15,6 +15,8 @@ from mplug_owl.eval.resampling import UNKNOWN, Draws, Interval, percentiles
 class PairedDifference:
     """The first system against the second one, on the answers that are graded for both.
 
+    Where all questions say the same, such as no difference at all, resamples are alike and no interval is known.
+
     Args:
         first: Its name.
         second: The other's.
@@ -100,10 +102,15 @@ def _difference(first: str, second: str, both: Sequence[tuple[Grade, Grade]]) ->
     sides = np.sign(ranks[:, 1] - ranks[:, 0]).astype(np.float64)  # A is 0: a smaller rank is better
     draws = Draws([one.answer.question.cluster for one, _ in both])
     gaps = accepted[:, 0] - accepted[:, 1]
-    intervals = [percentiles(draws.means(list(each))) if draws.count > 1 else UNKNOWN for each in (gaps, sides)]
+    intervals = [_interval(draws, each.tolist()) for each in (gaps, sides)]
     alone = int((gaps > 0).sum()), int((gaps < 0).sum())
     p_value = mcnemar(*alone)
     better, worse = int((sides > 0).sum()), int((sides < 0).sum())
     return PairedDifference(
         first, second, len(both), *alone, p_value, p_value, float(gaps.mean()), intervals[0], better, worse, intervals[1]
     )
+
+
+def _interval(draws: Draws, values: list[float]) -> Interval:
+    """A mean's, resampled by picture; unknown where resamples are all alike, which says nothing."""
+    return percentiles(draws.means(values)) if draws.count > 1 and len(set(values)) > 1 else UNKNOWN

@@ -129,7 +129,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     for row in plan.rows:
         shows = f"{100 * row.shows:.0f} points" if row.shows is not None else "nothing"
         rows.append([f"{row.discordant:.0%}", str(row.questions), f"{row.power:.0%}", shows, row.note])
-    console.print(f"\nTo show a difference of {100 * plan.difference:.0f} points of A or B", style="bold", highlight=False)
+    console.print(f"\nTo show a difference of {100 * plan.difference:.3g} points of A or B", style="bold", highlight=False)
     console.print(_table(("one alone acceptable", "questions", "exact power", f"{plan.size} show", ""), rows))
     for sentence in plan_words(plan):
         console.print(sentence, highlight=False)

@@ -30,6 +30,7 @@ CONTRACTIONS = {
 _MARKS = tuple(';/[]"{}()=+\\_-><@`,?!')
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class NormalisedMatch:
 
     def grades(self, answers: Sequence[Answer]) -> list[Grade]:
         """A grade for each answer, in their order."""
-        return scored(answers, self.name, lambda answer, accepted: normalised(answer) in map(normalised, accepted))
+        return scored(answers, self.name, lambda answer, accepted: any(same(answer, one) for one in accepted))
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,23 @@ class Contains:
         return scored(answers, self.name, lambda answer, accepted: any(contains(answer, one) for one in accepted))
 
 
-def contains(answer: str, accepted: str) -> bool:
-    """Whether the words of an accepted answer stand in an answer, one after another. Nothing is in everything: that is none."""
+def same(answer: str, accepted: str) -> bool:
+    """Whether an answer has the words of an accepted one.
+
+    The rules leave nothing of an article, and the letter A of a choice is one to them. Such an answer is compared as it stands,
+    or every other one of which they leave nothing would be correct.
+    """
     inside = normalised(accepted)
-    return bool(inside) and f" {inside} " in f" {normalised(answer)} "
+    return normalised(answer) == inside if inside else _bare(answer) == _bare(accepted)
+
+
+def contains(answer: str, accepted: str) -> bool:
+    """Whether the words of an accepted answer stand in an answer, one after another.
+
+    An accepted answer of which the rules leave nothing would be in every answer: it has to be all of it.
+    """
+    inside = normalised(accepted)
+    return f" {inside} " in f" {normalised(answer)} " if inside else same(answer, accepted)
 
 
 def normalised(words: str) -> str:
@@ -73,3 +87,8 @@ def normalised(words: str) -> str:
         bare = bare.replace(mark, "" if number or f"{mark} " in words or f" {mark}" in words else " ")
     found = [NUMBERS.get(word, word) for word in _FULL_STOP.sub("", bare).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in found if word not in ARTICLES)
+
+
+def _bare(words: str) -> str:
+    """Words in lower case without marks, articles among them; marks alone as they are."""
+    return " ".join(_WORD.findall(words.lower())) or words.strip()

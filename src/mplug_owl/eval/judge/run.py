@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mplug_owl.chat import find
 from mplug_owl.errors import UserError
-from mplug_owl.eval.exam_folder import Exam, fingerprint, read_exam
+from mplug_owl.eval.exam import weights_digest
+from mplug_owl.eval.exam_folder import Exam, read_exam
 from mplug_owl.eval.grade import Grade
 from mplug_owl.eval.grades_file import read_grades
 from mplug_owl.eval.judge.judge import Judge
@@ -26,7 +27,6 @@ from mplug_owl.eval.judge.reply_cache import ReplyCache
 from mplug_owl.eval.judge.text import score_exam
 from mplug_owl.eval.judge.text_table import show_text
 from mplug_owl.eval.tasks.text import NAME as TEXT
-from mplug_owl.model.locate import locate
 from mplug_owl.writing import replacing, writing
 
 PASSPORT = "passport.json"
@@ -102,7 +102,7 @@ def _identity(judge: str) -> str:
     """What a judge's replies are kept under: where it is, and which weights it has."""
     if "://" in judge:
         return urlsplit(judge)._replace(query="").geturl()
-    return f"{judge} {fingerprint(judge.removeprefix('hf:') if judge.startswith('hf:') else locate(judge))}"
+    return f"{judge} {weights_digest(judge)}"
 
 
 def _folder(entries: Sequence[str], exam: Exam, name: str) -> Path:
