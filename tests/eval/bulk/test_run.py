@@ -10,15 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mplug_owl.chat import Decoding
 from mplug_owl.errors import UserError
+from mplug_owl.eval.bulk import on_ray
+from mplug_owl.eval.bulk import parts as parts_module
 from mplug_owl.eval.bulk import run as run_module
 from mplug_owl.eval.bulk.asking import ask_all
 from mplug_owl.eval.bulk.parts import AnswerSettings, Parts
 from mplug_owl.eval.bulk.run import AnswerJob, answer_all
+from mplug_owl.eval.lines import AppendedLines
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.tasks.from_data import FromData
 from mplug_owl.model.kernel_caches import ANSWERING
@@ -141,12 +145,13 @@ def test_all_of_it_damaged_is_an_error(job: AnswerJob, tmp_path: Path) -> None:
         answer_all(job, Parrot())
 
 
-def test_other_settings_data_or_files_are_refused(job: AnswerJob, tmp_path: Path) -> None:
+def test_other_settings_data_or_files_are_refused(job: AnswerJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer_all(job, Parrot())
     for other, words in (
         (replace(job, decoding=Decoding(max_new_tokens=7)), "decoding"),
         (replace(job, limit=4), "records 23 there and 4 now"),
         (replace(job, model="http://nobody/v1#jay"), "model parrot there and jay now"),
+        (replace(job, dtype="int8"), "dtype auto there and int8 now"),
         (replace(job, out=tmp_path), "a folder"),
     ):
         with pytest.raises(UserError, match=words):
@@ -158,6 +163,85 @@ def test_other_settings_data_or_files_are_refused(job: AnswerJob, tmp_path: Path
     questions.write_text(questions.read_text().replace("What", "Which"))
     with pytest.raises(UserError, match="record 1 was asked 'What is 0"):
         answer_all(job, Parrot())
+    monkeypatch.setattr(on_ray, "_ray", lambda: None)
+    with pytest.raises(UserError, match="record 1 was asked 'What is 0"):
+        on_ray.answer_on_ray(job)
+
+
+def test_work_that_was_begun_before_the_precision_was_noted_goes_on(job: AnswerJob) -> None:
+    answer_all(replace(job, rank=1, processes=2), Parrot())
+    note = job.out.with_name("answers.jsonl.run") / "settings.json"
+    values = json.loads(note.read_text())
+    assert values.pop("dtype") == "auto"
+    note.write_text(json.dumps(values))
+    answer_all(replace(job, dtype="bfloat16"), Parrot())
+    check(job)
+
+
+def test_the_process_that_ends_after_the_file_was_made_says_what_came_of_it(
+    job: AnswerJob, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Two end at once, and the first of them joins the parts of both."""
+    lines = (tmp_path / "questions.jsonl").read_text().splitlines()
+    (tmp_path / "questions.jsonl").write_text("\n".join([*lines[:3], "{", *lines[4:]]) + "\n")
+    both = [replace(job, rank=rank, processes=2) for rank in (0, 1)]
+    answer_all(both[0], Parrot())
+    answer_all(both[1], Parrot())
+    capsys.readouterr()
+    assert run_module.finish(both[0], Parts(job.out, job.settings(COUNT))) == job.out
+    told = capsys.readouterr().err
+    assert "1 records have no answer" in told
+    assert "22 answers" in told
+    assert "at work" not in told
+
+
+def test_nobody_joins_the_parts_that_another_reads(job: AnswerJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All was answered when they were killed. They are begun again, and one joins the parts while another lists them."""
+    monkeypatch.setattr(Parts, "join", lambda self: None)
+    answer_all(job, Parrot())
+    monkeypatch.undo()
+    files, joined = Parts._files, list[object]()
+
+    def listed(self: Parts) -> list[Path]:
+        found = files(self)
+        if not joined:
+            joined.append(True)
+            joined.append(Parts(job.out, job.settings(COUNT)).join())
+        return found
+
+    monkeypatch.setattr(Parts, "_files", listed)
+    answer_all(job, Parrot(0))
+    assert joined == [True, None]
+    check(job)
+
+
+def test_nobody_joins_the_parts_while_what_is_left_is_counted(job: AnswerJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, answered = Parts(job.out, job.settings(COUNT)), Parts.answered
+
+    def held(self: Parts) -> np.ndarray:
+        with pytest.raises(Timeout):
+            FileLock(self.folder / ".lock").acquire(blocking=False)
+        return answered(self)
+
+    monkeypatch.setattr(Parts, "answered", held)
+    assert parts.count() == 0
+
+
+def test_a_long_list_of_bad_records_is_not_read_again_for_each(job: AnswerJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    class Lines(AppendedLines):
+        def __init__(self, path: Path, sync_seconds: float) -> None:
+            opened.append(path)
+            super().__init__(path, sync_seconds)
+
+    monkeypatch.setattr(parts_module, "AppendedLines", Lines)
+    parts = Parts(job.out, job.settings(COUNT))
+    with parts.written_by(0) as part:
+        for record in range(1, 6):
+            part.bad(record, "torn")
+    assert [path.name for path in opened] == ["part-00000.jsonl", "bad-00000.jsonl"]
+    assert len(parts._bad()) == 5
 
 
 def test_kernels_kept_while_a_data_set_is_answered_are_few(job: AnswerJob, monkeypatch: pytest.MonkeyPatch) -> None:

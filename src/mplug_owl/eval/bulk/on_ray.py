@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mplug_owl.errors import UserError
 from mplug_owl.eval.bulk.asking import RecordAnswer, ask_all
 from mplug_owl.eval.bulk.parts import Parts
-from mplug_owl.eval.bulk.run import AnswerJob, finish, work
+from mplug_owl.eval.bulk.run import AnswerJob, compare, finish, work
 
 # More blocks than that cost Ray's scheduler more than they save.
 BLOCKS = 2000
@@ -55,6 +55,7 @@ def answer_on_ray(job: AnswerJob, workers: int | None = None) -> Path:
     questions = job.questions()
     parts = Parts(job.out, job.settings(len(questions)))
     with parts.written_by(0) as part:
+        compare(questions, parts)
         share = np.flatnonzero(~parts.answered())
         if len(share):
             _begin(ray)

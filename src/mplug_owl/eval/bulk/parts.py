@@ -38,6 +38,7 @@ class AnswerSettings:
         model: The name that rows call the model by.
         weights: A digest of the model's files, empty where they are elsewhere.
         decoding: How words are chosen.
+        dtype: What the model's weights are kept in.
     """
 
     source: str
@@ -47,6 +48,7 @@ class AnswerSettings:
     model: str
     weights: str
     decoding: Decoding
+    dtype: str = "auto"
 
 
 class Parts:
@@ -79,6 +81,7 @@ class Parts:
                 before = dict(json.loads(saved.read_text("utf-8")))
             except ValueError as error:
                 raise UserError(f"{saved}: damaged ({error}); expected what owl answer writes") from error
+            before.setdefault("dtype", now["dtype"])  # notes from before December 2026 have none
             for name, value in now.items():
                 if before.get(name) != value:
                     raise UserError(
@@ -130,6 +133,11 @@ class Parts:
                     found.setdefault(position, row)
         return found
 
+    def count(self) -> int:
+        """How many records have an answer on the disk, while nobody joins the parts."""
+        with self._lock:
+            return int(self.answered().sum())
+
     def join(self) -> "Joined | None":
         """Make one file of the parts, if nobody writes any more and every record was tried; None where work is left."""
         with self._lock, ExitStack() as locks:
@@ -138,6 +146,9 @@ class Parts:
                     locks.enter_context(FileLock(lock).acquire(blocking=False))
                 except Timeout:
                     return None  # that process joins them when it is done
+            if self._is_joined():
+                left = [row for _, row in read_lines(self.folder / BAD)]
+                return Joined(self.settings.records - len(left), tuple(left), self.folder / BAD)
             where, bad = self._where(), self._bad()
             missing = [position for position in np.flatnonzero(where[:, 0] < 0).tolist() if position not in bad]
             if missing:
@@ -152,6 +163,11 @@ class Parts:
                 for done in (*self.folder.glob("part-*.jsonl"), *self.folder.glob("bad-*.jsonl")):
                     done.unlink()
             return Joined(self.settings.records - len(left), tuple(left), self.folder / BAD)
+
+    def _is_joined(self) -> bool:
+        """Whether another process has joined the parts, this one's too."""
+        parts = [*self.folder.glob("part-*.jsonl"), *self.folder.glob("bad-*.jsonl")]
+        return not parts and self.out.exists() and (self.folder / BAD).exists()
 
     def _write(self, path: Path, where: NDArray[np.int64]) -> None:
         """The answers in the order of the data, each under an id that no other has."""
@@ -215,6 +231,7 @@ class Part:
 
     def __init__(self, lines: AppendedLines, bad: Path, model: str) -> None:
         self._lines, self._bad, self.model = lines, bad, model
+        self._bad_lines: AppendedLines | None = None  # there is no such file before there is such a record
 
     def answer(self, record: int, identity: str, question: str, answer: str) -> None:
         """Write down the answer to a record."""
@@ -224,4 +241,5 @@ class Part:
 
     def bad(self, record: int, reason: str) -> None:
         """Write down why a record is not asked."""
-        AppendedLines(self._bad, SYNC_SECONDS).append({"record": record, "reason": reason})
+        self._bad_lines = self._bad_lines or AppendedLines(self._bad, SYNC_SECONDS)
+        self._bad_lines.append({"record": record, "reason": reason})

@@ -78,7 +78,7 @@ class AnswerJob:
         name, weights = model_name(self.model), weights_digest(self.model)
         root = str(self.image_root.resolve()) if self.image_root else None
         kept = name + (f"-{self.quantize}" if self.quantize else "")
-        return AnswerSettings(self.source, records, root, self.question, kept, weights, self.decoding)
+        return AnswerSettings(self.source, records, root, self.question, kept, weights, self.decoding, self.dtype)
 
 
 def answer_all(job: AnswerJob, model: ChatModel | None = None) -> Path:
@@ -94,8 +94,8 @@ def answer_all(job: AnswerJob, model: ChatModel | None = None) -> Path:
     """
     questions = job.questions()  # what is wrong with the data is said before a model is loaded
     parts = Parts(job.out, job.settings(len(questions)))
-    _compare(questions, parts)
     with parts.written_by(job.rank) as part:
+        compare(questions, parts)
         missing = np.flatnonzero(~parts.answered())
         share = missing[missing % job.processes == job.rank].tolist()
         if share:
@@ -119,8 +119,10 @@ def finish(job: AnswerJob, parts: Parts) -> Path:
     """Make one file where every process is done, and say what came of it."""
     joined = parts.join()
     if joined is None:
-        answered = int(parts.answered().sum())
-        _say(job, f"{job.out}: {answered:,} of {parts.settings.records:,} records are answered; others are at work, or ended")
+        _say(
+            job,
+            f"{job.out}: {parts.count():,} of {parts.settings.records:,} records are answered; others are at work, or ended",
+        )
         return job.out
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if joined.bad:
@@ -133,8 +135,11 @@ def finish(job: AnswerJob, parts: Parts) -> Path:
     return job.out
 
 
-def _compare(questions: Questions, parts: Parts) -> None:
-    """Raise UserError where a record has other words than those that were answered: the data was changed."""
+def compare(questions: Questions, parts: Parts) -> None:
+    """Raise UserError where a record has other words than those that were answered: the data was changed.
+
+    One's own part is being written meanwhile: then nobody joins the parts while they are read.
+    """
     answered = np.flatnonzero(parts.answered())
     looked_at = answered[np.linspace(0, len(answered) - 1, min(COMPARED, len(answered))).astype(int)].tolist()
     for position, row in parts.rows(looked_at).items():
