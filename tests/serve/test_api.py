@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from threading import Event
 from typing import Any
 
 import pytest
@@ -255,6 +256,52 @@ def test_a_client_that_leaves_frees_its_row(owl: Owl) -> None:
 
     with_client(server, use)
     assert lane.chooser.numbers == {}
+
+
+def test_a_client_that_leaves_before_the_first_event_frees_its_row(owl: Owl) -> None:
+    """It reads nothing, so the answer's head waits; then it goes. Its stream has not begun, and is cancelled all the same."""
+    server, jobs = Server({"owl": owl}, Keys([KEY])), []
+    submit = server.engine.submit
+    server.engine.submit = lambda model, more: (jobs.extend(more), submit(model, more))  # type: ignore[method-assign]
+    body = json.dumps(asked("Who?", max_tokens=400, stream=True)).encode()
+    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b"", "asgi": {}}
+    sent = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Any:
+        return sent.pop() if sent else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def use(client: Any) -> None:
+        await server.app(scope, receive, send)
+
+    with_client(server, use)
+    assert [job.cancelled for job in jobs] == [True]
+
+
+def test_what_comes_before_the_model_counts_in_a_requests_time(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that takes longer than the whole request may: the client is told so in time, and nothing is computed."""
+    server, opened = Server({"owl": owl}, Keys([KEY]), ServeLimits(answers=AnswerLimits(seconds=0.2))), Event()
+
+    def slow(raw: bytes, side: int, resample: int) -> bytes:
+        opened.wait(20)
+        return bytes(side * side * 3)
+
+    monkeypatch.setattr(server.media._openers, "open", slow)
+
+    async def use(client: Any) -> Any:
+        try:
+            return await client.post(CHAT, json=asked(shown(url(picture(1))), {"type": "text", "text": "What?"}))
+        finally:
+            took.append(server.engine.waiting)
+            opened.set()
+
+    took: list[int] = []
+    late = with_client(server, use)
+    assert (late.status_code, late.json()["error"]["code"]) == (503, "timeout")
+    assert took == [0]
 
 
 def test_the_addresses_of_tests_are_local() -> None:

@@ -3,13 +3,16 @@
 import asyncio
 import base64
 import io
+import multiprocessing
 import os
 import signal
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from PIL import Image
 from mplug_owl.model.images import MplugOwlImageProcessor
 from mplug_owl.serve import media as media_module
 from mplug_owl.serve.fetch import Fetcher, FetchError, is_public
-from mplug_owl.serve.media import Media, MediaLimits
+from mplug_owl.serve.media import Media, MediaLimits, Openers
 from mplug_owl.serve.protocol import RequestError
 from tests.serve.served import data_url, url
 from tests.tiny import picture
@@ -258,6 +261,53 @@ def test_what_a_host_may_not_answer(response: bytes) -> None:
     """CVE-2025-6242 and its like: a redirect leads to a host that nobody allowed."""
     with pytest.raises(FetchError):
         Host(response).fetcher().fetch("https://pictures.example/a.png")
+
+
+@pytest.mark.parametrize(
+    "dripped", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: b\r\n", b"HTTP/1.1 200 OK\r\n\r\nx"]
+)
+def test_a_host_that_never_ends_is_left_in_time(dripped: bytes) -> None:
+    """Byte by byte, each in time: a status that goes on and on, headers without an end, and a body."""
+    listening, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(dripped)
+            while not ended.wait(0.05):
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" if b"100" in dripped else b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    where = listening.getsockname()[:2]
+    fetcher = Fetcher(
+        ["pictures.example"],
+        1000,
+        0.3,
+        lambda host, port: ["93.184.215.14"],
+        lambda address, port, host, wait: socket.create_connection(where, wait),
+    )
+    begin = time.monotonic()
+    killer = threading.Timer(5, ended.set)
+    killer.start()
+    with pytest.raises(FetchError):
+        fetcher.fetch("https://pictures.example/a.png")
+    took = time.monotonic() - begin
+    ended.set()
+    killer.cancel()
+    thread.join()
+    listening.close()
+    assert took < 3
+
+
+def test_a_process_that_does_not_begin_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_module, "BEGIN_SECONDS", -1)
+    openers, before = Openers(1, 1), set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match="did not begin"):
+        openers.open(GOOD, 4, 2)
+    assert set(multiprocessing.active_children()) == before
+    openers.close()
 
 
 PRIVATE = [

@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fastapi.responses import StreamingResponse
 
 from benchmarks.serve_client import Reply, ask, question, served
 from mplug_owl.errors import UserError
@@ -179,3 +181,30 @@ def test_kernels_that_a_server_keeps_are_few(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(UserError, match="nobody"):
         serve(ServeSettings((str(tmp_path / "nobody"),), port=0, auth=False))
     assert kept == [ANSWERING]
+
+
+def test_what_would_never_end_by_itself_does_not_use_up_the_grace(owl: Owl) -> None:
+    """An open page holds such a request; the server ends it, and waits for answers alone."""
+    server = Server({"owl": owl}, Keys([KEY]))
+
+    async def run() -> float:
+        begun, over = asyncio.Event(), asyncio.Event()
+        server.endless.append(over.set)
+
+        @server.routes.get("/endless")
+        async def endless() -> StreamingResponse:
+            async def parts() -> AsyncIterator[bytes]:
+                begun.set()
+                yield b"x"
+                await over.wait()
+
+            return StreamingResponse(parts())
+
+        async with running(server, grace=20.0) as (port, _):
+            reading = asyncio.create_task(exchange(port, HEALTH.replace(b"/health", b"/endless")))
+            await begun.wait()
+            begin = time.perf_counter()
+        assert b"x" in await reading
+        return time.perf_counter() - begin
+
+    assert asyncio.run(run()) < 10

@@ -214,9 +214,15 @@ class Desk:
         return ids
 
     def submit(
-        self, request: ChatRequest, ids: list[int], pictures: Sequence[KnownPicture], owner: bytes, mailbox: Mailbox
+        self,
+        request: ChatRequest,
+        ids: list[int],
+        pictures: Sequence[KnownPicture],
+        owner: bytes,
+        mailbox: Mailbox,
+        deadline: float,
     ) -> Answering:
-        """Have a request answered.
+        """Have a request answered, until `deadline` by time.monotonic().
 
         Raises:
             RequestError: The queue is full, or the server closes.
@@ -224,7 +230,6 @@ class Desk:
         inbox: asyncio.Queue[tuple[int, Token | End]] = asyncio.Queue()
         decoding = self.decoding(request)
         first = random.getrandbits(62) if request.seed is None else request.seed % 2**62
-        deadline = time.monotonic() + self.limits.seconds
         jobs = [
             Job(
                 ids,

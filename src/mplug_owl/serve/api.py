@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,12 +16,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from mplug_owl.model.load import Owl
-from mplug_owl.serve.answering import Answering, AnswerLimits, Desk, Mailbox
+from mplug_owl.serve.answering import Answering, AnswerLimits, Desk, Mailbox, failure
 from mplug_owl.serve.chunks import Reply
 from mplug_owl.serve.conversations import conversation, picture_urls
 from mplug_owl.serve.engine import Engine
 from mplug_owl.serve.fetch import Fetcher
-from mplug_owl.serve.guard import App, Guard, GuardLimits, Keys
+from mplug_owl.serve.guard import App, Guard, GuardLimits, Keys, Receive, Scope, Send
 from mplug_owl.serve.lane import Lane, LaneLimits
 from mplug_owl.serve.media import Media, MediaLimits
 from mplug_owl.serve.metrics import AnswerStats, Metrics
@@ -89,6 +89,7 @@ class Server:
         self.desks = {name: Desk(name, owl, self.engine, self.limits.answers) for name, owl in owls.items()}
         self.mailbox: Mailbox | None = None
         self.draining = False
+        self.endless: list[Callable[[], None]] = []  # each ends requests that would never end by themselves
         self.routes = _routes(self)
         self.guard = Guard(self.routes, keys, self.limits.guard, local)
         self.app: App = self.guard
@@ -105,19 +106,24 @@ class Server:
 
     async def answer(self, body: bytes, owner: bytes) -> Reply:
         """Read a request and have it answered. Raises RequestError where it is refused."""
-        begin = time.perf_counter()
+        begin, seconds = time.perf_counter(), self.limits.answers.seconds
+        deadline = time.monotonic() + seconds
         with self.engine.coming():
             request = read_request(body)
             desk = self.desk(request.model)
             urls = picture_urls(request, self.limits.media.pictures)
             before = time.perf_counter()
             images = self.owls[desk.name].processor.image_processor
-            pictures = await self.media.read(urls, owner, images) if urls else []
-            picture_seconds = time.perf_counter() - before
-            ids = await desk.encode(conversation(request, pictures))
+            try:
+                async with asyncio.timeout(seconds):  # others' pictures may come first, and a host may be slow
+                    pictures = await self.media.read(urls, owner, images) if urls else []
+                    picture_seconds = time.perf_counter() - before
+                    ids = await desk.encode(conversation(request, pictures))
+            except TimeoutError:
+                raise failure("late") from None
             if self.mailbox is None:
                 raise RequestError(503, "the server has not begun")
-            answering = desk.submit(request, ids, pictures, owner, self.mailbox)
+            answering = desk.submit(request, ids, pictures, owner, self.mailbox, deadline)
         for job in answering.jobs:
             job.begun, job.picture_seconds = begin, picture_seconds
         return Reply(request, answering)
@@ -190,7 +196,7 @@ def _routes(server: Server) -> FastAPI:
         """The next answer in a conversation."""
         reply = await server.answer(await request.body(), request.scope["state"]["owner"])
         if reply.request.stream:
-            return StreamingResponse(_counted(server, reply), media_type="text/event-stream")
+            return _Streamed(server, reply)
         whole = await _unless_left(request, reply)
         server.took(reply.request.model, reply.answering)
         return JSONResponse(whole)
@@ -226,14 +232,20 @@ def _routes(server: Server) -> FastAPI:
     return app
 
 
-async def _counted(server: Server, reply: Reply) -> AsyncIterator[bytes]:
-    """A stream's events; what it took is counted at its end, whoever ends it."""
-    try:
-        async for event in reply.stream():
-            yield event
-    finally:
-        reply.answering.cancel()
-        server.took(reply.request.model, reply.answering)
+class _Streamed(StreamingResponse):
+    """A stream's events; what it took is counted at its end, whoever ends it, even before its first one."""
+
+    def __init__(self, server: Server, reply: Reply) -> None:
+        super().__init__(reply.stream(), media_type="text/event-stream")
+        self.server, self.reply = server, reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, then see to it that nothing more is computed."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.reply.answering.cancel()
+            self.server.took(self.reply.request.model, self.reply.answering)
 
 
 async def _unless_left(request: Request, reply: Reply) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import ipaddress
 import re
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 # https, a name, a port at most, and a path without anything that two programs may read in two ways.
@@ -63,12 +65,14 @@ class Fetcher:
         deadline = time.monotonic() + self.seconds
         try:
             address = self._public(host, port)
-            connection = _Pinned(host, port, self._connect(address, port, host, self.seconds))
+            connected = self._connect(address, port, host, self.seconds)
+            connection = _Pinned(host, port, connected)
             try:
-                connection.request(
-                    "GET", path, headers={"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "owl"}
-                )
-                return self._body(connection, deadline)
+                with _shut_after(connected, deadline - time.monotonic()):
+                    connection.request(
+                        "GET", path, headers={"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "owl"}
+                    )
+                    return self._body(connection, deadline)
             finally:
                 connection.close()
         except (OSError, HTTPException, ValueError):
@@ -90,8 +94,8 @@ class Fetcher:
             body += part
             if len(body) > self.file_bytes:
                 raise FetchError(f"the picture has more than {self.file_bytes:,} bytes")
-            if time.monotonic() > deadline:
-                raise FetchError("the picture's host took too long")
+        if time.monotonic() > deadline:  # what came until then is not all of it
+            raise FetchError("the picture's host took too long")
         return bytes(body)
 
 
@@ -107,6 +111,23 @@ class _Pinned(HTTPConnection):
     def connect(self) -> None:
         """Never again: the host may have another address by now."""
         raise OSError("the connection was closed")
+
+
+@contextmanager
+def _shut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
+    """A block in which a connection ends after so many seconds: a byte now and then would renew every other time limit."""
+
+    def shut() -> None:
+        with suppress(OSError):  # it is closed already
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)  # TLS' own would have the next bytes read as they are
+
+    timer = threading.Timer(max(seconds, 0.0), shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_public(address: str) -> bool:
@@ -129,9 +150,13 @@ def _resolved(host: str, port: int) -> list[str]:
 
 
 def _connected(address: str, port: int, host: str, seconds: float) -> socket.socket:
-    plain = socket.create_connection((address, port), seconds)
+    connected = socket.create_connection((address, port), seconds)
     try:
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+        context = ssl.create_default_context()
+        connected = context.wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False)
+        with _shut_after(connected, seconds):
+            connected.do_handshake()
     except BaseException:
-        plain.close()
+        connected.close()
         raise
+    return connected

@@ -8,7 +8,8 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,17 @@ class Guard:
             await self.app(scope, _replayed(body, receive), send)
         finally:
             self.held -= len(body)
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        """A block in which so many more bytes are held. Raises RequestError where they are too many."""
+        if self.held + count > self.limits.held_bytes:
+            raise RequestError(503, "too many large requests at once; try again in a moment")
+        self.held += count
+        try:
+            yield
+        finally:
+            self.held -= count
 
     def _owner(self, scope: Scope) -> bytes:
         """Whose request it is. Raises RequestError where that is nobody."""

@@ -107,6 +107,7 @@ class Lane:
             job.tell(End("failed"))
         self.waiting.clear()
         self.running.clear()
+        self.chooser.numbers.clear()
         self.rows = Rows(self.model, self._look)
 
     def _drop(self) -> None:

@@ -198,8 +198,12 @@ class Openers:
         process = self._context.Process(target=run, args=(theirs,), daemon=True)
         process.start()
         theirs.close()
-        if not ours.poll(BEGIN_SECONDS) or ours.recv_bytes(1) != READY:
-            raise RuntimeError("a process that opens pictures did not begin")
+        try:
+            if not ours.poll(BEGIN_SECONDS) or ours.recv_bytes(1) != READY:
+                raise RuntimeError("a process that opens pictures did not begin")
+        except BaseException:
+            _end((process, ours))
+            raise
         return process, ours
 
 

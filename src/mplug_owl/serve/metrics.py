@@ -37,7 +37,6 @@ class Metrics:
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("owl_requests", "Requests by route and status.", ["route", "status"], registry=self.registry)
         self.first = Histogram(
             "owl_first_token_seconds", "From request to first token.", ["model"], buckets=_SECONDS, registry=self.registry
         )

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -122,7 +122,7 @@ def draining(server: Server, grace_seconds: float) -> "Draining":
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=max(1, int(grace_seconds)),
     )
-    return Draining(config)
+    return Draining(config, server.endless)
 
 
 class Draining(uvicorn.Server):
@@ -130,6 +130,16 @@ class Draining(uvicorn.Server):
 
     uvicorn's own server ends by the signal that it got; who asked politely expects exit code 0.
     """
+
+    def __init__(self, config: uvicorn.Config, endless: Iterable[Callable[[], None]] = ()) -> None:
+        super().__init__(config)
+        self.endless = endless
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what would never end by itself, and wait for the rest."""
+        for end in self.endless:
+            end()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from starlette.routing import Mount
+
 from mplug_owl.errors import UserError
 from mplug_owl.page.render import render
 from mplug_owl.scenes import scene
@@ -70,6 +72,10 @@ def add_page(server: Server, keys: Keys | None, drawn: Collection[str] = ()) -> 
         theme=_theme(gradio),
         head=f"<style>{render('serve/web.css.jinja')}</style>",  # as `css=`, Gradio would rewrite its selectors
     )
+    (mounted,) = (route for route in server.routes.routes if isinstance(route, Mount) and route.path == WEB)
+    stop: Any = getattr(mounted.app, "stop_event", None)  # each open page has a request that ends by this alone
+    if stop is not None:
+        server.endless.append(stop.set)
     server.guard.forms = (UPLOAD,)
     server.app = Door(server.guard, None if keys is None else Sessions(keys))
 
@@ -210,17 +216,16 @@ class Page:
         request: Any = None,
     ) -> AsyncIterator[str]:
         """The answer so far, again and again as it grows. Whoever stops it has the engine stop within a token."""
-        body = json.dumps(
-            {
-                "model": model,
-                "messages": [*_messages(history, self.folder), _asked(message, self.folder)],
-                "max_tokens": int(length),
-                "temperature": float(warmth),
-                "stream": True,
-            }
-        )
+        fields = {"model": model, "max_tokens": int(length), "temperature": float(warmth), "stream": True}
         try:
-            reply = await self.server.answer(body.encode(), request.request.scope["state"]["owner"])
+            if (pictures := _pictures(message, history)) > (most := self.server.limits.media.pictures):
+                raise RequestError(413, f"{pictures} pictures in one conversation; at most {most} are read")
+            messages = [*_messages(history, self.folder), _asked(message, self.folder)]
+            body = json.dumps({**fields, "messages": messages}).encode()
+            del messages
+            with self.server.guard.holding(len(body)):
+                reply = await self.server.answer(body, request.request.scope["state"]["owner"])
+            del body
             said = ""
             async for part in reply.answering.parts():
                 said += part.new
@@ -245,6 +250,13 @@ def _chat(gradio: Any) -> Any:
 
     Chat._edit_message.__annotations__["edited"] = gradio.EditData  # by which Gradio knows what to give there
     return Chat
+
+
+def _pictures(message: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> int:
+    """How many pictures a conversation has, counted before one is read: a browser may name a file a thousand times."""
+    said = [one for turn in history for one in (turn["content"] if isinstance(turn["content"], list) else [turn["content"]])]
+    shown = [one for one in said if not isinstance(one, str) and one.get("type") != "text"]
+    return len(message.get("files") or ()) + len(shown)
 
 
 def _asked(message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
