@@ -1,5 +1,6 @@
 """A file or folder is written whole or not at all."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,46 @@ def test_what_a_crash_left_is_in_nobodys_way(tmp_path: Path) -> None:
         partial.mkdir()
     assert list(path.iterdir()) == []
     assert list(tmp_path.iterdir()) == [path]
+
+
+def folder(path: Path, name: str) -> None:
+    path.mkdir()
+    (path / name).touch()
+
+
+def test_a_kill_while_the_old_folder_is_removed_leaves_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, remove = tmp_path / "model", shutil.rmtree
+    folder(path, "old")
+    there = list[list[str]]()
+
+    def removing(old: Path, ignore_errors: bool = False) -> None:
+        there.append([file.name for file in path.iterdir() if old != path])
+        remove(old, ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    with replacing(path) as partial:
+        folder(partial, "new")
+    assert there == [["new"]]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_makes_no_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    folder(tmp_path / "model", "old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "model"):
+        pass
+    assert [file.name for file in tmp_path.rglob("*")] == ["model", "old"]
+
+
+def test_of_two_that_write_a_folder_at_once_the_last_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace = tmp_path / "model", Path.replace
+
+    def late(partial: Path, target: Path) -> Path:
+        if not path.exists():
+            monkeypatch.undo()
+            folder(path, "quicker")
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    with replacing(path) as partial:
+        folder(partial, "last")
+    assert [file.name for file in tmp_path.rglob("*")] == ["model", "last"]

@@ -35,21 +35,39 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` where the block ends well.
 
     Until then `path` stays as it was, whatever happens: an error, a full disk, a crash. Several processes or threads may do so
-    at once, and what the last one wrote is kept.
+    at once, and what the last one wrote is kept. A folder is moved aside for the new one, so for a moment there is none.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     _remove(partial)
     try:
         yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
-        partial.replace(path)
+        _replace(partial, path)
     finally:
         _remove(partial)
 
 
+def _replace(partial: Path, path: Path) -> None:
+    """Folders cannot be exchanged in one go, and to remove a large one takes long: a kill meanwhile would leave half of it."""
+    before = partial.with_name(f"{partial.name.removesuffix('.partial')}.before.partial")
+    while True:
+        if path.is_dir():
+            _remove(before)
+            with contextlib.suppress(FileNotFoundError):  # another process moved it
+                path.rename(before)
+        try:
+            partial.replace(path)
+        except OSError:
+            if path.is_dir():  # another process was quicker, and this one is the last
+                continue
+            with contextlib.suppress(OSError):
+                before.rename(path)
+            raise
+        _remove(before)
+        return
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -37,6 +37,12 @@ def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     assert (found.step, notes) == (11, [])
 
 
+def test_one_that_a_signal_asked_for_drives_out_none_to_go_back_to(tmp_path: Path) -> None:
+    for step in (50, 100, 130, 150, 160, 170):
+        save(tmp_path, step, *student(), {"save_every": 50}, keep=2)
+    assert written(tmp_path) == ["step-00000100", "step-00000150", "step-00000170"]
+
+
 def test_a_damaged_one_is_not_counted_among_the_kept(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step, *student(), {}, keep=2)

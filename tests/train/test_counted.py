@@ -90,7 +90,10 @@ def test_slots_are_kept_and_damage_is_said(data: Path, tmp_path: Path) -> None:
     assert list(kept) == [1]
     assert (kept[1][0], kept[1][1].tolist()) == (slots[1][0], [4, 2, 2, 5])
     (data / "00002.tar").unlink()
-    with pytest.raises(UserError, match=r"00002\.tar: the run began with this shard and it is not there"):
+    with pytest.raises(UserError, match=r"00002\.tar: the run began with this shard and it is not there$"):
+        counted.with_slots(Survey([sources[0], read(str(data))]), kept)
+    (data / "00003.tar").unlink()
+    with pytest.raises(UserError, match=r"is not there, nor 1 more of its shards$"):
         counted.with_slots(Survey([sources[0], read(str(data))]), kept)
     (tmp_path / counted.NAME).write_bytes(b"owl")
     with pytest.raises(UserError, match=r"shards\.npz: damaged"):

@@ -110,7 +110,11 @@ class Writer:
 
 
 def write(folder: Path, taken: Snapshot, keep: int) -> Path:
-    """Write `folder/step-...` and remove all but the newest `keep`. Raises WriteError with nothing half-written left over."""
+    """Write `folder/step-...` and remove all but the newest `keep`. Raises WriteError with nothing half-written left over.
+
+    One that was written because somebody stopped the run stays while it is the newest, and drives out none that the run
+    may go back to.
+    """
     target = folder / f"step-{taken.step:08d}"
     with writing(f"checkpoint of step {taken.step}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,7 @@ def write(folder: Path, taken: Snapshot, keep: int) -> Path:
         with replacing(target) as partial:
             _write_files(partial, taken)
         _sync(folder)
-        for old in _named(folder)[:-keep]:
+        for old in _outdated(folder, keep, taken.recipe.get("save_every")):
             shutil.rmtree(old)
     return target
 
@@ -144,7 +148,7 @@ def newest(folder: Path, fits: Callable[[int], bool] = lambda step: True) -> tup
     """
     notes: list[str] = []
     for candidate in reversed(_named(folder)):
-        if not fits(int(candidate.name.removeprefix("step-"))):
+        if not fits(_step(candidate)):
             continue
         if (problem := _problem(candidate)) is None:
             return Checkpoint(_manifest(candidate)["step"], candidate), notes
@@ -186,6 +190,17 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 def _named(folder: Path) -> list[Path]:
     """Every checkpoint that has its name, oldest first; damaged ones have another."""
     return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+
+
+def _outdated(folder: Path, keep: int, every: object) -> list[Path]:
+    """All checkpoints but the newest one and the newest `keep` of those that the run wrote by itself, `every` so many steps."""
+    named = _named(folder)
+    regular = [path for path in named if not isinstance(every, int) or _step(path) % every == 0]
+    return [path for path in named[:-1] if path not in regular[-keep:]]
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _problem(folder: Path) -> str | None:

@@ -3,8 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -262,6 +262,51 @@ def test_a_full_disk_makes_a_store_slow_and_not_wrong(
     opened.expect(range(10), nearby=True)
     assert [opened[index] for index in range(10)] == local(server)[:10]
     assert not list(chunk_folder().glob("*[0-9]"))
+
+
+def test_what_there_is_no_room_for_is_not_fetched(
+    opened: FileSource, server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(chunks.SETTING, str(chunks.CHUNK / 1e9))  # without room for its checksum
+    for index in range(10):
+        opened.expect([index], nearby=True)
+        assert opened[index] == local(server)[index]
+    assert server.counts()[0] == 10
+
+
+def test_what_threads_expect_at_once_is_counted_once(opened: FileSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is stopped between counting its bytes and noting them down; another makes room for as many."""
+    (file,), ahead = opened.records.files, read_ahead.Ahead()  # type: ignore[attr-defined]
+    start, first, second = ahead.start, threading.Event(), threading.Event()
+
+    def late(task: Callable[[], Any]) -> Future[Any]:
+        if not first.is_set():
+            first.set()
+            second.wait(0.2)
+        return start(task)
+
+    monkeypatch.setattr(ahead, "start", late)
+    monkeypatch.setattr(read_ahead, "HELD_BYTES", 1000)
+    with ThreadPoolExecutor() as threads:
+        begun = threads.submit(ahead.fetch_exactly, read_ahead.Span(file, 0, 600))
+        first.wait()
+        ahead.fetch_exactly(read_ahead.Span(file, 600, 1200))
+        second.set()
+        begun.result()
+    assert [(start, end) for _, start, end in ahead._exact] == [(600, 1200)]
+    assert ahead._held == 600
+
+
+def test_a_piece_that_cannot_be_had_leaves_the_sample_to_be_fetched(
+    opened: FileSource, server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(file: object, number: int) -> bool:
+        raise UserError("too much at once")
+
+    monkeypatch.setattr(chunks, "keep", refused)
+    monkeypatch.setattr(read_ahead, "THREADS", 0)  # no thread begins, so it is fetched where it is read
+    read_ahead.expect(opened.records._spans(0), nearby=True)  # type: ignore[attr-defined]
+    assert opened[0] == local(server)[0]
 
 
 def test_a_setting_that_is_no_number_is_said_to_be_so(opened: FileSource, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
 import pytest
 
 from mplug_owl.data.sources import read, shard_contents, shard_counts
-from mplug_owl.data.sources.files import find
+from mplug_owl.data.sources.files import File, find
 from mplug_owl.data.sources.indexing import index
 from mplug_owl.data.sources.shard_contents import contents_of, look, read_contents
 from mplug_owl.data.sources.shard_counts import ESTIMATE, HEADERS, INDEX
@@ -126,6 +128,42 @@ def test_broken_shards_are_named_and_the_others_indexed(shards: Path, lost: None
     (shards / "00001.tar").write_bytes(tar(shard(1, 1)))
     index(str(shards), is_beside=True)
     assert open_shards(str(shards)).blocks.tolist() == [3, 1, 2]
+
+
+def test_a_shard_that_may_not_be_read_is_no_want_of_room(shards: Path, lost: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = File.stream
+
+    def refused(file: File) -> BinaryIO:
+        if file.name == "00001.tar":
+            raise PermissionError(13, "Permission denied")
+        return stream(file)
+
+    monkeypatch.setattr(File, "stream", refused)
+    with pytest.raises(UserError, match=r"00001\.tar: cannot be read \(Permission denied\)\nthe other shards are"):
+        index(str(shards), is_beside=True)
+
+
+def test_who_started_a_process_that_reads_is_no_matter(shards: Path, lost: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of forks, which Python 3.14 has by default, is not the process that indexes."""
+    monkeypatch.setattr("mplug_owl.data.sources.indexing.SECONDS", -1.0)
+    monkeypatch.setattr("mplug_owl.data.sources.indexing.multiprocessing.Process", Here)
+    index(str(shards), is_beside=True)
+    assert open_shards(str(shards)).is_exact
+
+
+class Here:
+    """A process that is none."""
+
+    exitcode = 0
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.start = lambda: target(*args)
+
+    def is_alive(self) -> bool:
+        return False
+
+    def terminate(self) -> None:
+        pass
 
 
 def test_remote_shards_have_their_index_beside_them(

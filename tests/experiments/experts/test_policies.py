@@ -82,7 +82,7 @@ def test_visual_chatgpt_describes_each_picture_first_and_chains_what_tools_cut_o
     ]
     assert reader.shown == [((5, 5), "")]
     assert "Observation: door New pictures: picture-1-door-1." in planner.heard[1].messages[0].text
-    assert "picture-1: a shop" in planner.heard[0].messages[0].text
+    assert ["picture-1: a shop\n" in talk.messages[0].text for talk in planner.heard] == [True, True, True]
     assert "Text in picture-1-door-1: PULL" in trace_of(answer)[-1].request
 
 

@@ -67,8 +67,10 @@ def keep(file: Remote, number: int) -> bool:
         with FileLock(path.with_suffix(".lock"), timeout=PATIENCE):
             if path.exists():
                 return True
-            start = number * CHUNK
-            raw = fetch(file.address, start, min(start + CHUNK, file.size), file.version)
+            start, end = number * CHUNK, min((number + 1) * CHUNK, file.size)
+            if not _may_fit(path.parent, end - start + MARK):  # it would be fetched for nothing, at each sample again
+                return False
+            raw = fetch(file.address, start, end, file.version)
             # One piece at a time: two that made room together would both count the same bytes as free.
             with FileLock(path.with_name(ROOM), timeout=PATIENCE):
                 _make_room(path.parent, len(raw) + MARK)
@@ -135,6 +137,14 @@ def _allowed(setting: str) -> int:
     except ValueError:
         raise UserError(f"{SETTING}={setting}: expected a number of GB, 0 for no cache") from None
     return int(gigabytes * 1e9)
+
+
+def _may_fit(folder: Path, room: int) -> bool:
+    """Whether there is room for a piece, or would be where the others left."""
+    if room > allowed_bytes():
+        return False
+    free = shutil.disk_usage(folder).free - SPARE
+    return free >= room or free + sum(size for _, size, _ in _pieces(folder)) >= room
 
 
 def _make_room(folder: Path, room: int) -> None:

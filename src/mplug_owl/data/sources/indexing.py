@@ -94,7 +94,7 @@ def _read_all(files: Sequence[File], target: Path, workers: int, console: Consol
     """Share the shards out among processes and show how far they are. They end when this one does."""
     done: Synchronized[int] = multiprocessing.Value("q", 0)
     parts = [files[first::workers] for first in range(workers)]
-    processes = [multiprocessing.Process(target=_read_part, args=(part, target, done, os.getpid())) for part in parts]
+    processes = [multiprocessing.Process(target=_read_part, args=(part, target, done)) for part in parts]
     for process in processes:
         process.start()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -113,7 +113,9 @@ def _read_all(files: Sequence[File], target: Path, workers: int, console: Consol
         raise RuntimeError("a process that reads shards ended early; what it had read is kept")
 
 
-def _read_part(files: Sequence[File], target: Path, done: "Synchronized[int]", parent: int) -> None:
+def _read_part(files: Sequence[File], target: Path, done: "Synchronized[int]", parent: int | None = None) -> None:
+    """Read shards as long as `parent` lives; None for whoever started this process, which may be a server of forks."""
+    parent = os.getppid() if parent is None else parent
     os.environ[chunks.SETTING] = "0"  # what is read once must not drive out what a run reads again
     try:
         writer = Writer(target)

@@ -4,6 +4,7 @@ Samples near each other come as pieces of some MiB into the chunk cache, which a
 from anywhere come one request each, and wait in the memory of the process that asked.
 """
 
+import contextlib
 import io
 import os
 import threading
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from mplug_owl.data.sources import chunks
 from mplug_owl.data.sources.chunks import CHUNK, Remote
 from mplug_owl.data.sources.store import fetch
+from mplug_owl.errors import UserError
 
 # A request waits some 50 ms, so this many at once give 600 samples a second.
 THREADS = 32
@@ -78,7 +80,8 @@ class Ahead:
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        self._threads, self._lock = 0, threading.Lock()
+        # A shard that has been opened lets a thread expect its samples, while others do the same.
+        self._threads, self._lock = 0, threading.RLock()
         self._exact = OrderedDict[tuple[str, int, int], Future[bytes]]()
         self._held = 0
         self._pieces = OrderedDict[tuple[str, int], Future[bool]]()
@@ -105,42 +108,46 @@ class Ahead:
 
     def prepare(self, key: str, task: Callable[[], Any]) -> Future[Any]:
         """Queue a task if none was queued for this key."""
-        future = self._prepared.get(key)
-        if future is None:
-            future = self._prepared[key] = self.start(task)
-            while len(self._prepared) > REMEMBERED:
-                self._prepared.popitem(last=False)
-        return future
+        with self._lock:
+            future = self._prepared.get(key)
+            if future is None:
+                future = self._prepared[key] = self.start(task)
+                while len(self._prepared) > REMEMBERED:
+                    self._prepared.popitem(last=False)
+            return future
 
     def fetch_exactly(self, span: Span) -> None:
         """One request for one span, if it is not under way."""
         file, start, end = span
         key = file.key, start, end
-        if key in self._exact or end - start > HELD_BYTES:
-            return
-        self._held += end - start
-        while self._held > HELD_BYTES:  # nobody came for the oldest
-            (_, first, last), future = self._exact.popitem(last=False)
-            future.cancel()
-            self._held -= last - first
-        self._exact[key] = self.start(lambda: fetch(file.address, start, end, file.version))
+        with self._lock:
+            if key in self._exact or not 0 < end - start <= HELD_BYTES:
+                return
+            self._held += end - start
+            while self._held > HELD_BYTES:  # nobody came for the oldest
+                (_, first, last), future = self._exact.popitem(last=False)
+                future.cancel()
+                self._held -= last - first
+            self._exact[key] = self.start(lambda: fetch(file.address, start, end, file.version))
 
     def fetch_piece(self, file: Remote, number: int) -> None:
         """One piece into the chunk cache, if it is neither there nor under way."""
         key = file.key, number
-        if key in self._pieces or chunks.is_kept(file, number):
-            return
-        self._pieces[key] = self.start(lambda: chunks.keep(file, number))
-        while len(self._pieces) > REMEMBERED:
-            self._pieces.popitem(last=False)
+        with self._lock:
+            if key in self._pieces or chunks.is_kept(file, number):
+                return
+            self._pieces[key] = self.start(lambda: chunks.keep(file, number))
+            while len(self._pieces) > REMEMBERED:
+                self._pieces.popitem(last=False)
 
     def take(self, span: Span) -> bytes | None:
         """What was fetched for exactly this span; None where it was not, or where no thread has begun."""
         key = span.file.key, span.start, span.end
-        future = self._exact.pop(key, None)
-        if future is None:
-            return None
-        self._held -= span.end - span.start
+        with self._lock:
+            future = self._exact.pop(key, None)
+            if future is None:
+                return None
+            self._held -= span.end - span.start
         return None if future.cancel() else future.result()
 
     def arrived(self, file: Remote, start: int, end: int) -> None:
@@ -149,7 +156,8 @@ class Ahead:
             future = self._pieces.get((file.key, number))
             if future is not None and future.cancel():
                 self._pieces.pop((file.key, number), None)
-                chunks.keep(file, number)
+                with contextlib.suppress(UserError):  # as below
+                    chunks.keep(file, number)
             elif future is not None:
                 future.exception()  # whatever went wrong, the store is asked for the sample alone
 

@@ -71,7 +71,8 @@ class Shards:
             return self
         there = {file.address: number for number, file in enumerate(self.found)}
         if gone := [address for address in addresses if address not in there]:
-            raise UserError(f"{gone[0]}: the run began with this shard and it is not there; nor are {len(gone) - 1:,} others")
+            others = f", nor {len(gone) - 1:,} more of its shards" if len(gone) > 1 else ""
+            raise UserError(f"{gone[0]}: the run began with this shard and it is not there{others}")
         known = {
             file.address: (int(slots), int(by)) for file, slots, by in zip(self.files, self.blocks, self.said_by, strict=True)
         }

@@ -37,21 +37,22 @@ def tars(file: File) -> Iterator[list[Entry]]:
     Raises:
         UserError: It is no tar file, it is damaged, or its end is missing. tarfile itself only stops there.
     """
-    with file.stream() as stream:
-        start = stream.read(3)
-        if (packing := next((name for magic, name in PACKED.items() if start.startswith(magic)), None)) is not None:
-            raise UserError(f"{file.address}: packed by {packing}, so its files cannot be read in any order; unpack it to .tar")
-        position = 0
-        try:
+    try:
+        with file.stream() as stream:
+            start, position = stream.read(3), 0
+            if (packing := next((name for magic, name in PACKED.items() if start.startswith(magic)), None)) is not None:
+                raise UserError(
+                    f"{file.address}: packed by {packing}, so its files cannot be read in any order; unpack it to .tar"
+                )
             while position < file.size:
                 found, end = _one_tar(stream, position, file.size)
                 position = _after(stream, end)
                 yield found
-        except TarDamageError as error:
-            raise UserError(f"{file.address}: {error}") from None
-        except OSError as error:
-            where = "cannot be fetched" if is_remote(file.address) else "cannot be read"
-            raise UserError(f"{file.address}: {where} ({error})") from None
+    except TarDamageError as error:
+        raise UserError(f"{file.address}: {error}") from None
+    except OSError as error:
+        where = "cannot be fetched" if is_remote(file.address) else "cannot be read"
+        raise UserError(f"{file.address}: {where} ({error.strerror or error})") from None
 
 
 def first_entries(head: bytes) -> list[Entry]:

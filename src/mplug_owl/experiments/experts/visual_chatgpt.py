@@ -92,7 +92,8 @@ def read_step(reply: str) -> Request | None:
 def _prompt(inquiry: Inquiry, steps: list[str]) -> Conversation:
     """The planner's prompt: tools, pictures with their descriptions, what was said, and the steps so far."""
     tools = "\n".join(f"{expert.name}: {expert.words}" for expert in inquiry.experts.values())
-    described = {request.picture: words for request, words in inquiry.found.items()} if not steps else {}
+    captions = {name for name, expert in inquiry.experts.items() if expert.kind == "caption"}
+    described = {request.picture: words for request, words in inquiry.found.items() if request.expert in captions}
     pictures = "\n".join(f"{name}" + (f": {described[name]}" if described.get(name) else "") for name in inquiry.given)
     words = (
         f"Tools:\n{tools}\n\nPictures:\n{pictures}\n\n{FORMAT}\n\n{dialogue(inquiry)}Question: {inquiry.question}\n"
