@@ -15,6 +15,7 @@ from mplug_owl.eval.compare.comparison import compare
 from mplug_owl.eval.compare.gather import gather
 from mplug_owl.eval.compare.gradings import LetterCounts
 from mplug_owl.eval.compare.published import published
+from mplug_owl.eval.compare.report import page as made_page
 from mplug_owl.eval.compare.run import ReportRun, run_report
 from mplug_owl.eval.compare.tables import counts_cells, ends, entry_cells, p_words
 from mplug_owl.eval.compare.values import plain
@@ -170,6 +171,14 @@ def test_one_command_makes_the_whole_report(entries: list[str], data: Path, tmp_
     assert sum(source.startswith("data:image/jpeg") for source in page.sources) == 2  # each picture once
     for answer in ("a <b>cat</b>", "a dog", "hers", "(no answer)", "asked before: Where is it?"):
         assert answer in page.words
+
+
+def test_pairs_about_one_picture_have_no_interval(entries: list[str], data: Path) -> None:
+    exam, grades, _ = gather(entries[:2], data=data)
+    first, second = pairs_of(exam.answers)[0]
+    words = Page(made_page(compare(exam, grades, [Pair(first, second, ("first", "first"), "gpt")]), {})).words
+    assert "Pairs compared by gpt: 1" in words
+    assert "nan" not in words
 
 
 def test_answers_without_any_grade_stand_in_the_table(entries: list[str], data: Path, tmp_path: Path) -> None:
