@@ -96,6 +96,19 @@ def test_an_index_that_is_damaged_is_no_index(shards: Path, lost: None, damage: 
     assert [talk.answers[0][-1] for talk in every(read(str(shards)))][-2:] == ["2", "2"]
 
 
+def test_an_index_whose_writer_was_killed_is_read_as_it_was_before(shards: Path, lost: None) -> None:
+    index(str(shards), is_beside=True)
+    code = (
+        "import os, signal, sqlite3, sys; write = sqlite3.connect(sys.argv[1], isolation_level=None).execute\n"
+        "write('PRAGMA cache_size = 2'); write('BEGIN IMMEDIATE'); write('DELETE FROM shards')\n"
+        "for n in range(100): write('INSERT INTO contents VALUES (?, 1, zeroblob(1000))', (str(n),))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-S", "-c", code, str(shards / NAME)], check=False)
+    assert (shards / f"{NAME}-journal").stat().st_size > 0
+    assert open_shards(str(shards)).is_exact
+
+
 def test_an_index_of_another_layout_is_made_anew(shards: Path, lost: None) -> None:
     index(str(shards), is_beside=True)
     with sqlite3.connect(shards / NAME) as connection:

@@ -186,10 +186,13 @@ def fetched_index(folder: str) -> Path | None:
 
 
 def _asked(path: Path, question: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
-    """Rows of an index; none of one that is damaged, of another layout, or that another process holds for too long."""
+    """Rows of an index; none of one that is damaged, of another layout, or that another process holds for too long.
+
+    What a kill left half written is undone first: so it is opened for writing, which SQLite does only where it may.
+    """
     with (
         contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=PATIENCE)) as connection,
+        contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=PATIENCE)) as connection,
     ):
         if connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,):
             yield from connection.execute(question, values).fetchall()
