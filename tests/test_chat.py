@@ -173,6 +173,12 @@ def test_what_is_shown_of_an_unfinished_answer_begins_the_finished_one(answer: s
     assert clean_answer(answer, stop).startswith(settled_answer(answer[:length], stop))
 
 
+@given(some.text(alphabet="ab ", max_size=12), some.lists(some.text(alphabet="ab", min_size=1, max_size=3), max_size=3))
+def test_stop_words_that_overlap_end_an_answer_where_the_first_begins(answer: str, stop: list[str]) -> None:
+    begins = [begin for begin in range(len(answer)) if any(answer.startswith(word, begin) for word in stop)]
+    assert clean_answer(answer, stop) == answer[: min(begins, default=None)].strip()
+
+
 @pytest.mark.parametrize("question", ["caf\udce9", "\udcff"])
 def test_bytes_that_are_no_text_are_refused_and_the_history_stays(owl: Owl, question: str) -> None:
     chat = Chat(owl)

@@ -4,10 +4,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 
 
 def clean_answer(answer: str, stop: Sequence[str]) -> str:
-    """An answer up to the first stop word, without space around it."""
-    for word in stop:
-        answer = answer.partition(word)[0]
-    return answer.strip()
+    """An answer up to the stop word that begins first, without space around it."""
+    ends = [answer.find(word) for word in stop if word in answer]
+    return answer[: min(ends, default=len(answer))].strip()
 
 
 def settled_answer(answer: str, stop: Sequence[str]) -> str:
