@@ -44,6 +44,7 @@ def ablate(
 
     from mplug_owl.errors import UserError
     from mplug_owl.experiments.ablation import ablate as run
+    from mplug_owl.experiments.ablation import as_run, read_settings
     from mplug_owl.experiments.ablation import report as write_report
     from mplug_owl.experiments.ablation_plan import show_plan
     from mplug_owl.experiments.study import find, scaled
@@ -57,7 +58,8 @@ def ablate(
     folder = out or Path("runs") / (f"{made.name}-quick" if quick else made.name)
     console = Console(highlight=False)
     if plan:
-        show_plan(scaled(made, steps or 1.0), folder, seeds, console)
+        begun = read_settings(folder) if steps is None else None
+        show_plan(as_run(made, begun) if begun else scaled(made, steps or 1.0), folder, seeds, console)
     elif report:
         write_report(made, folder, seeds, console)
     else:

@@ -23,7 +23,7 @@ from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Grade, Grader
 from mplug_owl.eval.graders.exact import ExactMatch
 from mplug_owl.eval.task import Condition, Question
-from mplug_owl.experiments import ablation
+from mplug_owl.experiments import ablation, ablation_plan
 from mplug_owl.experiments.ablation import ablate, report
 from mplug_owl.experiments.cells import Cell, is_trained
 from mplug_owl.experiments.findings import gather
@@ -251,6 +251,15 @@ def test_what_says_how_to_train_is_refused_where_nothing_is_trained(options: lis
     result = CliRunner().invoke(app, ["ablate", "training", *options])
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
+
+
+def test_a_plan_is_of_the_length_that_the_folder_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Study] = []
+    monkeypatch.setattr(ablation_plan, "show_plan", lambda study, *_: planned.append(study))
+    (tmp_path / "study.json").write_text(json.dumps({"study": "training", "share": 0.5, "quick": False}))
+    for options in (["--out", str(tmp_path)], ["--out", str(tmp_path), "--steps", "0.25"], ["--out", str(tmp_path / "new")]):
+        assert CliRunner().invoke(app, ["ablate", "training", "--plan", *options]).exit_code == 0
+    assert [study.arm("r1").stages[0].steps for study in planned] == [600, 300, 1200]
 
 
 def test_a_damaged_study_json_is_named(tmp_path: Path) -> None:
