@@ -94,9 +94,9 @@ def _cost(condition: str, grader: str, rows: Sequence[tuple[float, float, str]])
 
 
 def _difference(cost: Cost) -> str:
-    """Signed points. Where no score changed, resamples are all alike and an interval would say nothing."""
+    """Signed points, with their interval where it is known."""
     value = f"{100 * (cost.after - cost.before):+.1f}"
-    if not cost.changed or math.isnan(cost.interval[0]):
+    if math.isnan(cost.interval[0]):
         return value
     return value + " [{:+.1f}, {:+.1f}]".format(*(100 * end for end in cost.interval))
 

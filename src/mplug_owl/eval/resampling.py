@@ -64,6 +64,10 @@ class Draws:
         with np.errstate(invalid="ignore"):
             return totals[:, 0] / totals[:, 1]
 
+    def mean_interval(self, scores: Sequence[float], confidence: float = 0.95) -> Interval:
+        """The interval of a mean. Unknown with fewer than two clusters, or where all scores, and so resamples, are alike."""
+        return percentiles(self.means(scores), confidence) if self.count > 1 and len(set(scores)) > 1 else UNKNOWN
+
 
 @lru_cache(maxsize=8)
 def _drawn(count: int, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -83,6 +87,5 @@ def percentiles(values: NDArray[np.float64], confidence: float = 0.95) -> Interv
 
 
 def mean_interval(scores: Sequence[float], clusters: Sequence[str], confidence: float = 0.95) -> Interval:
-    """The interval of a mean, resampled by cluster. Unknown where there are fewer than two clusters."""
-    draws = Draws(clusters)
-    return percentiles(draws.means(scores), confidence) if draws.count > 1 else UNKNOWN
+    """The interval of a mean, resampled by cluster; unknown where `Draws.mean_interval` says so."""
+    return Draws(clusters).mean_interval(scores, confidence)

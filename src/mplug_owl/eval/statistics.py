@@ -100,8 +100,7 @@ def mean(grades: Sequence[Grade]) -> Mean:
     if not scored:
         return Mean(math.nan, UNKNOWN, 0)
     scores, clusters = [score for score, _ in scored], [cluster for _, cluster in scored]
-    interval = mean_interval(scores, clusters) if len(set(scores)) > 1 else UNKNOWN
-    return Mean(math.fsum(scores) / len(scores), interval, len(scores))
+    return Mean(math.fsum(scores) / len(scores), mean_interval(scores, clusters), len(scores))
 
 
 def counted(grades: Sequence[Grade]) -> list[Grade]:

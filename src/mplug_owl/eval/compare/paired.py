@@ -8,7 +8,7 @@ import numpy as np
 
 from mplug_owl.eval.extra import needs
 from mplug_owl.eval.grade import LETTERS, Grade
-from mplug_owl.eval.resampling import UNKNOWN, Draws, Interval, percentiles
+from mplug_owl.eval.resampling import Draws, Interval
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,10 @@ def _difference(first: str, second: str, both: Sequence[tuple[Grade, Grade]]) ->
     sides = np.sign(ranks[:, 1] - ranks[:, 0]).astype(np.float64)  # A is 0: a smaller rank is better
     draws = Draws([one.answer.question.cluster for one, _ in both])
     gaps = accepted[:, 0] - accepted[:, 1]
-    intervals = [_interval(draws, each.tolist()) for each in (gaps, sides)]
+    intervals = [draws.mean_interval(each.tolist()) for each in (gaps, sides)]
     alone = int((gaps > 0).sum()), int((gaps < 0).sum())
     p_value = mcnemar(*alone)
     better, worse = int((sides > 0).sum()), int((sides < 0).sum())
     return PairedDifference(
         first, second, len(both), *alone, p_value, p_value, float(gaps.mean()), intervals[0], better, worse, intervals[1]
     )
-
-
-def _interval(draws: Draws, values: list[float]) -> Interval:
-    """A mean's, resampled by picture; unknown where resamples are all alike, which says nothing."""
-    return percentiles(draws.means(values)) if draws.count > 1 and len(set(values)) > 1 else UNKNOWN
