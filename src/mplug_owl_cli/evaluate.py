@@ -51,7 +51,7 @@ def evaluate(
         int | None, typer.Option(help="How long an answer gets.", min=1, show_default="scenes 48, else 512")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ask everything anew, whatever the folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask all anew; graded answers go into former-N.")] = False,
     device: DeviceOption = None,
     quantize: QuantizeOption = None,
     cost: Annotated[

@@ -38,6 +38,27 @@ def test_a_folder_belongs_to_one_exam(tmp_path: Path) -> None:
         assert read_settings(tmp_path / "exam").limit == 6
 
 
+def test_an_exam_that_begins_anew_keeps_what_people_graded(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with open_exam(tmp_path, SETTINGS, fresh=True):
+            assert not (tmp_path / f"former-{number}").exists()
+        for name in ("answers.jsonl", "grades.jsonl", "pairs.jsonl", "notes.json"):
+            (tmp_path / name).write_text(f"{name} {number}")
+    with open_exam(tmp_path, replace(SETTINGS, limit=6), fresh=True) as kept:
+        assert kept.count == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == [
+        "answers.jsonl",
+        "exam.json",
+        "former-1",
+        "former-2",
+        "notes.json",
+    ]
+    for number in (1, 2):
+        assert read_settings(tmp_path / f"former-{number}") == SETTINGS
+        for name in ("answers.jsonl", "grades.jsonl", "pairs.jsonl"):
+            assert (tmp_path / f"former-{number}" / name).read_text() == f"{name} {number}"
+
+
 def test_two_exams_do_not_write_into_one_folder(tmp_path: Path) -> None:
     with (
         open_exam(tmp_path, SETTINGS),

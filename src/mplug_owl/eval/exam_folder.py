@@ -1,6 +1,7 @@
 """An exam's folder: what was asked of whom, and the answers. A second run of the same exam asks only what is missing."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from mplug_owl.eval.task import Task
 from mplug_owl.writing import replacing, writing
 
 SETTINGS, ANSWERS, GRADES = "exam.json", "answers.jsonl", "grades.jsonl"
+# An exam with grades that begins anew leaves these of the former one in a folder of this name and a number.
+FORMER, OF_ANSWERS = "former", (SETTINGS, ANSWERS, GRADES, "pairs.jsonl")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def open_exam(folder: Path, settings: ExamSettings, fresh: bool = False) -> Iter
     Args:
         folder: Where exam.json and answers.jsonl are, or will be.
         settings: What is asked of whom.
-        fresh: Begin anew, whatever is there.
+        fresh: Begin anew, whatever is there. Grades are work: where there are any, the former exam is kept in former-N.
 
     Raises:
         UserError: Another exam is in the folder, or another process is writing there.
@@ -72,8 +75,7 @@ def open_exam(folder: Path, settings: ExamSettings, fresh: bool = False) -> Iter
     with sole_writer(folder / ".lock", refusal):
         saved = folder / SETTINGS
         if fresh:
-            (folder / ANSWERS).unlink(missing_ok=True)
-            saved.unlink(missing_ok=True)
+            _clear(folder)
         if saved.is_file():
             _compare(read_settings(folder), settings, saved)
         elif (folder / ANSWERS).exists():
@@ -82,6 +84,21 @@ def open_exam(folder: Path, settings: ExamSettings, fresh: bool = False) -> Iter
             with writing(saved), replacing(saved) as new:
                 new.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
         yield AnswersFile(folder / ANSWERS, settings.task, settings.model)
+
+
+def _clear(folder: Path) -> None:
+    """Take the exam out of its folder: into former-N with what people and judges said of its answers, else for good."""
+    if not (folder / GRADES).is_file():
+        for name in (ANSWERS, SETTINGS):
+            (folder / name).unlink(missing_ok=True)
+        return
+    number = next(number for number in itertools.count(1) if not (folder / f"{FORMER}-{number}").exists())
+    former = folder / f"{FORMER}-{number}"
+    with writing(former):
+        former.mkdir()
+        for name in OF_ANSWERS:
+            if (folder / name).is_file():
+                (folder / name).rename(former / name)
 
 
 def read_settings(folder: Path) -> ExamSettings:
