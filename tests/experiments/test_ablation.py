@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,28 @@ def test_what_arms_share_is_trained_once_and_done_cells_are_skipped(tmp_path: Pa
     monkeypatch.setattr(ablation, "train_stage", lambda *unused: pytest.fail("a done cell was trained again"))
     monkeypatch.setattr(ablation, "take_exam", lambda *unused: pytest.fail("a done cell was asked again"))
     assert ablate(study, out, seeds=1, console=QUIET).rows == found.rows
+
+
+def test_scores_outlive_the_weights_which_are_trained_again_where_an_arm_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = taught(tmp_path / "data"), (tmp_path / "out").resolve()
+    one, two = (Cell(arm, 0, out) for arm in study.arms)
+    ablate(study, out, seeds=1, console=QUIET)
+    before = {file: file.read_bytes() for file in (out / one.folder.name / "model").iterdir()}
+    found = report(study, out, 1, QUIET)
+    trained, began = ablation.train_stage, list[str]()
+    monkeypatch.setattr(
+        ablation, "train_stage", lambda out, run, *rest: (began.append(run.recipe.name), trained(out, run, *rest))
+    )
+    shutil.rmtree(one.folder / "model")
+    shutil.rmtree(two.exam_folder(study))
+    assert ablate(study, out, seeds=1, console=QUIET).rows == found.rows
+    assert began == []  # the second lesson's model is there, and the first arm has its scores
+    shutil.rmtree(two.folder)
+    assert ablate(study, out, seeds=1, console=QUIET).rows == found.rows
+    assert began == ["lesson", "more"]
+    assert before == {file: file.read_bytes() for file in before}
 
 
 def test_what_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def _work(study: Study, cells: Sequence[Cell], console: Console) -> Iterator[Cel
 
 def _advance(study: Study, cell: Cell, console: Console) -> bool:
     """Train a cell's next stage, or let it take the exam after the last one; False where another process is at that."""
-    run = next((run for run in cell.runs if not is_trained(cell.out, run)), None)
+    run = cell.next_stage()
     folder = cell.out / run.name if run is not None else cell.folder
     try:
         with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):

@@ -77,7 +77,9 @@ def show_plan(study: Study, out: Path, seeds: int, console: Console) -> None:
         table.add_row(*_costs(arm, pace))
     console.print(table)
     runs = distinct_runs(study, out.resolve(), range(seeds))
-    left = [run for name, run in runs.items() if not is_trained(out, run)]
+    cells = [Cell(arm, seed, out.resolve()) for arm in study.arms for seed in range(seeds)]
+    needed = {run.name for cell in cells if not cell.is_done(study) for run in cell.runs}
+    left = [run for name, run in runs.items() if name in needed and not is_trained(out, run)]
     hours = sum(pace.seconds(run.recipe) + AROUND for run in left) / 3600
     console.print(
         f"{len(study.arms)} arms x {seeds} seeds, {len(runs)} stages to train, for what arms share is trained once; "

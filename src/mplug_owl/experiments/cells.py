@@ -112,6 +112,15 @@ class Cell:
             runs.append(StageRun(replace(stage, seed=self.seed), runs[-1] if runs else None))
         return tuple(runs)
 
+    def next_stage(self) -> StageRun | None:
+        """What to train next: the stage after the last one whose model is there. None where that is the cell's last."""
+        following = None
+        for run in reversed(self.runs):
+            if is_trained(self.out, run):
+                break
+            following = run
+        return following
+
     @property
     def folder(self) -> Path:
         """Where its answers are."""
@@ -130,8 +139,8 @@ class Cell:
 
 
 def is_trained(out: Path, run: StageRun) -> bool:
-    """Whether the stage's folder in the study's folder holds a finished model."""
-    return (out / run.name / TRAINED).is_file()
+    """Whether the stage's folder in the study's folder holds a finished model: weights may be deleted, scores being kept."""
+    return (out / run.name / TRAINED).is_file() and (out / run.name / "model").is_dir()
 
 
 def train_stage(out: Path, run: StageRun, reporter: Reporter) -> None:
