@@ -171,6 +171,18 @@ MISTAKES = {
     "nothing to inspect": (["inspect", "none.jsonl"], "none.jsonl: no such file"),
     "an unknown task": (["eval", "other", "sceens"], "no task 'sceens'; there is scenes"),
     "no model to examine": (["eval", "runs/none/here", "scenes"], "runs/none/here: no such folder"),
+    "a task that people grade": (
+        ["train", "tiny.pretrain", "--eval-every", "2", "--eval-task", "owleval"],
+        "--eval-task owleval: people or a judge grade it afterwards; expected scenes, or FORMAT:PATH",
+    ),
+    "a task that is never asked": (["train", "tiny.pretrain", "--eval-task", "scenes"], "give --eval-every too"),
+    "pictures for what draws them": (["eval", "owl-tiny", "scenes", "--data", "other"], "scenes: draws its own pictures"),
+    "keys for an open door": (["serve", "owl-tiny", "--no-auth", "--keys", "keys.txt"], "give one of them"),
+    "an audit's size and no audit": (["judge", "owl-tiny", "other", "--sample", "5"], "give --audit too"),
+    "experts to talk with": (["chat", "experts:mm-react", "Hello?"], "experts:mm-react: takes exams and nothing else"),
+    "a study that is no file": (["ablate", "./none.py:study"], "none.py: no such file; expected a Python file"),
+    "several seeds of a try": (["ablate", "training", "--quick", "--seeds", "5"], "--quick is a try with one seed"),
+    "before and after": (["ablate", "training", "--plan", "--report"], "give one of them"),
     "a used folder": (["demo", "--out", "other"], "other: holds something else than a demo"),
 }
 

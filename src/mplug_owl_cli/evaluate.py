@@ -46,7 +46,7 @@ def evaluate(
             show_default="scenes 200, else all",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed draws other questions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed draws other questions of scenes.")] = 0,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="How long an answer gets.", min=1, show_default="scenes 48, else 512")
     ] = None,

@@ -29,7 +29,10 @@ def ablate(
         str, typer.Argument(metavar="STUDY", help="training, data, paradigms, smol, my.module:study or ./mine.py:study.")
     ],
     out: Annotated[Path | None, typer.Option(help="The study's folder.", show_default="runs/STUDY")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of each arm; fewer than three give no intervals.", min=1)] = 3,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Seeds of each arm; fewer than three give no intervals.", min=1, show_default="3, --quick 1"),
+    ] = None,
     steps: Annotated[
         float | None, typer.Option(help="Train for this share of the study's usual steps.", min=0.001, max=10)
     ] = None,
@@ -51,6 +54,10 @@ def ablate(
 
     if quick and steps is not None:
         raise UserError("--quick and --steps both say how long to train; give one of them")
+    if quick and (seeds or 1) > 1:
+        raise UserError(f"--quick is a try with one seed, and --seeds {seeds} asks for more; give one of them")
+    if plan and report:
+        raise UserError("--plan says what a study will cost, --report what came out of it; give one of them")
     training = (("--arm", arm), ("--reuse", reuse), ("--quick", plan and quick), ("--steps", report and steps is not None))
     if (plan or report) and (given := [name for name, there in training if there]):
         raise UserError(f"{', '.join(given)}: says how to train, and --plan and --report train nothing; leave it out")
@@ -59,8 +66,8 @@ def ablate(
     console = Console(highlight=False)
     if plan:
         begun = read_settings(folder) if steps is None else None
-        show_plan(as_run(made, begun) if begun else scaled(made, steps or 1.0), folder, seeds, console)
+        show_plan(as_run(made, begun) if begun else scaled(made, steps or 1.0), folder, seeds or 3, console)
     elif report:
-        write_report(made, folder, seeds, console)
+        write_report(made, folder, seeds or 3, console)
     else:
-        run(made, folder, seeds, steps, quick, console, arm or (), reuse)
+        run(made, folder, seeds or 3, steps, quick, console, arm or (), reuse)

@@ -7,6 +7,8 @@ import typer
 
 from mplug_owl_cli.app import DeviceOption
 
+AUDITED = 100
+
 
 # Over 40 lines with its options.
 def judge(
@@ -29,7 +31,7 @@ def judge(
     audit: Annotated[
         bool, typer.Option("--audit", help="Ask again, without the picture, and with another one: for the passport.")
     ] = False,
-    sample: Annotated[int, typer.Option(help="How many answers are audited.", min=1)] = 100,
+    sample: Annotated[int | None, typer.Option(help="How many answers are audited.", min=1, show_default=str(AUDITED))] = None,
     limit: Annotated[int | None, typer.Option(help="The first questions of each condition.", min=1, show_default="all")] = None,
     people: Annotated[
         list[Path] | None,
@@ -40,15 +42,18 @@ def judge(
     device: DeviceOption = None,
 ) -> None:
     """Let a model that sees the pictures grade answers from A to D. The same command again asks only what is missing."""
+    from mplug_owl.errors import UserError
     from mplug_owl.eval.judge.judging import Judging
     from mplug_owl.eval.judge.run import JudgeRun, run_judge
 
+    if sample is not None and not audit:
+        raise UserError("--sample says how many answers --audit asks about again; give --audit too")
     print(
         run_judge(
             JudgeRun(
                 judge,
                 tuple(entries),
-                Judging(limit, pairs, sample if audit else None),
+                Judging(limit, pairs, (sample or AUDITED) if audit else None),
                 task,
                 data,
                 out,

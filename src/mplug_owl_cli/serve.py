@@ -47,6 +47,8 @@ def serve(
     """Serve owls to any program that speaks OpenAI's language; SIGTERM or Ctrl-C ends it."""
     from mplug_owl.errors import UserError
 
+    if no_auth and keys is not None:
+        raise UserError("--no-auth needs no keys, and --keys asks for them; give one of them")
     try:
         from mplug_owl.serve.answering import AnswerLimits
         from mplug_owl.serve.api import ServeLimits

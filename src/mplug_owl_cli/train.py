@@ -24,16 +24,22 @@ def train(
     ] = False,
     eval_every: Annotated[int | None, typer.Option(help="Ask a few questions every so many steps.", min=1)] = None,
     eval_task: Annotated[
-        str, typer.Option(metavar="TASK", help="What --eval-every asks: scenes, or FORMAT:PATH, questions of your own.")
-    ] = "scenes",
+        str | None,
+        typer.Option(
+            metavar="TASK", help="What --eval-every asks: scenes, or FORMAT:PATH, questions of your own.", show_default="scenes"
+        ),
+    ] = None,
 ) -> None:
     """Train one stage by a recipe. With --resume, settings that are not given again come from the run's folder."""
+    from mplug_owl.errors import UserError
     from mplug_owl.recipes import find
     from mplug_owl.train.recipe import override
     from mplug_owl.train.reporter import Screen
     from mplug_owl.train.resume import as_started
     from mplug_owl.train.run import train as run
 
+    if eval_task is not None and eval_every is None:
+        raise UserError(f"--eval-task {eval_task}: is asked every so many steps; give --eval-every too")
     screen, exam = Screen(), None
     made = find(recipe)  # once, for a user's own file may do anything
     folder = out or Path("runs") / override(made, [setting for setting in settings if setting.startswith("name=")]).name
@@ -43,11 +49,10 @@ def train(
         made = as_started(made, folder, given, screen.note)
     made = _changed(made, data, settings, init_from, image_root)
     if eval_every is not None:
-        from mplug_owl.eval import tasks
-        from mplug_owl.eval.during import small_exam
+        from mplug_owl.eval.during import find_task, small_exam
         from mplug_owl.train.exam import Exam
 
-        exam = Exam(eval_every, small_exam(tasks.find(eval_task), made.encoding.pictures, screen.console.print))
+        exam = Exam(eval_every, small_exam(find_task(eval_task or "scenes"), made.encoding.pictures, screen.console.print))
     finished = run(made, folder, resume=resume, reporter=screen, exam=exam)
     if os.environ.get("RANK", "0") == "0":
         print(finished)
@@ -60,8 +65,8 @@ def plan(
     init_from: FromOption = None,
     image_root: ImageRootOption = None,
     gpus: Annotated[int, typer.Option(help="How many devices.", min=1)] = 1,
-    tflops: Annotated[float, typer.Option(help="Dense bf16 rate of one device; 989 is an H200's or H100's.")] = 989.0,
-    memory: Annotated[float, typer.Option(help="Memory of one device in GB.")] = 141.0,
+    tflops: Annotated[float, typer.Option(help="Dense bf16 rate of one device; 989 is an H200's or H100's.", min=1e-6)] = 989.0,
+    memory: Annotated[float, typer.Option(help="Memory of one device in GB.", min=1e-6)] = 141.0,
     mfu: Annotated[float, typer.Option(help="The share of that rate that training reaches.", min=0.01, max=1)] = 0.4,
 ) -> None:
     """What recipes will cost: trainable parameters, tokens, FLOPs, memory and time. Nothing is run."""

@@ -99,6 +99,8 @@ def test_a_file_of_answers_takes_the_exam(tmp_path: Path, capsys: pytest.Capture
     assert f"owl rate {folder}" in printed.out
     assert "5 answers are there" in printed.err
     assert len((folder / "answers.jsonl").read_text().splitlines()) == 5
+    with pytest.raises(UserError, match="its answers are given; leave --quantize, --max-new-tokens out"):
+        exam.run_exam(f"answers:{file}", OwlEval(data), data, out=tmp_path / "exam", quantize="nf4", max_new_tokens=9)
     write(file, [{**RELEASED[0], "answer": "something else"}, *RELEASED[1:]])
     with pytest.raises(UserError, match="another answer of old to question 1 than the file; give another --out, or --fresh"):
         exam.run_exam(f"answers:{file}", OwlEval(data), data, out=tmp_path / "exam")

@@ -39,6 +39,8 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
         raise UserError(
             f"give one of them: --dtype int8 is quickest on a CPU, --quantize {quantize} saves memory on any device"
         )
+    if name.startswith(("experts:", "answers:")):
+        raise UserError(f"{name}: takes exams and nothing else; owl eval asks it")
     if name.startswith(("http://", "https://")):
         if quantize is not None:
             raise UserError(f"{name} has the weights that its server has; leave --quantize {quantize} out")

@@ -4,12 +4,20 @@ from collections.abc import Callable
 
 from mplug_owl.chat import OwlChatModel
 from mplug_owl.errors import UserError
+from mplug_owl.eval import tasks
 from mplug_owl.eval.grade import evaluate
 from mplug_owl.eval.statistics import figures
 from mplug_owl.eval.task import Task
 from mplug_owl.model.load import Owl
 
 COUNT, SEED = 20, 1
+
+
+def find_task(name: str) -> Task:
+    """A task to ask during training, by its name. Raises UserError where it needs people, a judge, or a folder of its own."""
+    if name in ("owleval", "text"):
+        raise UserError(f"--eval-task {name}: people or a judge grade it afterwards; expected scenes, or FORMAT:PATH")
+    return tasks.find(name)
 
 
 def small_exam(

@@ -84,6 +84,9 @@ def run_exam(
     length = max_new_tokens or (MAX_NEW_TOKENS_SCENES if task.name == "scenes" else MAX_NEW_TOKENS)
     entered: list[Answer] | None = None
     if isinstance(model, str) and model.startswith(FROM_FILE):
+        given = {"--quantize": quantize, "--device": device, "--max-new-tokens": max_new_tokens}
+        if useless := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"{model}: its answers are given; leave {', '.join(useless)} out")
         entered = read_answers(Path(model.removeprefix(FROM_FILE)), task, limit, seed, notes.print)
         who = Examinee(entered[0].model, "", partial(find, model))
     else:

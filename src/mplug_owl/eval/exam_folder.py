@@ -115,6 +115,11 @@ def read_settings(folder: Path) -> ExamSettings:
         raise UserError(f"{path}: damaged ({error}); expected what owl eval writes") from error
 
 
+def folder_of(entries: Sequence[str]) -> Path | None:
+    """The folder of the only exam that is named: grades of its answers belong there. None for several, and for a file."""
+    return Path(entries[0]) if len(entries) == 1 and Path(entries[0]).is_dir() else None
+
+
 def read_exam(
     entries: Sequence[str],
     task: str | None = None,

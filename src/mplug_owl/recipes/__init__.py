@@ -91,10 +91,10 @@ def _module(where: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is not None and not f"{where}.".startswith(f"{error.name}."):
                 raise  # the module is there, and what it imports is not
-            raise UserError(f"no module {where!r} to import a recipe from ({error})") from None
+            raise UserError(f"no module {where!r} to import ({error})") from None
     path = Path(where)
     if not path.is_file():
-        raise UserError(f"{where}: no such file to read a recipe from")
+        raise UserError(f"{where}: no such file; expected a Python file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{where}: cannot be imported")

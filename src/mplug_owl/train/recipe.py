@@ -14,6 +14,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules
 from mplug_owl.model.quantised import Quantisation
 from mplug_owl.train.objective import Objective, check_objective
+from mplug_owl.train.ranges import check_ranges
 
 Tuning = Literal["frozen", "lora", "last", "full"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -195,8 +196,7 @@ class Recipe:
             raise UserError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         if self.base is not None and self.trainable.language not in ("frozen", "lora"):
             raise UserError(f"base={self.base}: quantised weights cannot learn; set trainable.language=lora or frozen")
-        self._check_rates()
-        self._check_encoding()
+        check_ranges(self)
         self._check_frozen()
         check_objective(self)
         if self.text_distillation and (self.trainable.language != "lora" or self.encoding.pack is not None):
@@ -205,12 +205,6 @@ class Recipe:
             )
         if self.text_share is not None and not 0 < self.text_share < 1:
             raise UserError(f"text_share is {self.text_share}; it must be between 0 and 1, or none")
-
-    def _check_rates(self) -> None:
-        rates = {"lr": self.optimizer.lr, **{f"rates.{name}": rate for name, rate in vars(self.optimizer.rates).items()}}
-        for name, rate in rates.items():
-            if rate is not None and rate <= 0:
-                raise UserError(f"optimizer.{name} is {rate}; it must be above 0, and trainable says what is frozen")
 
     def _check_frozen(self) -> None:
         """In fp32 nothing is cast on the way: what is stored in bf16 must not pass on to what learns in fp32."""
@@ -221,16 +215,6 @@ class Recipe:
             raise UserError(
                 "precision=fp32 and frozen_bf16: here frozen weights pass on to ones that learn; set frozen_bf16=false"
             )
-
-    def _check_encoding(self) -> None:
-        encoding = self.encoding
-        if encoding.max_tokens < 2:
-            raise UserError(f"encoding.max_tokens is {encoding.max_tokens}; it must be 2 or more")
-        if encoding.pack is not None and encoding.pack < encoding.max_tokens:
-            least = f"encoding.max_tokens, {encoding.max_tokens}, or more"
-            raise UserError(f"encoding.pack is {encoding.pack}; it must be {least}")
-        if encoding.crop is not None and not 0 < encoding.crop <= 1:
-            raise UserError(f"encoding.crop is {encoding.crop}; it must be above 0 and at most 1, or none")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

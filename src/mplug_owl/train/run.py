@@ -58,6 +58,11 @@ def train(
     text_only(recipe, survey)  # what is missing is reported before a model of billions is made
     owl = initial_model(recipe, survey)
     _check_positions(recipe, owl)
+    if recipe.steps is not None and recipe.schedule.warmup_steps >= recipe.steps:
+        reporter.note(
+            f"the warm-up takes {recipe.schedule.warmup_steps} steps and the run has {recipe.steps}: its learning rate does "
+            "nothing but rise; set schedule.warmup_steps lower"
+        )
     _report_added_rows(recipe, owl, reporter)
     if recipe.init_from is None and recipe.trainable.abstractor == "frozen" and recipe.encoding.pictures:
         reporter.note("the abstractor is fresh and frozen, so pictures will say nothing; start from a stage 1 with --from")

@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mplug_owl.errors import UserError
+from mplug_owl.eval.exam import run_exam
 from mplug_owl.eval.exam_folder import Exam
 from mplug_owl.eval.grades_file import key, read_grades
+from mplug_owl.eval.rating import session
 from mplug_owl.eval.rating.gold import GOLD, read_gold
 from mplug_owl.eval.rating.raters import Raters, Summary
 from mplug_owl.eval.rating.session import RatingSettings, closing, prepare, rate_answers, warnings
+from mplug_owl.eval.tasks.owleval import OwlEval
+from mplug_owl_cli import app
 from tests.eval.rating import cards
 
 
@@ -22,6 +27,19 @@ def exam(tmp_path: Path) -> Exam:
 def lines(path: Path, *rows: dict) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_grades_of_one_exam_lie_beside_its_answers(exam: Exam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where owl judge and owl report look for them."""
+    asked: list[RatingSettings] = []
+    monkeypatch.setattr(session, "rate_answers", lambda exam, settings: asked.append(settings))
+    folder, data = tmp_path / "taken", tmp_path / "exam"
+    files = [str(data / f"{system}.jsonl") for system in cards.SYSTEMS]
+    run_exam(f"answers:{files[0]}", OwlEval(data), data, out=folder)
+    for entries in ([str(folder)], files[:1], [str(folder), files[1]]):
+        done = CliRunner().invoke(app, ["rate", *entries, "--data", str(data)], catch_exceptions=False)
+        assert done.exit_code == 0
+    assert [settings.out for settings in asked] == [folder / "grades.jsonl", Path("grades.jsonl"), Path("grades.jsonl")]
 
 
 def test_a_session_serves_everything_but_empty_answers_and_says_who_graded(

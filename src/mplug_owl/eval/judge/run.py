@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mplug_owl.chat import find
 from mplug_owl.errors import UserError
 from mplug_owl.eval.exam import weights_digest
-from mplug_owl.eval.exam_folder import Exam, read_exam
+from mplug_owl.eval.exam_folder import folder_of, read_exam
 from mplug_owl.eval.grade import Grade
 from mplug_owl.eval.grades_file import read_grades
 from mplug_owl.eval.judge.judge import Judge
@@ -69,8 +69,11 @@ def run_judge(run: JudgeRun) -> Path:
     """
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     exam = read_exam(run.entries, run.task, run.data, notes.print)
+    if exam.task.name == TEXT and run.people:
+        raise UserError(f"{TEXT}: its scores go from 1 to 10 and are not compared with people's grades; leave --people out")
     name = judge_name(run.judge)
-    folder = run.out or _folder(run.entries, exam, name)
+    together = Path("runs") / re.sub(r"[^\w.+-]+", "-", f"judge-{exam.task.name}-{name}")
+    folder = run.out or folder_of(run.entries) or together
     others = [grade for path in run.people for grade in read_grades(path, exam.task.name, exam.answers)]
     with judging_in(folder):
         model = find(run.judge, run.device)
@@ -103,13 +106,6 @@ def _identity(judge: str) -> str:
     if "://" in judge:
         return urlsplit(judge)._replace(query="").geturl()
     return f"{judge} {weights_digest(judge)}"
-
-
-def _folder(entries: Sequence[str], exam: Exam, name: str) -> Path:
-    """Beside the answers where one exam's folder is judged, else a folder for all of them."""
-    if len(entries) == 1 and Path(entries[0]).is_dir():
-        return Path(entries[0])
-    return Path("runs") / re.sub(r"[^\w.+-]+", "-", f"judge-{exam.task.name}-{name}")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ def find(name: str, data: Path | None = None) -> Task:
     The name of a data source, FORMAT:PATH, is a task too: its questions, with the pictures below `data` where there is one.
     """
     if name == "scenes":
+        if data is not None:
+            raise UserError("scenes: draws its own pictures and questions; leave --data out")
         return DrawnWorld()
     if name == "owleval":
         if data is None:

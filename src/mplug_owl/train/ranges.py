@@ -1,0 +1,56 @@
+"""The range of each value of a recipe that PyTorch, peft or numpy would refuse in words of their own, or misunderstand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mplug_owl.errors import UserError
+
+if TYPE_CHECKING:
+    from mplug_owl.train.recipe import Recipe
+
+
+def check_ranges(recipe: Recipe) -> None:
+    """Raises UserError that names the field, its value and what it may be."""
+    _check_optimizer(recipe)
+    _check_encoding(recipe)
+    if recipe.lora.rank < 1:
+        raise UserError(f"lora.rank is {recipe.lora.rank}; it must be 1 or more")
+    if not 0 <= recipe.lora.dropout < 1:
+        raise UserError(f"lora.dropout is {recipe.lora.dropout}; it must be 0 or more and below 1")
+    for name in ("workers", "seed"):
+        if getattr(recipe, name) < 0:
+            raise UserError(f"{name} is {getattr(recipe, name)}; it must be 0 or more")
+
+
+def _check_optimizer(recipe: Recipe) -> None:
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    rates = {"lr": optimizer.lr, **{f"rates.{name}": rate for name, rate in vars(optimizer.rates).items()}}
+    for name, rate in rates.items():
+        if rate is not None and rate <= 0:
+            raise UserError(f"optimizer.{name} is {rate}; it must be above 0, and trainable says what is frozen")
+    if optimizer.eps <= 0:
+        raise UserError(f"optimizer.eps is {optimizer.eps}; it must be above 0")
+    if not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise UserError(f"optimizer.betas is {optimizer.betas}; both must be 0 or more and below 1")
+    least = {
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "schedule.warmup_steps": schedule.warmup_steps,
+        "schedule.min_lr": schedule.min_lr,
+    }
+    for name, value in least.items():
+        if value < 0:
+            raise UserError(f"{name} is {value}; it must be 0 or more")
+    if recipe.clip is not None and recipe.clip <= 0:
+        raise UserError(f"clip is {recipe.clip}; it must be above 0, or none")
+
+
+def _check_encoding(recipe: Recipe) -> None:
+    encoding = recipe.encoding
+    if encoding.max_tokens < 2:
+        raise UserError(f"encoding.max_tokens is {encoding.max_tokens}; it must be 2 or more")
+    if encoding.pack is not None and encoding.pack < encoding.max_tokens:
+        least = f"encoding.max_tokens, {encoding.max_tokens}, or more"
+        raise UserError(f"encoding.pack is {encoding.pack}; it must be {least}")
+    if encoding.crop is not None and not 0 < encoding.crop <= 1:
+        raise UserError(f"encoding.crop is {encoding.crop}; it must be above 0 and at most 1, or none")
