@@ -10,7 +10,7 @@ WORKERS ?= 2
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
 	@echo "make smol   set up, then fetch SmolLM2 (98 MB), give it eyes and ask it something (minutes)"
-	@echo "make test   set up, then run all tests"
+	@echo "make test   set up, check, then run the quick tests"
 	@echo "make check  formatting, lint and types"
 	@echo "make bench  the short benchmarks, a line each: figure, bar, reached or missed (minutes)"
 	@echo "make mutants  put faults into the code and count which the tests notice (half an hour)"

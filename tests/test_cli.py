@@ -13,6 +13,7 @@ from PIL import Image
 
 import mplug_owl_cli
 from mplug_owl import recipes
+from mplug_owl.data.sources.registry import FORMATS
 from mplug_owl.eval import during
 from mplug_owl.recipes import tiny
 from mplug_owl_cli.recipes import names as listed
@@ -104,6 +105,12 @@ def test_recipes_are_listed(owl) -> None:
     assert "tiny.instruct " in out
 
 
+def test_formats_are_listed(owl) -> None:
+    code, out, _ = owl("inspect", "--formats")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list(FORMATS)
+
+
 def test_recipes_are_read_from_their_source_as_they_are() -> None:
     assert listed() == recipes.names()
 
@@ -168,6 +175,7 @@ MISTAKES = {
     "a plan for none": (["plan", "paper.pretrian"], "no recipe 'paper.pretrian'"),
     "nothing to convert": (["convert", "empty_run", "out"], "empty_run: no config.json"),
     "another to convert": (["convert", "other", "out"], "config.json says model_type 'llama'"),
+    "no source to inspect": (["inspect"], "no data is named; expected FORMAT:PATH, or --formats"),
     "nothing to inspect": (["inspect", "none.jsonl"], "none.jsonl: no such file"),
     "an unknown task": (["eval", "other", "sceens"], "no task 'sceens'; there is scenes"),
     "no model to examine": (["eval", "runs/none/here", "scenes"], "runs/none/here: no such folder"),

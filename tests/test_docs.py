@@ -116,7 +116,7 @@ def test_recipes_has_every_recipe_and_every_field() -> None:
     shown = inline_code("recipes.md")
     assert sorted(names().keys() - shown) == []
     recipe = find("tiny.pretrain")
-    for value in (recipe, recipe.encoding, recipe.optimizer, recipe.schedule, recipe.trainable):
+    for value in (recipe, recipe.modules, recipe.encoding, recipe.optimizer, recipe.schedule, recipe.trainable):
         assert [field.name for field in fields(value) if field.name not in shown] == [], type(value).__name__
 
 

@@ -1,5 +1,6 @@
 """The application that every verb is a command of, and the options that several verbs share."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +55,19 @@ ImageRootOption = Annotated[
     Path | None,
     typer.Option("--image-root", metavar="FOLDER", help="The folder that picture paths in the data start at."),
 ]
+
+
+def print_lines(named: Mapping[str, str]) -> None:
+    """Names and a line about each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, line in named.items():
+        table.add_row(name, line)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _version(asked: bool) -> None:

@@ -50,7 +50,9 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="How long an answer gets.", min=1, show_default="scenes 48, else 512")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside it")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the report goes.", show_default="eval-TASK-MODEL beside the model, or in runs")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ask all anew; graded answers go into former-N.")] = False,
     device: DeviceOption = None,
     quantize: QuantizeOption = None,

@@ -24,6 +24,7 @@ def demo(
     tell(out, steps, minutes)
 
 
+# Over 40 lines with its options.
 def ablate(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="training, data, paradigms, smol, my.module:study or ./mine.py:study.")

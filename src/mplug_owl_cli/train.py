@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mplug_owl_cli.app import DataOption, FromOption, ImageRootOption, RecipeArgument, SetOption
+from mplug_owl_cli.app import DataOption, FromOption, ImageRootOption, RecipeArgument, SetOption, print_lines
 
 if TYPE_CHECKING:
     from mplug_owl.train.recipe import Recipe
 
 
+# Over 40 lines with its options.
 def train(
     recipe: RecipeArgument,
     data: DataOption = [],  # noqa: B006
@@ -87,6 +88,8 @@ def plan(
         survey = Survey(*open_data(made.data, made.image_root)) if made.data else None
         processor = load_processor(made.init_from) if survey and made.init_from else None
         plans.append(make_plan(made, survey, processor))
+        if survey and not processor:
+            console.print("its samples are not measured: --from names a model, whose tokenizer counts their tokens")
         show(plans[-1], device, console, trainable_table(plans[-1].parts, made.name))
         console.print()
     if len(plans) > 1:
@@ -95,17 +98,9 @@ def plan(
 
 def recipes() -> None:
     """List the recipes, a line each."""
-    from rich.console import Console
-    from rich.table import Table
-
     from mplug_owl_cli.recipes import names
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, line in names().items():
-        table.add_row(name, line)
-    Console(highlight=False, markup=False).print(table)
+    print_lines(names())
 
 
 def _changed(

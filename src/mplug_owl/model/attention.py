@@ -1,7 +1,7 @@
 """Attention through transformers' interface, so sdpa, flash and custom kernels plug in by name.
 
 Packed rows have one of their own on CUDA: PyTorch's kernel for sequences end to end, which computes no score between two of
-them. It has no way back on the CPU: `attention_cpu` is that of steps there.
+them. It has no backward pass on the CPU: `attention_cpu` is that of steps there.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Attention of training steps on a CPU, where PyTorch's fused kernel is slow on its way back in bf16 and sees no packed rows.
+"""Attention of training steps on a CPU, where PyTorch's fused kernel has a slow backward pass in bf16 and sees no packed rows.
 
 What it computes is softmax attention as everywhere else; only the order of operations differs.
 
@@ -83,7 +83,7 @@ def cpu_attention(
 
 
 class _Attention(torch.autograd.Function):
-    """Two products and a softmax, its sums in fp32, and the way back, in as few passes over the scores as may be."""
+    """Two products and a softmax, its sums in fp32, and the backward pass, in as few passes over the scores as may be."""
 
     @staticmethod
     def forward(

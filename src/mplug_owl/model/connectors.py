@@ -187,7 +187,7 @@ class Attention(nn.Module):
             states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for states in (self.query(queries_IQD), self.key(seen_ISD), self.value(seen_ISD))
         )
-        if self.config._attn_implementation == CPU:  # in a training step, for the fused kernel is slow on its way back in bf16
+        if self.config._attn_implementation == CPU:  # in a training step, for the fused kernel's backward pass is slow in bf16
             return self.out_proj(cpu_attention(self, query, key, value, mask_I1QS, is_causal=False)[0].flatten(2))
         mixed_IHQK = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_I1QS)
         return self.out_proj(mixed_IHQK.transpose(1, 2).flatten(2))

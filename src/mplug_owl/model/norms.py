@@ -1,4 +1,4 @@
-"""RMS norms in fewer passes over memory, for training: transformers' write out each operation, and autograd each way back.
+"""RMS norms in fewer passes over memory, for training: transformers' write out each operation, and autograd each backward pass.
 
 At a laptop's size the products of a step are quick, and what is left of its time are such passes. Same values to rounding.
 """
@@ -37,7 +37,7 @@ def rms_norm(states: Tensor, weight: Tensor, eps: float, narrow: bool = True) ->
 
 
 class _RMSNorm(torch.autograd.Function):
-    """`rms_norm` with its way back."""
+    """`rms_norm` with its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -48,7 +48,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """A layer norm's way back, with a mean of 0. It takes the gradient's mean away too, which is put back."""
+        """A layer norm's backward pass, with a mean of 0. It takes the gradient's mean away too, which is put back."""
         states, weight, inverse = ctx.saved_tensors
         wide, gradient, scale = states.float().contiguous(), gradients[0].float().contiguous(), weight.float()
         found, by_weight, _ = torch.ops.aten.native_layer_norm_backward(

@@ -68,7 +68,7 @@ class QuantisedLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """States times an unpacked weight, which is not kept for the way back but unpacked again."""
+    """States times an unpacked weight, which is not kept for the backward pass but unpacked again."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, layer: QuantisedLinear) -> Tensor:

@@ -66,7 +66,7 @@ def _code(function: Any) -> tuple[object, ...] | None:
 
 
 class _Rotation(torch.autograd.Function):
-    """The way back of a turn is the turn by the opposite angle."""
+    """The backward pass of a turn is the turn by the opposite angle."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

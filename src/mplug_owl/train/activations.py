@@ -1,4 +1,4 @@
-"""What a forward pass keeps for its way back: counted by running it on tensors that have shapes but no numbers.
+"""What a forward pass keeps for its backward pass: counted by running it on tensors that have shapes but no numbers.
 
 No coefficient of any architecture is in it, so it holds for every tower, connector and language model, and for whatever of them
 is frozen. Attention is counted as a fused kernel's, and norms in the precision that autocast gives them on a CPU.

@@ -111,11 +111,11 @@ class Recipe:
     picture paths start at. `init_from` is the run or model that the stage starts from, None for `modules`.
 
     `clip` is the largest norm of a step's gradient. `frozen_bf16` stores what does not learn in half the memory. `attention`
-    is how transformers computes it, None for what is quickest: PyTorch's fused kernels, and on a CPU in bf16, where their way
-    back is slow, the products written out, which steps take there for "eager" too. `compile` puts the language model through
-    torch.compile first, which pays in runs of many minutes. `threads` is how many compute a step on a CPU, None for what is
-    fastest. `trackers` get each line of metrics.jsonl. `tflops` is one device's dense bf16 rate, which the MFU in it needs;
-    None takes what is known of the device.
+    is how transformers computes it, None for what is quickest: PyTorch's fused kernels, and on a CPU in bf16, where their
+    backward pass is slow, the products written out, which steps take there for "eager" too. `compile` puts the language model
+    through torch.compile first, which pays in runs of many minutes. `threads` is how many compute a step on a CPU, None for
+    what is fastest. `trackers` get each line of metrics.jsonl. `tflops` is one device's dense bf16 rate, which the MFU in it
+    needs; None takes what is known of the device.
 
     A run stops when more than `max_bad_share` of its samples cannot be read. A step is left out whose loss is no number, or
     above `spike` times the usual. After `patience` such steps in a row the run goes back to a checkpoint, `rollbacks` times at

@@ -65,7 +65,7 @@ Read = Callable[[str, Path | None], Source]
 
 
 class Format(NamedTuple):
-    """How to read one layout, and a line about it for `--help`."""
+    """How to read one layout, and a line about it for `owl inspect --formats`."""
 
     read: Read
     description: str
@@ -152,7 +152,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "chat": Format(_named("chat"), "messages of role and content in JSON, JSON lines or parquet"),
         "owl": Format(_named("owl"), "the original's JSON lines: image, and text with its role marks"),
         "owleval": Format(_owleval, "OwlEval's folder, or a file of answers to its questions"),
-        "scenes": Format(lambda spec, root: open_lessons(spec), "the drawn world's captions, chats or text, drawn when read"),
+        "scenes": Format(
+            lambda spec, root: open_lessons(spec),
+            "the drawn world, drawn when read: captions, reading, spelled, chats, text, lookups, or open:FILE.jsonl",
+        ),
         "text": Format(_named("text", _text_records), "documents set apart by blank lines, or records with text"),
     }
 )

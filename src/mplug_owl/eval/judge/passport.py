@@ -167,7 +167,7 @@ def people_letters(grades: Sequence[Grade]) -> dict[Key, Letter]:
 def _with_people(first: Sequence[Grade], people: dict[Key, Letter]) -> list[Line]:
     """Agreement with people in two coefficients: both make up for chance, and a slip by one level counts less than by three."""
     both = [(one, one.letter, people[key(one.answer)]) for one in first if one.letter and key(one.answer) in people]
-    how = "people grade the same answers: owl rate, then --people grades.jsonl"
+    how = "people grade the same answers: owl rate; --people names their file where it is not in the exam's folder"
     return [
         _agreement("people, alpha", both, ordinal_alpha, ALPHA_PEOPLE, how),
         _agreement("people, kappa", both, weighted_kappa, KAPPA, how),

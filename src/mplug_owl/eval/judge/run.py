@@ -72,8 +72,8 @@ def run_judge(run: JudgeRun) -> Path:
     if exam.task.name == TEXT and run.people:
         raise UserError(f"{TEXT}: its scores go from 1 to 10 and are not compared with people's grades; leave --people out")
     name = judge_name(run.judge)
-    together = Path("runs") / re.sub(r"[^\w.+-]+", "-", f"judge-{exam.task.name}-{name}")
-    folder = run.out or folder_of(run.entries) or together
+    common = Path("runs") / re.sub(r"[^\w.+-]+", "-", f"judge-{exam.task.name}-{name}")
+    folder = run.out or folder_of(run.entries) or common
     others = [grade for path in run.people for grade in read_grades(path, exam.task.name, exam.answers)]
     with judging_in(folder):
         model = find(run.judge, run.device)
