@@ -65,14 +65,18 @@ def test_text_alone_costs_no_picture(quick) -> None:
     assert plan(recipe).flops_per_sample == pytest.approx(4 * P_L * 1024, rel=0.002)
 
 
-@pytest.mark.parametrize("trainable", [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full")])
+@pytest.mark.parametrize(
+    "trainable",
+    [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full"), ("frozen", "frozen", "lora")],
+)
 def test_flops_are_what_a_step_really_takes(trainable: tuple[str, str, str], tmp_path) -> None:
     """Counted while it runs. The plan leaves out the language model's attention, which is little for short samples.
 
     LLaMA's layers, because torch counts the weights' gradient of LFM2's convolutions, a channel each, as if all met all.
     """
     modules = replace(tiny.PACKABLE, vocabulary=300)
-    recipe = replace(tiny.pretrain(), modules=modules, trainable=Trainable(*trainable), encoding=Encoding(max_tokens=64))
+    recipe = replace(tiny.instruct(), modules=modules, trainable=Trainable(*trainable), encoding=Encoding(max_tokens=64))
+    recipe = replace(recipe, init_from=None)
     owl = initial_model(recipe, lessons(tmp_path))
     recipe = replace(recipe, modules=replace(recipe.modules, config=lambda: owl.model.config))
     prepare(owl.model, recipe)

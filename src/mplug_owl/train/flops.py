@@ -44,8 +44,8 @@ def count_flops(config: MplugOwlConfig, parts: Sequence[Part], objective: Object
     """What a token and a picture cost a model of these sizes, of which these parts learn.
 
     Forward is 2 FLOPs a parameter and token. Gradients of activations cost that again where something in front learns,
-    gradients of weights once more where they learn: 6 for what learns, 4 for a frozen language model after a vision encoder
-    that learns. The language model's attention is left out: 2 % at 512 tokens of LLaMA-7B.
+    gradients of weights once more where they learn: 6 for what learns, LoRA's adapters too, 4 for a frozen language model after
+    a vision encoder that learns. The language model's attention is left out: 2 % at 512 tokens of LLaMA-7B.
 
     In BLIP-2's first step a Q-Former reads a pair five times, and the language model none.
     """
@@ -54,8 +54,9 @@ def count_flops(config: MplugOwlConfig, parts: Sequence[Part], objective: Object
     if objective == "blip2":
         return _first_step(config, encoder * passes(vision, False))
     picture = encoder * passes(vision, False) + bridge * passes(connector, vision.trainable > 0)
+    picture += vision_tokens(config.vision_config) * (_adapters(vision) + _adapters(connector))
     in_front = vision.trainable + connector.trainable > 0
-    return Flops(2.0 * (language.parameters - embedding) * passes(language, in_front), picture)
+    return Flops(2.0 * (language.parameters - embedding) * passes(language, in_front) + _adapters(language), picture)
 
 
 def _first_step(config: MplugOwlConfig, encoder: float) -> Flops:
@@ -94,6 +95,11 @@ def passes(part: Part, something_in_front_learns: bool) -> float:
     if part.tuning == "last":
         return (2 if something_in_front_learns else 1) + 2 * part.trainable / part.parameters
     return 2 if part.tuning == "lora" or something_in_front_learns else 1
+
+
+def _adapters(part: Part) -> float:
+    """What LoRA's adapters cost a token, all three passes; a part's own parameters are counted without them."""
+    return 6.0 * part.trainable if part.tuning == "lora" else 0.0
 
 
 # What was counted of models by their configs: a plan of two stages, or of one with other settings, counts once.

@@ -271,3 +271,11 @@ def test_a_step_is_read_strictly(reply: str) -> None:
 def test_actions_are_read_strictly(reply: str) -> None:
     with pytest.raises(Fault):
         read_actions(reply)
+
+
+def test_what_two_experts_name_alike_is_told_once() -> None:
+    model = made(
+        MMReact(wording="facts"), Stub("caption", "13 at the top, Large red square."), Stub("detect", "large red square, star")
+    )
+    (answer,) = model.answers([about("How many things?")], GREEDY)
+    assert "13 at the top, Large red square, star\n" in trace_of(answer)[-1].request

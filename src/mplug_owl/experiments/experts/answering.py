@@ -43,10 +43,14 @@ def as_report(inquiry: Inquiry) -> Conversation:
 
 
 def as_facts(inquiry: Inquiry) -> Conversation:
-    """The conversation with the bare findings in the pictures' stead, as tiny-language reads of scenes."""
+    """The conversation with the bare findings in the pictures' stead, as tiny-language reads of scenes.
+
+    What two experts name in the same words stands there once: who counts would count it twice.
+    """
     words = [_cut(words) for request, words in inquiry.found.items() if inquiry.experts[request.expert].kind != "zoom"]
-    facts = Message("user", (", ".join(dict.fromkeys(one.rstrip(".") for one in words if one)) or "nothing",))
-    messages = [facts, *(_in_words(message) for message in inquiry.talk.messages)]
+    facts = {fact.casefold(): fact for one in reversed(words) for fact in reversed(one.rstrip(".").split(", ")) if fact}
+    told = Message("user", (", ".join(reversed(facts.values())) or "nothing",))
+    messages = [told, *(_in_words(message) for message in inquiry.talk.messages)]
     return replace(inquiry.talk, messages=_joined(messages))
 
 
