@@ -23,12 +23,15 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Grade, Grader
 from mplug_owl.eval.graders.exact import ExactMatch
+from mplug_owl.eval.graders.normalised import Contains
 from mplug_owl.eval.task import Condition, Question
-from mplug_owl.experiments import ablation, ablation_plan
+from mplug_owl.experiments import ablation, ablation_plan, cells
 from mplug_owl.experiments.ablation import ablate, report
 from mplug_owl.experiments.cells import Cell, is_trained
 from mplug_owl.experiments.findings import gather
 from mplug_owl.experiments.study import Arm, Claim, Study, find
+from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.run import train
 from mplug_owl_cli import app
 from tests.school import lesson
 from tests.world import write
@@ -184,7 +187,7 @@ def test_scores_outlive_the_weights_which_are_trained_again_where_an_arm_needs_t
     ablate(study, out, seeds=1, console=QUIET)
     before = {file: file.read_bytes() for file in (out / one.folder.name / "model").iterdir()}
     found = report(study, out, 1, QUIET)
-    trained, began = ablation.train_stage, list[str]()
+    trained, began, unfinished = ablation.train_stage, list[str](), list[bool]()
     monkeypatch.setattr(
         ablation, "train_stage", lambda out, run, *rest: (began.append(run.recipe.name), trained(out, run, *rest))
     )
@@ -193,9 +196,41 @@ def test_scores_outlive_the_weights_which_are_trained_again_where_an_arm_needs_t
     assert ablate(study, out, seeds=1, console=QUIET).rows == found.rows
     assert began == []  # the second lesson's model is there, and the first arm has its scores
     shutil.rmtree(two.folder)
+
+    def watched(recipe: Recipe, folder: Path, **rest: object) -> Path:
+        unfinished.append(is_trained(out, one.runs[0]))
+        return train(recipe, folder, **rest)
+
+    monkeypatch.setattr(cells, "train", watched)
     assert ablate(study, out, seeds=1, console=QUIET).rows == found.rows
     assert began == ["lesson", "more"]
+    assert unfinished[0] is False  # the next stage waits for it
     assert before == {file: file.read_bytes() for file in before}
+
+
+def test_stages_that_are_taken_leave_the_scores_that_are_there(tmp_path: Path) -> None:
+    study, there, out = taught(tmp_path / "data"), tmp_path / "there", tmp_path / "out"
+    for folder in (there, out):
+        ablate(study, folder, seeds=1, console=QUIET, arms=("one",))
+    cell = Cell(study.arm("one"), 0, out.resolve())
+    shutil.rmtree(cell.folder / "model")
+    kept = (cell.exam_folder(study) / "scores.json").stat()
+    ablate(study, out, seeds=1, console=QUIET, arms=("one",), reuse=there)
+    assert (cell.folder / "model").is_dir()
+    assert (cell.exam_folder(study) / "scores.json").stat().st_mtime == kept.st_mtime
+
+
+def test_another_grader_asks_anew_and_other_questions_are_refused(tmp_path: Path) -> None:
+    study, out = guesses(none=0.0, much=1.0), tmp_path / "out"
+    ablate(study, out, seeds=1, console=QUIET)
+    cell = Cell(study.arm("much"), 0, out.resolve())
+    other = replace(study, task=Colours(grader=Contains()))
+    assert not cell.is_done(other)
+    assert ablate(other, out, seeds=2, console=QUIET).missing == 0
+    file = Cell(study.arm("much"), 1, out.resolve()).exam_folder(other) / "scores.json"
+    file.write_text(file.read_text().replace("q11", "q12"))
+    with pytest.raises(UserError, match=r"seed1/exam-\w+: other questions than in .*seed0/exam-\w+; remove"):
+        report(other, out, 2, QUIET)
 
 
 def test_what_another_process_is_at_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

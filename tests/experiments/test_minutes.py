@@ -67,15 +67,14 @@ def test_what_comes_later_is_told_in_steps_of_the_stage() -> None:
 def test_steps_are_fitted_to_what_was_timed(
     clock: list[float], monkeypatch: pytest.MonkeyPatch, available: float, words: str
 ) -> None:
-    monkeypatch.setattr(minutes, "seconds_per_step", lambda recipe, folder: PACE[recipe.name.split(".")[1]])
+    monkeypatch.setattr(minutes, "seconds_per_step", lambda recipe: PACE[recipe.name.split(".")[1]])
     said: list[str] = []
-    timetable = fitted(RECIPES, clock[0] + available, Path("nowhere"), said.append)
+    timetable = fitted(RECIPES, clock[0] + available, said.append)
     assert words in said[0]
     assert timetable.steps == steps_within(available - 2 * minutes.AROUND, PACE, MOST)
 
 
-def test_a_step_is_timed_by_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_timed_by_training(tmp_path: Path) -> None:
     lessons(tmp_path / "data")
     recipe = lesson(data=(f"chat:{tmp_path}/data/chats.jsonl",))
-    assert 0 < seconds_per_step(recipe, tmp_path / "timing") < 60
-    assert not (tmp_path / "timing").exists()
+    assert 0 < seconds_per_step(recipe) < 60

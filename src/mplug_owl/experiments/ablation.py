@@ -129,7 +129,7 @@ def _settings(study: Study, out: Path, share: float | None, quick: bool, console
             raise UserError(f"{out}: has {saved.share:g} of the usual steps, not {share:g}; give another --out")
         return saved
     if quick:
-        share = quick_share(study, out / "timing", console)
+        share = quick_share(study, console)
     made = Settings(study.name, 1.0 if share is None else share, quick)
     with writing(out / SETTINGS):
         out.mkdir(parents=True, exist_ok=True)
@@ -171,6 +171,8 @@ def _reuse(cells: Sequence[Cell], there: Path, console: Console) -> None:
             if not is_trained(cells[0].out, run):
                 with writing(folder), replacing(folder) as copy:
                     shutil.copytree(there / name, copy, ignore=shutil.ignore_patterns("exam-*"))
+                    for exam in folder.glob("exam-*"):  # of a model that was deleted since
+                        shutil.copytree(exam, copy / exam.name)
                 console.print(f"{name}: trained already, in {there}", highlight=False)
 
 

@@ -29,11 +29,11 @@ def distinct_runs(study: Study, out: Path, seeds: Sequence[int]) -> dict[str, St
     return {run.name: run for seed in seeds for arm in study.arms for run in Cell(arm, seed, out).runs}
 
 
-def quick_share(study: Study, folder: Path, console: Console) -> float:
+def quick_share(study: Study, console: Console) -> float:
     """The share of a study's steps with one seed that takes 30 minutes here, by a few timed steps of the reference arm."""
     ends = time.perf_counter() + 60 * MINUTES
-    pace = Pace(study, folder)
-    runs = distinct_runs(study, folder, (0,))
+    pace = Pace(study)
+    runs = distinct_runs(study, Path(), (0,))
     whole = sum(pace.seconds(run.recipe) for run in runs.values())
     left = ends - time.perf_counter() - AROUND * (len(runs) + len(study.arms)) / 2
     share = max(0.001, min(1.0, left / max(whole, 1e-9)))
@@ -44,11 +44,11 @@ def quick_share(study: Study, folder: Path, console: Console) -> float:
 class Pace:
     """Seconds that stages take on this machine, from a few timed steps of the reference arm's stages and FLOPs."""
 
-    def __init__(self, study: Study, folder: Path) -> None:
+    def __init__(self, study: Study) -> None:
         self.rates: dict[str, float] = {}
         self.plans: dict[str, Plan] = {}
         for stage in study.arm(study.compared_with).stages or next((arm.stages for arm in study.arms if arm.stages), ()):
-            seconds = seconds_per_step(stage, folder)
+            seconds = seconds_per_step(stage)
             self.rates.setdefault(stage.trainable.language, seconds / _flops_per_step(self.plan(stage)))
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -67,7 +67,7 @@ class Pace:
 def show_plan(study: Study, out: Path, seeds: int, console: Console) -> None:
     """Print what each arm and all together cost, and which difference seeds and questions can show."""
     console.print("timing a few steps of each stage …", highlight=False)
-    pace = Pace(study, out / "timing")
+    pace = Pace(study)
     table = Table(title=f"{study.name}: {study.words}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("arm", "steps"):
         table.add_column(name, overflow="fold")

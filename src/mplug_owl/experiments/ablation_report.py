@@ -101,7 +101,7 @@ def _answering(found: Findings) -> list[Table]:
     """What the answers of arms took that experts answer; no table where there is no such arm."""
     if not found.answering:
         return []
-    table = _table("\nanswering, where experts answer", "arm", *ANSWERING)
+    table = _table(f"\nanswering {found.conditions[0]}, where experts answer", "arm", *ANSWERING)
     for name, took in found.answering.items():
         table.add_row(name, *_took(took))
     return [table]

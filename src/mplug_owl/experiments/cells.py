@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from mplug_owl.chat import ChatModel, OwlChatModel, load
 from mplug_owl.data.survey import Survey
+from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import DECODING, answer_task
 from mplug_owl.eval.answers_file import AnswersFile
+from mplug_owl.eval.graders.exact import ExactMatch
 from mplug_owl.eval.traces import costs, traced
 from mplug_owl.experiments.study import Arm, Study
 from mplug_owl.train.plan import plan
@@ -81,7 +83,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Answering:
-    """What the answers of one cell's exam took, where several experts and models had a part in them.
+    """What the answers in an exam's first condition took, where several experts and models had a part in them.
 
     Args:
         answers: How many were given.
@@ -130,7 +132,9 @@ class Cell:
         """The exam's folder; its name changes with what is asked and with who answers."""
         titles = [condition.title for condition in study.asked_in]
         who = self.arm.name if self.arm.answers is not None else ""
-        settings = json.dumps([study.task.name, titles, study.questions, study.exam_seed, who])
+        grader = getattr(study.task.grader, "name", type(study.task.grader).__name__)
+        other = [grader] if grader != ExactMatch.name else []
+        settings = json.dumps([study.task.name, titles, study.questions, study.exam_seed, who, *other])
         return self.folder / f"exam-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
     def is_done(self, study: Study) -> bool:
@@ -146,6 +150,8 @@ def is_trained(out: Path, run: StageRun) -> bool:
 def train_stage(out: Path, run: StageRun, reporter: Reporter) -> None:
     """Train a stage, or resume it after its newest checkpoint; the checkpoints go when the model is there."""
     folder = out / run.name
+    with writing(folder):
+        (folder / TRAINED).unlink(missing_ok=True)  # of a model that was deleted: while it is written anew it is not there
     start = str(out / run.before.name) if run.before is not None else run.recipe.init_from
     steps = run.recipe.steps or 0
     recipe = replace(run.recipe, init_from=start, save_every=max(1, min(SAVE_EVERY, steps // 4)))
@@ -174,7 +180,7 @@ def take_exam(study: Study, cell: Cell) -> None:
         question = grade.answer.question
         score = None if grade.score is None else float(grade.score)
         scores[grade.answer.condition.title].append([question.id, question.ability, question.cluster, score])
-    if found := [one for _, one in traced(answers)]:
+    if found := [one for _, one in traced(answer for answer in answers if answer.condition == asked[0])]:
         each = costs(found)
         took = [sum(getattr(cost, name) for cost in each) for name in ("calls", "seconds", "faults")]
         with writing(folder / CALLS), replacing(folder / CALLS) as new:
@@ -184,7 +190,7 @@ def take_exam(study: Study, cell: Cell) -> None:
 
 
 def answering_of(study: Study, cells: Sequence[Cell]) -> Answering | None:
-    """What the answers of one arm's cells took together; None where none of its answers has a trace."""
+    """What the answers of one arm's cells took together, in the first condition; None where none of them has a trace."""
     files = [file for cell in cells if (file := cell.exam_folder(study) / CALLS).is_file() and cell.is_done(study)]
     each = [Answering(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     if not each:
@@ -215,6 +221,12 @@ def read_scores(study: Study, cells: Sequence[Cell], title: str) -> Scores | Non
     rows = [json.loads((cell.exam_folder(study) / "scores.json").read_text(encoding="utf-8"))[title] for cell in done]
     if not rows:
         return None
+    for cell, row in zip(done, rows, strict=True):
+        if [one[:3] for one in row] != [one[:3] for one in rows[0]]:
+            raise UserError(
+                f"{cell.exam_folder(study)}: other questions than in {done[0].exam_folder(study)}; remove what was asked before "
+                "the task changed, and run owl ablate again"
+            )
     abilities = dict.fromkeys(ability for _, ability, _, _ in rows[0])
     by_ability = {name: np.stack([_by_picture(row, name) for row in rows]) for name in abilities}
     overall = np.stack([_by_picture(row, None) for row in rows])

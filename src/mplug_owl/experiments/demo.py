@@ -96,7 +96,7 @@ def demo(out: Path, share: float = 1.0, minutes: float | None = None, console: C
     stages = [_untrained(told)]
 
     recipes = {lesson.run: lesson.recipe() for lesson in LESSONS}
-    timetable = usual(share) if minutes is None else fitted(recipes, began + 60 * minutes, out / "timing", console.print)
+    timetable = usual(share) if minutes is None else fitted(recipes, began + 60 * minutes, console.print)
     previous: Path | None = None
     for lesson in LESSONS:
         console.print(f"\n[bold]{lesson.stage} · {lesson.title.lower()}[/]\n{lesson.words}")

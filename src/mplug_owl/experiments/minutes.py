@@ -1,11 +1,11 @@
 """The demo's timetable: how many steps of its two stages fit into a number of minutes on this machine."""
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Progress, Silent
@@ -49,7 +49,7 @@ def usual(share: float = 1.0) -> Timetable:
     return Timetable({run: max(2, round(steps * share)) for run, steps in STEPS.items()})
 
 
-def fitted(recipes: Mapping[str, Recipe], ends: float, folder: Path, say: Callable[[str], None]) -> Timetable:
+def fitted(recipes: Mapping[str, Recipe], ends: float, say: Callable[[str], None]) -> Timetable:
     """The timetable of a demo that ends by then: times a few steps of each stage in `folder`, which is removed.
 
     Args:
@@ -58,7 +58,7 @@ def fitted(recipes: Mapping[str, Recipe], ends: float, folder: Path, say: Callab
         folder: a new one.
         say: called with what was found.
     """
-    pace = {run: seconds_per_step(recipe, folder) for run, recipe in recipes.items()}
+    pace = {run: seconds_per_step(recipe) for run, recipe in recipes.items()}
     seconds = ends - time.perf_counter() - 2 * AROUND
     steps = steps_within(seconds, pace, {run: recipe.steps or STEPS[run] for run, recipe in recipes.items()})
     needed = sum(steps[run] * pace[run] for run in steps)
@@ -83,11 +83,11 @@ def steps_within(seconds: float, pace: Mapping[str, float], most: Mapping[str, i
     return {run: max(FEWEST[run], min(round(STEPS[run] * share), most[run])) for run in STEPS}
 
 
-def seconds_per_step(recipe: Recipe, folder: Path) -> float:
+def seconds_per_step(recipe: Recipe) -> float:
     """What a step of a recipe takes here, by the faster half of a short run."""
     watch = _StopWatch()
-    train(replace(recipe, steps=TIMED, log_every=1, save_every=None), folder, reporter=watch)
-    shutil.rmtree(folder)
+    with TemporaryDirectory() as folder:
+        train(replace(recipe, steps=TIMED, log_every=1, save_every=None), Path(folder) / "timing", reporter=watch)
     faster = sorted(later - earlier for earlier, later in pairwise(watch.times))[: TIMED // 2]
     return sum(faster) / len(faster)
 

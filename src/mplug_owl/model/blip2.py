@@ -289,5 +289,5 @@ def _begun(begin: int, ids_IL: Tensor, read_IL: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _whole(states: Tensor) -> Tensor:
-    """At least fp32: losses are not computed in half precision."""
+    """At least fp32, for a loss is not computed in half precision; under autocast a product of such states is one."""
     return states.to(torch.promote_types(states.dtype, torch.float32))

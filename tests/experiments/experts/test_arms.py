@@ -45,7 +45,7 @@ def test_calls_and_seconds_of_experts_are_in_the_study(tmp_path: Path) -> None:
     took = found.answering["experts"]
     assert (took.answers, took.calls, took.faults) == (36, 36, 0)
     table, page = ((tmp_path / "out" / name).read_text("utf-8") for name in ("table.txt", "study.html"))
-    assert "answering, where experts answer" in table
+    assert "answering asked, where experts answer" in table
     assert "plans not understood" in page
     plain = ablate(replace(study, name="one", arms=both[1:]), tmp_path / "plain", seeds=1, console=Console(quiet=True))
     assert "answering" not in plain.as_json()
