@@ -67,6 +67,8 @@ def ablate(
     console = Console(highlight=False)
     if plan:
         begun = read_settings(folder) if steps is None else None
+        if begun is not None and begun.study != made.name:
+            raise UserError(f"{folder}: holds the study {begun.study}, not {made.name}; give another --out")
         show_plan(as_run(made, begun) if begun else scaled(made, steps or 1.0), folder, seeds or 3, console)
     elif report:
         write_report(made, folder, seeds or 3, console)

@@ -318,6 +318,8 @@ def test_a_plan_is_of_the_length_that_the_folder_began_with(tmp_path: Path, monk
     for options in (["--out", str(tmp_path)], ["--out", str(tmp_path), "--steps", "0.25"], ["--out", str(tmp_path / "new")]):
         assert CliRunner().invoke(app, ["ablate", "training", "--plan", *options]).exit_code == 0
     assert [study.arm("r1").stages[0].steps for study in planned] == [600, 300, 1200]
+    with pytest.raises(UserError, match="holds the study training, not data; give another --out"):
+        CliRunner().invoke(app, ["ablate", "data", "--plan", "--out", str(tmp_path)], catch_exceptions=False)
 
 
 def test_a_damaged_study_json_is_named(tmp_path: Path) -> None:

@@ -224,8 +224,8 @@ def read_scores(study: Study, cells: Sequence[Cell], title: str) -> Scores | Non
     for cell, row in zip(done, rows, strict=True):
         if [one[:3] for one in row] != [one[:3] for one in rows[0]]:
             raise UserError(
-                f"{cell.exam_folder(study)}: other questions than in {done[0].exam_folder(study)}; remove what was asked before "
-                "the task changed, and run owl ablate again"
+                f"{cell.exam_folder(study)}: other questions than in {done[0].exam_folder(study)}; remove what was asked "
+                "before the task changed, and run owl ablate again"
             )
     abilities = dict.fromkeys(ability for _, ability, _, _ in rows[0])
     by_ability = {name: np.stack([_by_picture(row, name) for row in rows]) for name in abilities}
