@@ -28,6 +28,20 @@ def test_it_renders_as_transformers_does() -> None:
     assert render(source, values) == _compile_jinja_template(source).render(**values) == '{"a": "<é>"}é\n{"b": null}é\n2'
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a\nb\n' | indent(2, true) ~ messages[:1] | length ~ ['a', 1] | join(', ') ~ 'aa'.replace('a', 'b', 1) }}",
+        "{{ [1, {'a': 'é'}] }}{{ ', '.join(['a', 'b']) }}{{ 'aXa' | replace('a', 'bc') | lower }}{{ messages[::-1][0].c }}",
+        "{{ [1, [2], {'b': 1}] | tojson(indent=2) }}{{ messages | map(attribute='a') | join }}{{ messages | join(',', 'c') }}",
+        "{% set x %}a{{ 1 }}{% endset %}{% macro f(y) %}[{{ y }}]{% endmacro %}{{ f(x) | trim }}{{ x[-1] }}{{ none ~ no }}",
+    ],
+)
+def test_what_is_counted_is_what_transformers_writes(source: str) -> None:
+    values = {"messages": [{"a": "<é>"}, {"b": None}, {"c": 1}]}
+    assert render(source, values) == _compile_jinja_template(source).render(**values) != ""
+
+
 @pytest.fixture
 def watched() -> Iterator[None]:
     """What a template leaves running would slow everything after it."""
@@ -81,6 +95,39 @@ class _Slow:
 )
 def test_what_escapes_or_grows_is_refused(source: str) -> None:
     with pytest.raises((TemplateError, UserError)):
+        render(source, {"messages": []}, 5.0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set a = namespace(t='ab') %}{% for i in range(12) %}{% set a.t = a.t ~ a.t %}{% endfor %}",
+        "{{ 'a\nb' | indent(2000) }}",
+        "{{ 'a\nb' | indent('ab' * 400) }}",
+        "{{ range(99) | join('a' * 90) }}",
+        "{{ ([{'a': 'b' * 300}] * 4) | join(attribute='a') }}",
+        "{{ ('a' * 60) | replace('a', 'b' * 60) }}",
+        "{{ ('a' * 60).replace('a', 'b' * 60) }}",
+        "{{ ('a' * 90).join(range(99) | map('string')) }}",
+        "{{ 'aaa'.translate({97: 'b' * 900}) }}",
+        "{{ 'a'.encode().ljust(2000) }}",
+        "{{ (1).to_bytes(2000) }}",
+        "{{ [1] | batch(2000, 'x') | list }}",
+        "{{ [1] | tojson(indent='a' * 900) }}",
+        "{{ range(50) | list | tojson(separators=('a' * 50, ':')) }}",
+        "{% for i in range(99) %}{{ 'a' * 20 }}{% endfor %}",
+        "{% set a %}{% for i in range(99) %}{{ 'a' * 20 }}{% endfor %}{% endset %}",
+        "{% macro a() %}{{ 'a' * 600 }}{% endmacro %}{% set b %}{{ a() }}{{ a() }}{% endset %}",
+        "{% set a = namespace(t=['a']) %}{% for i in range(12) %}{% set a.t = [a.t, a.t] %}{% endfor %}{{ a.t }}",
+        "{% set a = namespace(t=9) %}{% for i in range(12) %}{% set a.t = [a.t, a.t] %}{% endfor %}{% set b = a.t | string %}",
+        "{{ raise_exception(['a' * 900] * 9) }}",
+        "{% set a = namespace(t=9) %}{% for i in range(14) %}{% set a.t = a.t * a.t %}{% endfor %}",
+        "{% set a, b = namespace(t=[]), 'a' * 900 %}{% for i in range(30) %}{% set a.t = [a.t, b[:899]] %}{% endfor %}",
+    ],
+)
+def test_what_multiplies_text_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mplug_owl.model.template_sandbox.LARGEST", 1000)
+    with pytest.raises(TemplateError, match=r"too large|unsafe|No filter named|16 at most"):
         render(source, {"messages": []}, 5.0)
 
 
