@@ -120,6 +120,13 @@ def test_a_bloom_owl_in_the_originals_layout_has_blooms_tokenizer(checkpoint: Ch
 def test_the_originals_layout_holds_the_originals_modules_only(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vision encoder and the abstractor, not clip_vision_model and abstractor"):
         convert(checkpoint(vision="clip"), tmp_path / "out", original=True)
+    config = tiny_config()
+    config.vision_config.stem_channels, config.vision_config.patch_size = (8,), 14
+    owl = tiny_owl(config)
+    owl.save_pretrained(tmp_path / "stem")
+    tiny_processor(owl).save_pretrained(tmp_path / "stem")
+    with pytest.raises(UserError, match=r"vision encoder has no stem, stem_channels=\[8\]"):
+        convert(tmp_path / "stem", tmp_path / "out", original=True)
     with pytest.raises(ValueError, match="llama or bloom language models, not opt"):
         convert(checkpoint("opt"), tmp_path / "out", original=True)
     with pytest.raises(ValueError, match="LLaMA has no num_key_value_heads=1"):
@@ -337,16 +344,20 @@ def test_an_adapter_that_is_none_is_named(checkpoint: Checkpoint, tmp_path: Path
         convert(checkpoint(), tmp_path / "out", adapter=tmp_path / "elsewhere")
 
 
-def test_a_module_is_taken_out_and_joined_to_another(checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_a_module_is_taken_out_and_joined_to_another(family: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Plain transformers opens it, and an owl of two taken-out modules sees and speaks as the first one did."""
-    source = checkpoint()
+    source = checkpoint(family)
+    settings = json.loads((source / "generation_config.json").read_text("utf-8"))
+    (source / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [2, 7]}))
     for module in ("vision", "language"):
         convert(source, tmp_path / module, module=module)
     whole = AutoModelForImageTextToText.from_pretrained(source)
     ids, pixels = torch.randint(3, 90, (1, 7)), torch.randn(1, 3, 28, 28)
-    parts = Modules(tiny_config, vision=str(tmp_path / "vision"), language=str(tmp_path / "language"))
+    parts = Modules(lambda: tiny_config(language=family), vision=str(tmp_path / "vision"), language=str(tmp_path / "language"))
     joined = build(parts, [], seed=0).model.eval()
     language = AutoModelForCausalLM.from_pretrained(tmp_path / "language")
+    assert language.generation_config.eos_token_id == [2, 7]
     with torch.no_grad():
         assert torch.equal(language(ids).logits, whole(input_ids=ids).logits)
         assert torch.equal(joined(input_ids=ids).logits, whole(input_ids=ids).logits)
@@ -360,6 +371,13 @@ def test_a_module_in_bf16_is_half_as_large(checkpoint: Checkpoint, tmp_path: Pat
     full, half = (load_file(tmp_path / name / "model.safetensors") for name in ("full", "half"))
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
     assert all(torch.equal(half[name], full[name].bfloat16()) for name in full)
+
+
+def test_the_originals_layout_in_bf16_says_so(llama: Path, tmp_path: Path) -> None:
+    convert(llama, tmp_path / "half", original=True, bf16=True)
+    values = json.loads((tmp_path / "half" / "config.json").read_text("utf-8"))
+    parts = (values, values["vision_config"], values["visual_abstractor_config"], values["text_config"])
+    assert {part["torch_dtype"] for part in parts} == {"bfloat16"}
 
 
 def test_a_module_has_no_layout_of_the_originals(checkpoint: Checkpoint, tmp_path: Path) -> None:

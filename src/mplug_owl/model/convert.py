@@ -1,10 +1,13 @@
 """Checkpoints from one layout to another: the original's, ours, adapters merged into either, and a module on its own."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from mplug_owl.errors import UserError
@@ -78,18 +81,32 @@ def save_module(model: MplugOwlForConditionalGeneration, processor: MplugOwlProc
         model.model.vision_tower.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)
     else:
-        alone_as_a_language_model(model).save_pretrained(folder)
+        with alone_as_a_language_model(model) as language:
+            language.save_pretrained(folder)
         processor.tokenizer.save_pretrained(folder)
 
 
-def alone_as_a_language_model(model: MplugOwlForConditionalGeneration) -> PreTrainedModel:
-    """f_L with its head, the class that transformers knows it by; the weights are shared, not copied."""
+@contextmanager
+def alone_as_a_language_model(model: MplugOwlForConditionalGeneration) -> Iterator[PreTrainedModel]:
+    """f_L with its head, the class that transformers knows it by; the weights are shared, not copied.
+
+    BLOOM's norm of embeddings, which an owl has beside f_L, is in it for as long as the block lasts.
+    """
     with torch.device("meta"):
         language = AutoModelForCausalLM.from_config(model.config.text_config)
-    setattr(language, language.base_model_prefix, model.model.language_model)
+    inside, norm = model.model.language_model, model.model.embedding_norm
+    setattr(language, language.base_model_prefix, inside)
     language.set_output_embeddings(model.lm_head)
     language.tie_weights()
-    return language
+    language.generation_config = model.generation_config
+    moved = not isinstance(norm, nn.Identity)
+    if moved:
+        inside.word_embeddings_layernorm = norm
+    try:
+        yield language
+    finally:
+        if moved:
+            inside.word_embeddings_layernorm = nn.Identity()
 
 
 def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, folder: Path) -> None:
@@ -102,7 +119,7 @@ def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlPr
             "--original: this owl is spoken to in its language model's own chat format, and the original's code knows "
             "'Human: ... AI: ...' alone, which it was not trained on; convert without --original"
         )
-    config = _original_config(model.config)
+    config = _original_config(model.config, model.dtype)
     language = model.config.text_config.model_type
     weights = {original_name(name, language): tensor for name, tensor in model.state_dict().items()}
     torch.save(weights, folder / "pytorch_model.bin")
@@ -115,20 +132,23 @@ def save_original(model: MplugOwlForConditionalGeneration, processor: MplugOwlPr
     _save_original_tokenizer(processor.tokenizer, folder)
 
 
-def _original_config(config: MplugOwlConfig) -> dict[str, Any]:
+def _original_config(config: MplugOwlConfig, dtype: torch.dtype) -> dict[str, Any]:
     """The config in the words of transformers 4.28. Raises UserError for an owl that the original's code can't be."""
     text, connector = config.text_config, config.visual_abstractor_config.connector
     if config.vision_config.model_type != "mplug_owl_vision_model" or connector != "abstractor":
         raise UserError(
             f"the original has its own vision encoder and the abstractor, not {config.vision_config.model_type} and {connector}"
         )
+    if stem := config.vision_config.stem_channels:
+        raise UserError(f"the original's vision encoder has no stem, stem_channels={[*stem]}; convert without --original")
     if text.model_type == "llama":
         plain = {**_PLAIN_LLAMA, "num_key_value_heads": text.num_attention_heads}
         if modern := [f"{name}={getattr(text, name)}" for name, value in plain.items() if getattr(text, name, value) != value]:
             raise UserError(f"the original's LLaMA has no {', '.join(modern)}")
     values = config.to_dict()
     for part in (values, values["vision_config"], values["visual_abstractor_config"], values["text_config"]):
-        part["torch_dtype"] = part.pop("dtype", None)
+        part.pop("dtype", None)
+        part["torch_dtype"] = str(dtype).removeprefix("torch.")
     values["vision_config"]["hidden_act"] = "quick_gelu"
     values["use_decoder_only_language_model"] = True
     return values

@@ -47,7 +47,7 @@ def owl_tiny() -> MplugOwlConfig:
 
 
 def llama_owl_tiny() -> MplugOwlConfig:
-    """The same with LLaMA's layers, which can be packed and have the original's layout."""
+    """The same with LLaMA's layers, which can be packed. The original's layout has room for them, but not for the stem."""
     return MplugOwlConfig.from_dict({**owl_tiny().to_dict(), "text_config": _text(layers=6)})
 
 
