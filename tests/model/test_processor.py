@@ -336,6 +336,22 @@ def test_a_processor_comes_with_an_original_checkpoint(tmp_path: Path) -> None:
     assert type(AutoTokenizer.from_pretrained(tmp_path / "ours")) is MplugOwlTokenizer
 
 
+def test_a_processor_comes_with_an_original_checkpoint_of_the_hub(tmp_path: Path) -> None:
+    """Of the revision that is asked for, tokenizer and pictures alike."""
+    hub = tmp_path / "models--somebody--owl"
+    (hub / "refs").mkdir(parents=True)
+    for branch, commit, std in (("main", "a" * 40, 0.5), ("other", "b" * 40, 0.25)):
+        (hub / "refs" / branch).write_text(commit)
+        folder = original.write(hub / "snapshots" / commit)
+        images = json.loads((folder / "preprocessor_config.json").read_text())
+        (folder / "preprocessor_config.json").write_text(json.dumps({**images, "image_std": [std] * 3}))
+        processor = MplugOwlProcessor.from_pretrained(
+            "somebody/owl", revision=branch, cache_dir=tmp_path, local_files_only=True
+        )
+        assert type(processor.tokenizer) is MplugOwlTokenizer
+        assert processor.image_processor.image_std == [std] * 3
+
+
 def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))

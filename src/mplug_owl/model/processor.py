@@ -13,6 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 from transformers.processing_utils import MultiModalData
+from transformers.utils import cached_file
 
 from mplug_owl.conversation import IMAGE_MARK, Conversation, ImageSource, Piece
 from mplug_owl.errors import UserError
@@ -283,11 +284,15 @@ class MplugOwlProcessor(ConversationProcessor):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], processor_dict: object = None, **kwargs: object
     ) -> list[Any]:
-        path = pretrained_model_name_or_path
-        original = Path(path, "tokenizer.model").is_file() and not Path(path, "processor_config.json").is_file()
-        tokenizer_class = MplugOwlTokenizer if original else AutoTokenizer
+        path, hub = pretrained_model_name_or_path, checkpoints.hub_options(kwargs)
+
+        def has(file: str) -> bool:
+            return cached_file(path, file, **hub, _raise_exceptions_for_missing_entries=False) is not None
+
         try:
-            return [MplugOwlImageProcessor.from_pretrained(path), tokenizer_class.from_pretrained(path)]
+            original = has("tokenizer.model") and not has("processor_config.json")
+            tokenizer_class = MplugOwlTokenizer if original else AutoTokenizer
+            return [MplugOwlImageProcessor.from_pretrained(path, **hub), tokenizer_class.from_pretrained(path, **hub)]
         except Exception as error:  # a damaged file makes the libraries' readers raise anything, Exception itself included
             raise UserError(
                 f"{path}: its tokenizer or preprocessor_config.json cannot be read; {error}".splitlines()[0]
