@@ -221,6 +221,28 @@ def test_weights_that_are_missing_are_an_error(spoiled: Path) -> None:
         find(f"hf:{spoiled}", "cpu")
 
 
+def test_weights_of_another_size_are_an_error(spoiled: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = spoiled / "model.safetensors"
+    weights = load_file(file)
+    name = max(weights, key=lambda name: weights[name].ndim)
+    weights[name] = weights[name][:1].clone()
+    file.unlink()
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 weights are missing or of another size"):
+        find(f"hf:{spoiled}", "cpu")
+
+
+def test_weights_that_are_cut_short_are_an_error(spoiled: Path) -> None:
+    file = spoiled / "model.safetensors"
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="hf:"):
+        find(f"hf:{spoiled}", "cpu")
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
 def test_a_file_that_is_missing_is_an_error(file: str, spoiled: Path) -> None:
     (spoiled / file).unlink()

@@ -87,6 +87,30 @@ def test_shards_load(ours: Path, originals: Path, kind: str) -> None:
         load(originals)
 
 
+@pytest.mark.parametrize("text", ['{"weight_map": {"a', "[]", "{}", '{"weight_map": [1]}'])
+@pytest.mark.parametrize("connector", ["abstractor", "linear"])
+def test_an_index_that_is_damaged_is_named(text: str, connector: str, tmp_path: Path) -> None:
+    tiny_config(connector=connector).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: damaged; expected a weight_map"):
+        load(tmp_path)
+
+
+def test_a_later_shard_that_is_cut_short_is_named(originals: Path) -> None:
+    """The abstractor's width, which is read first, stands in the shard before it."""
+    weights = sorted(read_tensors(originals / "pytorch_model.bin").items())
+    (originals / "pytorch_model.bin").unlink()
+    places = {}
+    for shard, part in (("1.bin", weights[:-5]), ("2.bin", weights[-5:])):
+        torch.save(dict(part), originals / shard)
+        places |= {name: shard for name, _ in part}
+    (originals / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    whole = (originals / "2.bin").read_bytes()
+    (originals / "2.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"2\.bin: not readable as weights, cut short or damaged"):
+        load(originals)
+
+
 def test_saving_writes_our_names_whatever_was_loaded(originals: Path, tmp_path: Path) -> None:
     owl = load(originals)
     owl.save_pretrained(tmp_path / "again")

@@ -2,9 +2,11 @@
 
 import importlib.util
 from collections.abc import Callable
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -23,6 +25,8 @@ from mplug_owl.model.load import find_device, quiet
 from mplug_owl.model.locate import locate
 
 Opened = TypeVar("Opened")
+# What transformers and the readers of weights raise where files, types or packages are not as they should be.
+_COMPLAINTS = (OSError, ValueError, KeyError, ImportError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
 
 
 def open_config(name: str) -> PreTrainedConfig:
@@ -47,9 +51,9 @@ def open_model(name: str, device: str | torch.device | None = None, dtype: str |
     with quiet():
         processor = _opened(name, lambda: _open_processor(where))
         auto: Any = AutoModelForImageTextToText
-        model, report = _opened(
-            name, lambda: auto.from_pretrained(where, trust_remote_code=False, dtype=dtype, output_loading_info=True)
-        )
+        # Weights of another size are let through to be named below, with those that are missing.
+        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = _opened(name, lambda: auto.from_pretrained(where, trust_remote_code=False, **options))
     if lost := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):  # they would be random
         raise UserError(f"{name}: {len(lost)} weights are missing or of another size, {lost[0]} the first; download it again")
     return model.to(target), processor
@@ -90,7 +94,7 @@ def _opened(name: str, opening: Callable[[], Opened]) -> Opened:
     """What is opened; transformers' complaints about files, types and packages are a user's to mend."""
     try:
         return opening()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _COMPLAINTS as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if isinstance(error, ImportError):  # then come instructions
             reason = reason.partition(". ")[0]

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,10 @@ def load(
         raise UserError(_has_code(path)) from error
     except SafetensorError as error:
         raise UserError(_damaged(path, error)) from error
+    except (RuntimeError, EOFError):  # of a pickle that was cut short, or of something else
+        for file in weight_files(Path(path)) if path is not None and Path(path).is_dir() else ():
+            read_tensors(file, "meta")  # which names the file
+        raise
     _check(path, info, misshapen_too)
     _count_new_tokens(model)
     return (model, info) if wants_info else model
@@ -157,9 +161,12 @@ def fit_to_weights(config: MplugOwlConfig, path: str | os.PathLike[str] | None) 
 
     Released files carry 2816, the original's default says 4096 and its config.json need not say which.
     """
-    if config.visual_abstractor_config.connector != "abstractor" or path is None or not Path(path).is_dir():
+    if path is None or not Path(path).is_dir():
         return config
-    if (width := _first_shape(Path(path), _INNER_WIDTH)) is not None:
+    files = weight_files(Path(path))
+    if config.visual_abstractor_config.connector != "abstractor":
+        return config
+    if (width := _first_shape(files, _INNER_WIDTH)) is not None:
         config.visual_abstractor_config.intermediate_size = width[0]
     return config
 
@@ -170,7 +177,10 @@ def weight_files(path: Path) -> list[Path]:
         if (found := path / name).is_file():
             if not name.endswith(".json"):
                 return [found]
-            shards = sorted(set(json.loads(found.read_text())["weight_map"].values()))
+            try:
+                shards = sorted({str(shard) for shard in json.loads(found.read_text("utf-8"))["weight_map"].values()})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{found}: damaged; expected a weight_map from names to files ({error!r})") from error
             if gone := [shard for shard in shards if not (path / shard).is_file()]:
                 raise UserError(f"{found}: names {gone[0]}, which is not in {path}")
             return [path / shard for shard in shards]
@@ -219,8 +229,8 @@ def _count_new_tokens(model: PreTrainedModel) -> None:
         settings.max_new_tokens, settings.max_length = settings.max_length - 1, None
 
 
-def _first_shape(path: Path, pattern: re.Pattern[str]) -> torch.Size | None:
-    for file in weight_files(path):
+def _first_shape(files: Iterable[Path], pattern: re.Pattern[str]) -> torch.Size | None:
+    for file in files:
         for name, tensor in read_tensors(file, "meta").items():
             if pattern.search(name):
                 return tensor.shape
