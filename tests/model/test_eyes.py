@@ -90,6 +90,33 @@ def test_an_owl_of_them_can_be_written_out(tmp_path: Path, language: Path) -> No
     assert load_processor(tmp_path / "eyes").encode(SHOWN).ids == load_processor(tmp_path / "whole").encode(SHOWN).ids
 
 
+@pytest.mark.parametrize("prompt", ["owl", "auto"])
+def test_they_remember_how_pictures_and_talks_are_encoded(tmp_path: Path, language: Path, prompt: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}</s>{% endfor %}"
+    tokenizer.save_pretrained(language)
+    owl = build(Modules(tiny_config, language=str(language), prompt=prompt), (), 0)
+    owl.processor.image_processor.image_std = [0.25] * 3
+    owl.model.save_pretrained(tmp_path / "owl")
+    owl.processor.save_pretrained(tmp_path / "owl")
+    take_eyes(tmp_path / "owl", tmp_path / "eyes", Base(str(language)))
+    again = load_processor(tmp_path / "eyes")
+    assert again.chat_template == owl.processor.chat_template
+    assert again.encode(SHOWN).ids == owl.processor.encode(SHOWN).ids
+    pixels = [each.image_processor([picture()])["pixel_values"] for each in (again, owl.processor)]
+    assert torch.equal(*pixels)
+
+
+def test_a_seed_that_somebody_has_set_stays(tmp_path: Path, language: Path) -> None:
+    take_eyes(trained(language, tmp_path / "owl"), tmp_path / "eyes", Base(str(language)))
+    torch.manual_seed(7)
+    first = torch.rand(3)
+    torch.manual_seed(7)
+    load(tmp_path / "eyes", device="cpu")
+    assert torch.initial_seed() == 7
+    assert torch.equal(torch.rand(3), first)
+
+
 def test_other_weights_are_refused(tmp_path: Path, language: Path) -> None:
     take_eyes(trained(language, tmp_path / "owl"), tmp_path / "eyes", Base(str(language)))
     with pytest.raises(UserError, match="already there"):

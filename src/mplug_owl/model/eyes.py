@@ -1,7 +1,8 @@
 """Eyes apart from their language model: f_V, f_K and the adapter, a few megabytes, and an owl made of them and the base.
 
 A folder of eyes holds config.json (the owl's), eyes.safetensors, base.json, which names the language model that they were
-trained with, and where LoRA learned, `adapter/`.
+trained with, how pictures were normalised and conversations rendered (preprocessor_config.json, chat_template.jinja; without
+them, as CLIP's and by the language model's own template), and where LoRA learned, `adapter/`.
 """
 
 import json
@@ -18,12 +19,14 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.adapter import attach, merge
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.checkpoints import read_config, refuse_pointers
+from mplug_owl.model.images import MplugOwlImageProcessor
 from mplug_owl.model.load import Owl, load
 from mplug_owl.model.locate import EYES_BASE
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.writing import replacing, writing
 
 WEIGHTS, ADAPTER = "eyes.safetensors", "adapter"
+IMAGES, TEMPLATE = "preprocessor_config.json", "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,13 @@ def take_eyes(run: Path, out: Path, base: Base, adapter: Path | None = None) -> 
     """
     if out.exists():
         raise UserError(f"{out}: already there; give a new folder")
-    model = load(run, device="cpu").model
+    owl = load(run, device="cpu")
+    model = owl.model
     with writing(out), replacing(out) as unfinished:
         unfinished.mkdir(parents=True)
         model.config.save_pretrained(unfinished)
+        owl.processor.image_processor.save_pretrained(unfinished)
+        (unfinished / TEMPLATE).write_text(str(owl.processor.chat_template), encoding="utf-8")
         save_file(_half(_seeing(model)), unfinished / WEIGHTS, {"format": "pt"})
         (unfinished / EYES_BASE).write_text(json.dumps(asdict(base), indent=1) + "\n", encoding="utf-8")
         if adapter is not None:
@@ -88,10 +94,15 @@ def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype 
     try:
         base = Base(**json.loads((eyes / EYES_BASE).read_text(encoding="utf-8")))
         weights = load_file(eyes / WEIGHTS)
+        images = MplugOwlImageProcessor.from_pretrained(eyes) if (eyes / IMAGES).is_file() else None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{eyes}: not a folder of eyes; expected {WEIGHTS} and {EYES_BASE} in it ({error})") from error
     source = language or base.locate()
-    owl = build(Modules(lambda: read_config(eyes), language=source), (), 0)
+    prompt = str(eyes / TEMPLATE) if (eyes / TEMPLATE).is_file() else "auto"
+    with torch.random.fork_rng(devices=[]):  # the fresh weights go, and whoever has set a seed keeps it
+        owl = build(Modules(lambda: read_config(eyes), language=source, prompt=prompt), (), torch.initial_seed())
+    if images is not None:
+        owl.processor.image_processor = images
     expected = _seeing(owl.model)
     if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in expected.items()}:
         raise UserError(f"{eyes / WEIGHTS}: other weights than config.json says; fetch the folder again")

@@ -305,7 +305,8 @@ def chosen_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str | No
         file = Path(prompt)
         if not file.is_file():
             raise UserError(f"prompt is {prompt!r}; expected auto, owl, or the file of a chat template")
-        return _usable(file.read_text("utf-8"), tokenizer, prompt)
+        text = file.read_text("utf-8")
+        return None if text.startswith(_ORIGINAL) else _usable(text, tokenizer, prompt)
     template: Any = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):  # several, by name
         template = template.get("default")
