@@ -187,6 +187,19 @@ def test_bytes_that_are_no_text_are_refused_and_the_history_stays(owl: Owl, ques
     assert chat.conversation == Conversation(())
 
 
+@pytest.mark.parametrize(
+    ("question", "images", "problem"),
+    [
+        (None, (), "the question is None; expected text"),
+        (b"Hm?", (), "the question is b'Hm?'; expected text"),
+        ("Hm?", "a.jpg", "images is one picture; expected a list of them"),
+    ],
+)
+def test_what_is_no_question_and_no_list_of_pictures_is_refused(question: object, images: object, problem: str) -> None:
+    with pytest.raises(UserError, match=re.escape(problem)):
+        Chat(object()).ask(question, images)  # type: ignore[arg-type]
+
+
 def test_any_chat_model_can_be_talked_with() -> None:
     class Parrot:
         def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:

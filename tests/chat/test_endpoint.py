@@ -545,6 +545,8 @@ def test_nothing_is_left_open() -> None:
         ("http://host/v1?timeout=nan#m", "timeout is nan"),
         ("http://host/v1?retries=-1#m", "retries is -1"),
         ("http://me:secret@host/v1#m", "holds a password"),
+        ("http://[x", "http://[x: no address of a server"),
+        ("http://me:secret@host:80a/v1#m", "host:80a/v1#m: no address of a server"),
     ],
 )
 def test_a_name_that_is_none_is_an_error(name: str, words: str) -> None:

@@ -145,6 +145,12 @@ def test_an_answer_is_continued_where_it_stops(owl: Owl) -> None:
     assert tuple(ids) == whole.ids[: len(ids)]
 
 
+def test_an_answer_that_is_empty_yet_is_begun(owl: Owl) -> None:
+    begun = asked(TALK.said("assistant", ""))
+    ids = owl.processor.apply_chat_template(begun, tokenize=True, continue_final_message=True)[0].tolist()
+    assert tuple(ids) == owl.processor.encode(TALK, reply=True).ids
+
+
 def test_documents_stay_plain(owl: Owl) -> None:
     """A text without a speaker is read as it is, and its end token is learned."""
     text = Conversation((Message("user", ("Once there was.",)),), None, PLAIN)

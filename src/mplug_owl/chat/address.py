@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from mplug_owl.errors import UserError
 
@@ -42,7 +42,7 @@ class Endpoint:
     backoff: float = 0.5
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.address)
+        url = _split(self.address)
         if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
             raise UserError(f"{self.address}: no address of a server; expected http://HOST/v1")
         if url.username or url.password:
@@ -65,7 +65,7 @@ class Endpoint:
         Raises:
             UserError: It is no such name, or an option is none of concurrency, timeout and retries.
         """
-        url = urlsplit(name)
+        url = _split(name)
         options: dict[str, Any] = {}
         for option, value in parse_qsl(url.query, keep_blank_values=True):
             if option not in OPTIONS:
@@ -96,3 +96,13 @@ class Endpoint:
                     raise UserError(f"{name} holds characters that no key has; set it again")
                 return key
         return None
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        url = urlsplit(address)
+        _ = url.port  # which is read as a number no earlier
+    except ValueError as error:
+        shown = address.rpartition("@")[2]  # without a password
+        raise UserError(f"{shown}: no address of a server ({error}); expected http://HOST/v1") from None
+    return url

@@ -51,6 +51,10 @@ class Chat:
             BadSample: A picture cannot be opened.
             UserError: The question is no text, or the conversation is longer than the model's positions.
         """
+        if not isinstance(question, str):
+            raise UserError(f"the question is {question!r:.60}; expected text")
+        if isinstance(images, ImageSource):
+            raise UserError("images is one picture; expected a list of them, images=[...]")
         try:
             question.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -130,6 +130,8 @@ class ConversationProcessor(ProcessorMixin):
         """
         pictures = tuple(picture.source for picture in conversation.pictures)
         if self.chat_format is not None and conversation.style == OWL:
+            if unfinished and not conversation.messages[-1].text.strip():  # which a template may leave out
+                conversation, reply, unfinished = replace(conversation, messages=conversation.messages[:-1]), True, False
             positions = [self.image_token_id] * self.num_image_tokens
             ids, mask = self.chat_format.encode(conversation, positions, reply, unfinished)
             return Example(tuple(ids), tuple(mask), pictures, conversation.name)
