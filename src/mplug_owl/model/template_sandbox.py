@@ -112,8 +112,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """What a function or method returns. Raises SecurityError where it would be too large."""
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", None)
-        if isinstance(owner, str) and name in ("join", "replace"):
-            return _joined(*args, between=owner) if name == "join" else _replaced(owner, *args, **kwargs)
+        if isinstance(owner, str) and name == "join":
+            (parts,) = args
+            return _joined(parts, owner)
+        if isinstance(owner, str) and name == "replace":
+            return _replaced(owner, *args, **kwargs)
         return _counted(super().call(context, obj, *args, **kwargs))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
