@@ -83,6 +83,19 @@ def test_what_lora_learned_comes_along(tmp_path: Path, language: Path) -> None:
     assert not torch.allclose(expected, logits(load(folder, device="cpu")), atol=1e-2)
 
 
+def test_an_adapter_on_them_opens_and_keeps_theirs(tmp_path: Path, language: Path) -> None:
+    """Quantised too: the eyes' own adapter is in the weights, the second one stays beside them."""
+    folder = trained(language, tmp_path / "owl")
+    take_eyes(folder, tmp_path / "eyes", Base(str(language)), adapted(folder, tmp_path / "adapter")[0])
+    second, expected = adapted(tmp_path / "eyes", tmp_path / "second")
+    config = json.loads((second / "adapter_config.json").read_text("utf-8"))
+    (second / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "../eyes"}), "utf-8")
+    torch.testing.assert_close(logits(load(second, "cpu", "float32")), expected, atol=1e-5, rtol=1e-5)
+    rounded, without = (load(one, "cpu", "float32", quantize="int8") for one in (second, tmp_path / "owl"))
+    assert (logits(rounded) - expected).norm() < 0.05 * (logits(without) - expected).norm()
+    assert load_processor(second).encode(SHOWN).ids == load_processor(tmp_path / "eyes").encode(SHOWN).ids
+
+
 def test_an_owl_of_them_can_be_written_out(tmp_path: Path, language: Path) -> None:
     take_eyes(trained(language, tmp_path / "owl"), tmp_path / "eyes", Base(str(language)))
     convert(tmp_path / "eyes", tmp_path / "whole", bf16=True)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.adapter import merge
 from mplug_owl.model.load import load, load_processor
 from tests.model.test_convert import adapt
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
@@ -39,6 +40,46 @@ def test_a_model_a_run_and_an_adapter_load_alike(saved: Path, tmp_path: Path) ->
     torch.testing.assert_close(
         merged.model(**inputs).logits, adapted(**inputs).logits, atol=2e-6, rtol=0
     )  # worst measured 4.8e-7
+
+
+def rebase(adapter: Path, base: str) -> None:
+    """Have an adapter name another base."""
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
+
+
+def test_an_adapter_may_stand_on_an_adapter_but_not_on_itself(saved: Path, tmp_path: Path) -> None:
+    for name, base in (("one", saved), ("two", tmp_path / "one")):
+        adapt(load(base).model, tmp_path / name)
+    rebase(tmp_path / "two", "../one")
+    assert load_processor(tmp_path / "two").num_image_tokens == load(tmp_path / "two").processor.num_image_tokens
+    rebase(tmp_path / "one", "../two")
+    for opened in (load, load_processor):
+        with pytest.raises(UserError, match=r"one/adapter_config\.json: its base_model_name_or_path leads back to .*two"):
+            opened(tmp_path / "two")
+
+
+def test_an_adapter_that_cannot_be_used_is_named(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    adapt(load(saved).model, folder, modules_to_save=["abstractor"])
+    settings, weights = (folder / "adapter_config.json").read_text(), load_file(folder / "adapter_model.safetensors")
+
+    def refused(message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            merge(load(saved).model, folder)
+
+    for damaged in (settings[:-9], "[]", settings.replace('"LORA"', '"LORE"')):
+        (folder / "adapter_config.json").write_text(damaged)
+        refused(r"adapter/adapter_config\.json: damaged; expected the JSON object that peft saves")
+    values = json.loads(settings)
+    (folder / "adapter_config.json").write_text(json.dumps(values | {"target_modules": ["c_attn"], "modules_to_save": None}))
+    refused("adapter: not an adapter of this owl; .*c_attn")
+    (folder / "adapter_config.json").write_text(json.dumps(values | {"modules_to_save": None}))
+    for name in weights:
+        if name.endswith("abstractor.query_tokens"):
+            weights[name] = torch.ones(1, 3, 3)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    refused("adapter: not an adapter of this owl; .*abstractor.query_tokens")
 
 
 def test_the_best_device_is_taken_and_any_can_be_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

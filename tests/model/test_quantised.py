@@ -1,5 +1,6 @@
 """The language model in 8 or 4 bits: what is rounded and what is not, gradients through it, and the way back."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,36 @@ def test_an_adapter_stays_beside_quantised_weights(kind: Any, tmp_path: Path) ->
         merged = load(tmp_path / "adapter").model
         quantise(merged, kind)
         assert (beside - merged(**asked).logits).abs().max() > 1e-4
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A model's folder."""
+    owl = tiny_owl(tiny_config())
+    owl.save_pretrained(tmp_path / "base")
+    tiny_processor(owl).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@torch.no_grad()
+def test_an_adapters_dropout_is_for_learning_alone(base: Path, tmp_path: Path) -> None:
+    adapt(load(base).model, tmp_path / "adapter", lora_dropout=0.5)
+    owl = load(tmp_path / "adapter", "cpu", quantize="int8")
+    asked = owl.processor(text="<image>a", images=[picture()])
+    assert torch.equal(owl.model(**asked).logits, owl.model(**asked).logits)
+
+
+@torch.no_grad()
+def test_of_two_adapters_the_first_is_in_the_rounded_weights(base: Path, tmp_path: Path) -> None:
+    """As the second was learned: beside weights that held the first already."""
+    adapt(load(base).model, tmp_path / "one")
+    second = adapt(load(tmp_path / "one").model, tmp_path / "two")
+    file = tmp_path / "two" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "../one"}))
+    owl = load(tmp_path / "two", "cpu", quantize="int8")
+    asked = owl.processor(text="<image>a", images=[picture()])
+    quantise(second.get_base_model(), "int8")
+    torch.testing.assert_close(owl.model(**asked).logits, second(**asked).logits, atol=2e-6, rtol=0)
 
 
 def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:

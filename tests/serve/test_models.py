@@ -120,8 +120,11 @@ def test_an_adapter_whose_base_may_bring_code_is_not_opened(tmp_path: Path) -> N
     (tmp_path / "base" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../base"}))
-    with pytest.raises(UserError, match="safetensors alone"):
-        open_models({"evil": str(tmp_path / "adapter")}, "cpu", "auto")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "../adapter"}))
+    for name in ("adapter", "second"):
+        with pytest.raises(UserError, match="safetensors alone"):
+            open_models({"evil": str(tmp_path / name)}, "cpu", "auto")
 
 
 def test_a_template_of_a_folder_runs_in_a_sandbox(folder: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def attach(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFo
     with the original's lora_alpha.
 
     Raises:
-        UserError: Adapter and model do not fit to the last weight.
+        UserError: Adapter and model do not fit to the last weight, or a file is damaged.
     """
     return cast(MplugOwlForConditionalGeneration, _wrapped(model, adapter).get_base_model())
 
@@ -45,9 +45,12 @@ def _wrapped(model: MplugOwlForConditionalGeneration, adapter: Path) -> Any:
     whole = {f"{WRAPPED}{name}" for name in model.state_dict()} & given.keys()
     settings = _settings(adapter, given)
     settings.base_model_name_or_path = None  # the base is loaded, and peft would look for it from the folder one works in
-    model.load_state_dict({name.removeprefix(WRAPPED): given[name] for name in whole}, strict=False)
-    with known_warnings():
-        wrapped = PeftModel(model, settings)
+    try:
+        model.load_state_dict({name.removeprefix(WRAPPED): given[name] for name in whole}, strict=False)
+        with known_warnings():
+            wrapped = PeftModel(model, settings)
+    except (RuntimeError, ValueError) as error:  # a weight of another shape; layers that this model has not
+        raise UserError(f"{adapter}: not an adapter of this owl; {' '.join(str(error).split())}") from error
     # Left to itself, peft would ask the hub for the base's vocabulary, whatever the base is.
     expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     misshapen = {name for name in given.keys() & expected.keys() if given[name].shape != expected[name].shape}
@@ -67,7 +70,10 @@ def _wrapped(model: MplugOwlForConditionalGeneration, adapter: Path) -> Any:
 def _settings(adapter: Path, given: dict[str, torch.Tensor]) -> PeftConfig:
     """How the adapter was trained: as its adapter_config.json says, else as the original's stage 2."""
     if (adapter / "adapter_config.json").is_file():
-        settings = PeftConfig.from_pretrained(str(adapter))
+        try:
+            settings = PeftConfig.from_pretrained(str(adapter))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{adapter / 'adapter_config.json'}: damaged; expected the JSON object that peft saves") from error
         if settings.peft_type != "LORA":
             raise UserError(f"{adapter}: a {settings.peft_type} adapter; expected LORA, the one that can become plain weights")
         return settings

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.locate import are_eyes, base_of, is_adapter, locate
+from mplug_owl.model.locate import are_eyes, locate, standing_on
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.model.quantised import Quantisation, quantise
@@ -67,11 +67,11 @@ def load(
 
 def load_processor(path: str | os.PathLike[str]) -> MplugOwlProcessor:
     """The processor alone of what `load` would open. Raises UserError as `load` does."""
-    where = locate(path)
+    where = standing_on(locate(path))[-1]
     if are_eyes(where):
         return _load(where, "auto").processor
     with quiet():
-        return MplugOwlProcessor.from_pretrained(base_of(where) if is_adapter(where) else where)
+        return MplugOwlProcessor.from_pretrained(where)
 
 
 @contextmanager
@@ -97,11 +97,11 @@ def _is_no_hint(record: logging.LogRecord) -> bool:
 
 
 def _load(where: str, dtype: str | torch.dtype, merged: bool = True) -> Owl:
-    if is_adapter(where):
+    if below := standing_on(where)[1:]:
         from mplug_owl.model.adapter import attach, merge  # not above: peft takes a second that most models do not need
 
-        base = _load(base_of(where), dtype, merged)
-        return Owl((merge if merged else attach)(base.model, Path(where)), base.processor)
+        base = _load(below[0], dtype)  # merged: this adapter was learned beside weights that held the others
+        return Owl((merge if merged else attach)(base.model, Path(where)).eval(), base.processor)
     if are_eyes(where):
         from mplug_owl.model.eyes import give_eyes  # not above: it builds on this file
 

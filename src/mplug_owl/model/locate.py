@@ -83,6 +83,23 @@ def base_of(adapter: str | os.PathLike[str]) -> str:
     return str(name)
 
 
+def standing_on(where: str) -> list[str]:
+    """What was located; where it is an adapter, then its base, that one's base if it is an adapter too, and so on.
+
+    Raises:
+        UserError: A base is not here, or an adapter stands on itself.
+    """
+    found = [where]
+    while is_adapter(found[-1]):
+        base = base_of(found[-1])
+        if Path(base).exists() and any(Path(base).samefile(one) for one in found):
+            raise UserError(
+                f"{Path(found[-1], ADAPTER_CONFIG)}: its base_model_name_or_path leads back to {base}; name a model"
+            )
+        found.append(base)
+    return found
+
+
 def adapter_base(base: str | os.PathLike[str], adapter: str | os.PathLike[str]) -> str:
     """How an adapter in the folder `adapter` names its base: as the package or the hub does, or by the path between them.
 

@@ -10,7 +10,7 @@ import torch
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl, load
-from mplug_owl.model.locate import base_of, is_adapter, locate
+from mplug_owl.model.locate import locate, standing_on
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.quantised import Quantisation
 from mplug_owl.model.small_weights import INT8, PackedLinear, pack
@@ -61,8 +61,8 @@ def open_models(
     for name, path in models.items():
         where = locate(path)
         refuse_unsafe(where)
-        if is_adapter(where):
-            refuse_unsafe(base_of(where))
+        for base in standing_on(where)[1:]:
+            refuse_unsafe(base)
         owl = load(where, device, dtype, quantize)
         owl.processor.encode(FIRST, reply=True)  # a chat template that cannot be used is said now, and not to a client
         share_weights(owl, list(owls.values()))
