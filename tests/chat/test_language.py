@@ -1,6 +1,7 @@
 """A language model without eyes as a ChatModel: its prompt is the owl's, its answers stream, and it refuses to see."""
 
 import pytest
+import torch
 from PIL import Image
 
 from mplug_owl.chat import Chat, Decoding, find
@@ -42,3 +43,13 @@ def test_it_is_found_by_its_name() -> None:
         find("language:nowhere", "cpu")
     with pytest.raises(UserError, match="for our own models"):
         find("language:tiny-language", quantize="nf4")
+
+
+def test_rounded_weights_leave_its_rotary_frequencies_as_they_are(tiny: LanguageChatModel) -> None:
+    rounded = LanguageChatModel.open("tiny-language", "cpu", "bfloat16")._answering.model
+    assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
+    plain = tiny._answering.model.model.language_model.rotary_emb.inv_freq
+    assert torch.equal(rounded.model.language_model.rotary_emb.inv_freq, plain)
+    for name in ("bf16", "int8", "nn"):
+        with pytest.raises(UserError, match=f"dtype {name}: expected float32, bfloat16 or float16"):
+            LanguageChatModel.open("tiny-language", "cpu", name)

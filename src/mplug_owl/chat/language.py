@@ -12,9 +12,9 @@ from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.config import MplugOwlConfig
-from mplug_owl.model.eyes import Base
+from mplug_owl.model.eyes import Base, cast_weights
 from mplug_owl.model.language import SUFFIX, language_config
-from mplug_owl.model.load import Owl, find_device
+from mplug_owl.model.load import Owl, find_device, find_dtype
 from mplug_owl.model.locate import EYES_BASE, are_eyes, bundled, locate
 
 # The owl around the language model needs eyes, which nothing is ever shown: the smallest there are.
@@ -48,9 +48,9 @@ class LanguageChatModel:
             dtype: The weights' precision; `auto` keeps the file's.
 
         Raises:
-            UserError: There is no such language model, or the device is not here.
+            UserError: There is no such language model or precision, or the device is not here.
         """
-        target = find_device(device)
+        target, precision = find_device(device), None if dtype == "auto" else find_dtype(dtype)
         if are_eyes(bundled(source)):
             source = Base(**json.loads(Path(bundled(source), EYES_BASE).read_text(encoding="utf-8"))).locate()
         if not source.endswith(SUFFIX):
@@ -58,7 +58,9 @@ class LanguageChatModel:
         with torch.random.fork_rng(devices=[]):  # fresh weights of eyes that nobody uses
             owl = build(Modules(lambda: _config(source), language=source), (), 0)
         module: torch.nn.Module = owl.model
-        module.to(target) if dtype == "auto" else module.to(target, getattr(torch, dtype))
+        module.to(target)
+        if precision is not None:
+            cast_weights(module, precision)
         return cls(Owl(owl.model.eval(), owl.processor))
 
     def answers(self, conversations: Sequence[Conversation], decoding: Decoding) -> list[str]:

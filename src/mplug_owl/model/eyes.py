@@ -20,7 +20,7 @@ from mplug_owl.model.adapter import attach, merge
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.checkpoints import read_config, refuse_pointers
 from mplug_owl.model.images import MplugOwlImageProcessor
-from mplug_owl.model.load import Owl, load
+from mplug_owl.model.load import Owl, find_dtype, load
 from mplug_owl.model.locate import EYES_BASE
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.writing import replacing, writing
@@ -107,10 +107,10 @@ def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype 
     if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in expected.items()}:
         raise UserError(f"{eyes / WEIGHTS}: other weights than config.json says; fetch the folder again")
     owl.model.model.load_state_dict(weights, strict=False)
-    _cast(owl.model, torch.float32)  # so that the sum with the adapter is rounded once
+    cast_weights(owl.model, torch.float32)  # so that the sum with the adapter is rounded once
     adapt = merge if merged else attach
     model = adapt(owl.model, eyes / ADAPTER) if (eyes / ADAPTER).is_dir() else owl.model
-    _cast(model, torch.bfloat16 if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    cast_weights(model, torch.bfloat16 if dtype == "auto" else find_dtype(dtype))
     return Owl(model.eval(), owl.processor)
 
 
@@ -123,8 +123,8 @@ def _seeing(model: MplugOwlForConditionalGeneration) -> dict[str, Tensor]:
     }
 
 
-def _cast(model: torch.nn.Module, precision: torch.dtype) -> None:
-    """The weights, and not rotary frequencies, which are buffers."""
+def cast_weights(model: torch.nn.Module, precision: torch.dtype) -> None:
+    """Give weights another precision, and not rotary frequencies, which are buffers."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(precision)
 

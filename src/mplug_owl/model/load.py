@@ -112,6 +112,14 @@ def _load(where: str, dtype: str | torch.dtype, merged: bool = True) -> Owl:
     return Owl(model.eval(), processor)
 
 
+def find_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The precision of this name. Raises UserError where PyTorch has none that weights can be kept in."""
+    found = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f"dtype {name}: expected float32, bfloat16 or float16")
+    return found
+
+
 def find_device(name: str | torch.device | None) -> torch.device:
     """The device of this name; by default the accelerator (CUDA, then Apple's) where there is one, else the CPU."""
     if name is None:
