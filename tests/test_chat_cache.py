@@ -3,6 +3,7 @@
 import string
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,23 @@ def test_another_picture_with_the_same_words_is_looked_at() -> None:
     model, counted, known = Spelling(made), Counted(made), 0
     for seed in (1, 2):
         talk = Conversation(()).said("user", Picture(tiny_picture(seed)), "What is it?")
+        ids = made.processor.encode(talk, reply=True).ids
+        said = "".join(model.stream(talk, DECODING))
+        assert counted.question() == (len(ids) - known, 1)
+        assert Spelling(made).answers([talk], DECODING) == [said]
+        counted.question()
+        known = ids.index(made.processor.image_token_id)
+
+
+@pytest.mark.parametrize("kind", ["file", "opened"])
+def test_a_picture_that_was_changed_is_looked_at_again(tmp_path: Path, kind: str) -> None:
+    """The same path, or the same object, and other pixels."""
+    made, shown, known = owl("llama"), tiny_picture(1), 0
+    model, counted, file = Spelling(made), Counted(made), str(tmp_path / "shown.png")
+    for seed in (1, 2):
+        shown.paste(tiny_picture(seed))
+        shown.save(file)
+        talk = Conversation(()).said("user", Picture(file if kind == "file" else shown), "What is it?")
         ids = made.processor.encode(talk, reply=True).ids
         said = "".join(model.stream(talk, DECODING))
         assert counted.question() == (len(ids) - known, 1)

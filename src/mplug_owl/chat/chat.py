@@ -35,6 +35,7 @@ class Chat:
         self.empty = conversation or Conversation(())
         self.conversation = self.empty
         self.decoding = decoding or Decoding()
+        self._unanswered: list[Picture] = []  # of a question whose answer was stopped: it may be asked again
 
     def ask(self, question: str, images: Sequence[ImageSource] = ()) -> str:
         """The answer, once it is whole. Arguments and errors are those of `stream`."""
@@ -59,15 +60,17 @@ class Chat:
             question.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UserError("the question holds bytes that are no UTF-8; type it again in UTF-8") from error
-        pictures = [Picture(open_image(image)) for image in images]  # opened now: a bad file leaves the history as it was
+        opened = [open_image(image) for image in images]  # now: a bad file leaves the history as it was
+        known = {id(picture.source): picture for picture in self._unanswered}
+        pictures = self._unanswered = [known.get(id(image)) or Picture(image) for image in opened]
         asked = self.conversation.said("user", *pictures, *([question] if question else []))
         parts = []
         with closing(self.model.stream(asked, self.decoding)) as answer:
             for part in answer:
                 parts.append(part)
                 yield part
-        self.conversation = asked.said("assistant", "".join(parts))
+        self.conversation, self._unanswered = asked.said("assistant", "".join(parts)), []
 
     def forget(self) -> None:
         """Start a new conversation."""
-        self.conversation = self.empty
+        self.conversation, self._unanswered = self.empty, []

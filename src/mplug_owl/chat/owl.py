@@ -20,7 +20,7 @@ from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.chat.settled import clean_answer, settled_parts
 from mplug_owl.chat.stats import Work
-from mplug_owl.conversation import Conversation, ImageSource, Picture
+from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
 from mplug_owl.model.processor import Example
@@ -32,7 +32,7 @@ class _Past:
 
     ids: tuple[int, ...] = ()
     cache: Cache | None = None
-    pictures: tuple[ImageSource, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     features: Tensor | None = None  # [I, N, E]
 
 
@@ -111,13 +111,13 @@ class OwlChatModel:
         with closing(self._continue(sample, conversation.pictures, decoding)) as tokens:
             yield from settled_parts(tokens, self._decode, decoding.stop)
 
-    def _continue(self, sample: Example, pictures: Sequence[Picture], decoding: Decoding) -> Generator[int, None, None]:
+    def _continue(self, sample: Example, pictures: tuple[Picture, ...], decoding: Decoding) -> Generator[int, None, None]:
         """The tokens after a prompt, computed from where it differs from the last one. What was computed is kept."""
         past, self._past = self._past, _Past()  # whoever comes meanwhile, or after a failure, starts anew
         begin = perf_counter()
-        features_INE = self._features(past, sample)
+        features_INE = self._features(past, pictures)
         picture_seconds = perf_counter() - begin
-        known, cache = self._known(past, sample)
+        known, cache = self._known(past, sample, pictures)
         seen = sample.ids[:known].count(self.processor.image_token_id) // self.processor.num_image_tokens
         prompt = Prompt(sample.ids, pictures[seen:], self._seeds(1, decoding)[0], cache)
         rows = Rows(self.model, lambda new: features_INE[seen:] if features_INE is not None and new else None)
@@ -134,26 +134,26 @@ class OwlChatModel:
         finally:
             if is_whole:
                 self.work = Work(len(sample), known, len(row.answer), picture_seconds)
-                self._past = _Past(tuple(row.ids[:-1]), rows.cache, sample.pictures, features_INE)
+                self._past = _Past(tuple(row.ids[:-1]), rows.cache, pictures, features_INE)
 
     @torch.no_grad()
-    def _features(self, past: _Past, sample: Example) -> Tensor | None:
+    def _features(self, past: _Past, pictures: Sequence[Picture]) -> Tensor | None:
         """The features of a prompt's pictures [I, N, E], those that the last prompt had taken from there."""
-        alike = _alike(past.pictures, sample.pictures)
+        alike = _alike(past.pictures, pictures)
         features = [past.features[:alike]] if past.features is not None and alike else []
-        if new := list(sample.pictures[alike:]):
+        if new := [picture.source for picture in pictures[alike:]]:
             with computed_apart():  # as if each had come by itself: a server knows some of them from before
                 features.append(self._look.encode(new))
         return torch.cat(features) if features else None
 
-    def _known(self, past: _Past, sample: Example) -> tuple[int, Cache | None]:
+    def _known(self, past: _Past, sample: Example, shown: Sequence[Picture]) -> tuple[int, Cache | None]:
         """How many of a prompt's tokens a cache holds, and that cache; it holds no others.
 
         A cache of plain keys and values is cut to the tokens that both prompts begin with. Convolutions and full windows have
         forgotten what was before, so they serve only where the new prompt continues the old one. The answer's words may have
         other tokens in a prompt than were generated: then they are computed anew, or where nothing can be cut, everything.
         """
-        left = pictures = _alike(past.pictures, sample.pictures) * self.processor.num_image_tokens
+        left = pictures = _alike(past.pictures, shown) * self.processor.num_image_tokens
         known = 0
         for old, new in zip(past.ids, sample.ids[:-1], strict=False):  # the last token is computed: its logits are needed
             picture = new == self.processor.image_token_id
@@ -203,6 +203,6 @@ class OwlChatModel:
         )
 
 
-def _alike(ones: Sequence[ImageSource], others: Sequence[ImageSource]) -> int:
-    """How many pictures both lists begin with. The very same objects: comparing every pixel would take as long as looking."""
+def _alike(ones: Sequence[Picture], others: Sequence[Picture]) -> int:
+    """How many pictures both lists begin with. The very same objects: a file, or an opened picture, may have changed since."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], zip(ones, others, strict=False)))
