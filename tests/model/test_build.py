@@ -128,3 +128,18 @@ def test_parameters_are_counted_once() -> None:
     owl.requires_grad_(False)
     owl.model.abstractor.requires_grad_(True)
     assert count(owl, trainable=True) == count(owl.model.abstractor) < count(owl)
+
+
+def test_settings_for_drawing_words_where_none_are_drawn_do_not_end_a_run(tmp_path: Path) -> None:
+    """vicuna-7b-v1.5 has these; transformers would not save them once anything beside them has changed."""
+    trained(tmp_path, AutoModelForCausalLM, LANGUAGES["llama"])
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"max_length": 4096, "temperature": 0.9, "top_p": 0.6}')
+    owl = build(Modules(tiny_config, language=str(tmp_path)), [], seed=0)
+    owl.model.generation_config.eos_token_id = [2]
+    owl.model.save_pretrained(tmp_path / "owl")
+    owl.processor.save_pretrained(tmp_path / "owl")
+    again = load(tmp_path / "owl").model
+    again.generation_config.eos_token_id = [2, 3]
+    again.save_pretrained(tmp_path / "again")
+    assert load(tmp_path / "owl").model.generation_config.max_length == 4096

@@ -309,3 +309,9 @@ def test_a_damaged_safetensors_file_is_named(ours: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"model\.safetensors: not readable as weights, cut short"):
         load(ours)
+
+
+def test_max_length_of_our_layout_is_transformers_own(ours: Path) -> None:
+    (ours / "generation_config.json").write_text(json.dumps({"max_length": 100}))
+    settings = load(ours).generation_config
+    assert (settings.max_new_tokens, settings.max_length) == (None, 100)

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTr
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.checkpoints import refuse_pointers
+from mplug_owl.model.checkpoints import leave_out_drawing, refuse_pointers
 from mplug_owl.model.clip import load_vision
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.fresh import add_rows, learn_tokenizer, look_for_alike
@@ -111,6 +111,7 @@ def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedMo
     model.model.abstractor = model.build_connector(config).apply(model._init_weights)
     model.tie_weights()
     model.generation_config = language.generation_config
+    leave_out_drawing(model.generation_config)
     # The language model has this dtype, and its rotary frequencies stay in fp32: rounded to bf16, late positions are others.
     seeing: list[nn.Module] = [model.model.vision_tower, model.model.abstractor]  # whose `to` type checkers can read
     for module in seeing:

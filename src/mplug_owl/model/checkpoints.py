@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
@@ -61,6 +61,8 @@ WRAPPED_CHECKPOINT = "a training checkpoint of the original's stage 2, whose wei
 # How a file begins that git left for git-lfs to fetch.
 _POINTER = b"version https://git-lfs"
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+# What is read only where words are drawn.
+_DRAWING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _INNER_WIDTH = re.compile(r"abstractor\..*layers\.0\..*mlp\.w1\.weight$")
 
 
@@ -108,7 +110,10 @@ def load(
             read_tensors(file, "meta")  # which names the file
         raise
     _check(path, info, misshapen_too)
-    _count_new_tokens(model)
+    if (settings := getattr(model, "generation_config", None)) is not None:
+        if _was_renamed(model):
+            _count_new_tokens(settings)
+        leave_out_drawing(settings)
     return (model, info) if wants_info else model
 
 
@@ -222,11 +227,24 @@ def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
         return {name: opened.get_tensor(name) for name in names}
 
 
-def _count_new_tokens(model: PreTrainedModel) -> None:
+def _was_renamed(model: PreTrainedModel) -> bool:
+    """Whether a loaded model's weights had the original's names."""
+    originals = {original for original, _ in RENAMINGS}
+    used: Any = getattr(model, "_weight_conversions", ())
+    return any(originals.intersection(conversion.source_patterns) for conversion in used)
+
+
+def _count_new_tokens(settings: GenerationConfig) -> None:
     """The original's `max_length` counts the begin token and the new ones, not the prompt; transformers' counts the prompt."""
-    settings = getattr(model, "generation_config", None)
-    if settings is not None and settings.max_length is not None and settings.max_new_tokens is None:
+    if settings.max_length is not None and settings.max_new_tokens is None:
         settings.max_new_tokens, settings.max_length = settings.max_length - 1, None
+
+
+def leave_out_drawing(settings: GenerationConfig) -> None:
+    """Take out how words would be drawn where none are, as in vicuna's file: once changed, transformers does not save it."""
+    if not settings.do_sample:
+        for name in _DRAWING:
+            setattr(settings, name, None)
 
 
 def _first_shape(files: Iterable[Path], pattern: re.Pattern[str]) -> torch.Size | None:
