@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPImageProcessorPil
 
 from mplug_owl.errors import UserError
@@ -143,3 +144,48 @@ def test_settings_for_drawing_words_where_none_are_drawn_do_not_end_a_run(tmp_pa
     again.generation_config.eos_token_id = [2, 3]
     again.save_pretrained(tmp_path / "again")
     assert load(tmp_path / "owl").model.generation_config.max_length == 4096
+
+
+@pytest.mark.parametrize("damage", ["missing", "misshapen", "cut"])
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_a_part_with_a_missing_or_damaged_weight_is_named(tmp_path: Path, part: str, damage: str) -> None:
+    """transformers would go on with random numbers in its place."""
+    name = {"vision": "encoder.layers.1.mlp.fc1.weight", "language": "model.layers.1.mlp.up_proj.weight"}[part]
+    auto, values = {"vision": (AutoModel, VISIONS["siglip"]), "language": (AutoModelForCausalLM, LANGUAGES["llama"])}[part]
+    trained(tmp_path, auto, values)
+    CLIPImageProcessorPil().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-5])
+    else:
+        weights = load_file(file)
+        (found,) = (one for one in weights if one.endswith(name))
+        weights = (
+            weights | {found: torch.ones(3, 3)} if damage == "misshapen" else {n: w for n, w in weights.items() if n != found}
+        )
+        save_file(weights, file, metadata={"format": "pt"})
+    message = (
+        rf"{part}=.*: no .* can be loaded from there; " if damage == "cut" else rf"{part}=.*: 1 weights missing .*: .*{name}"
+    )
+    modules = Modules(lambda: tiny_config("siglip"), vocabulary=300, vision=str(tmp_path))
+    if part == "language":
+        modules = Modules(tiny_config, language=str(tmp_path))
+    with pytest.raises(UserError, match=message):
+        build(modules, TEXTS, seed=0)
+
+
+def test_a_head_that_is_the_embedding_table_is_not_missing(tmp_path: Path) -> None:
+    trained(tmp_path, AutoModelForCausalLM, {**LANGUAGES["llama"], "tie_word_embeddings": True})
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = build(Modules(tiny_config, language=str(tmp_path)), [], seed=0).model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_eyes_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"vision=.*visoin: no vision encoder can be loaded from there"):
+        build(Modules(tiny_config, vocabulary=300, vision=str(tmp_path / "visoin")), TEXTS, seed=0)
+    trained(tmp_path, AutoModel, VISIONS["siglip"])
+    with pytest.raises(UserError, match=r"vision=.*: no image processor can be loaded from there"):
+        build(Modules(lambda: tiny_config("siglip"), vocabulary=300, vision=str(tmp_path)), TEXTS, seed=0)

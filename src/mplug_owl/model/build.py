@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTr
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 hides it where torchvision is absent
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.checkpoints import leave_out_drawing, refuse_pointers
+from mplug_owl.model.checkpoints import leave_out_drawing, refuse_pointers, usable
 from mplug_owl.model.clip import load_vision
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.fresh import add_rows, learn_tokenizer, look_for_alike
@@ -82,7 +82,9 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
             vision, images = AutoModel.from_config(config.vision_config), None
         else:
             source = _whole(modules.vision)
-            vision, images = load_vision(source, config), AutoImageProcessor.from_pretrained(source)
+            vision = load_vision(source, config)
+            with usable("vision", source, "image processor"):
+                images = AutoImageProcessor.from_pretrained(source)
         template = chosen_template(modules.prompt, tokenizer)
     model = join(config, vision, language)
     if told is not None and not _alike(_some_scores(model), told, language.dtype):

@@ -7,7 +7,8 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,31 @@ def _check(path: str | os.PathLike[str] | None, info: Mapping[str, Any], misshap
     ]
     if problems:
         raise UserError(f"{path}: not the weights of the owl in its config.json; weights " + "; ".join(problems))
+
+
+@contextmanager
+def usable(part: str, source: str, kind: str) -> Iterator[None]:
+    """What transformers says of a folder or hub id that it cannot use, as a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    # Not there; of a kind that transformers does not know; a damaged file.
+    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split()).split(" Model type should be one of")[0].split(" If this is a private")[0]
+        raise UserError(f"{part}={source}: no {kind} can be loaded from there; {reason}") from error
+
+
+def refuse_gaps(part: str, source: str, info: Mapping[str, Any]) -> None:
+    """Raises UserError where weights of a part are missing or misshapen, for which transformers makes random ones.
+
+    Poolers are not needed: nobody reads them.
+    """
+    gaps = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if names := sorted(name for name in gaps if "pooler" not in name):
+        raise UserError(
+            f"{part}={source}: {len(names)} weights missing or of other sizes than its config.json says: {', '.join(names[:3])}"
+        )
 
 
 def read_config(path: str | os.PathLike[str], **hub: object) -> MplugOwlConfig:

@@ -2,30 +2,69 @@
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.checkpoints import refuse_gaps, usable
+from mplug_owl.model.config import MplugOwlConfig, MplugOwlVisionConfig
+
+# What has to be the same in CLIP and the original's tower.
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+)
 
 
 def load_vision(path: str, config: MplugOwlConfig) -> PreTrainedModel:
     """Trained weights for f_V from a folder or a hub id.
 
-    CLIP's go into the original's own tower where the config asks for that one. Raises UserError where another encoder's would.
+    CLIP's go into the original's own tower where the config asks for that one, and bring their layer_norm_eps.
+
+    Raises:
+        UserError: There is no encoder, a file is damaged, weights are missing, or another encoder's, or a CLIP of another kind,
+            would go into the original's tower.
     """
-    found = AutoConfig.from_pretrained(path)
+    with usable("vision", path, "vision encoder"):
+        found = AutoConfig.from_pretrained(path)
     wanted = config.vision_config
     if wanted.model_type != "mplug_owl_vision_model" or found.model_type == wanted.model_type:
-        return AutoModel.from_pretrained(path, config=getattr(found, "vision_config", found))
+        return _whole(path, found)
     if found.model_type not in ("clip", "clip_vision_model"):
         raise UserError(
             f"{path}: a {found.model_type}; the original's vision encoder starts from CLIP. "
             f"For another encoder put its own config into vision_config"
         )
-    clip = AutoModel.from_pretrained(path, config=getattr(found, "vision_config", found))
+    _refuse_other_kinds(path, getattr(found, "vision_config", found), wanted)
+    clip = _whole(path, found)
+    wanted.layer_norm_eps = clip.config.layer_norm_eps
     tower = AutoModel.from_config(wanted)
     tower.load_state_dict(clip_to_owl(clip.state_dict(), wanted.num_attention_heads))
     return tower
+
+
+def _whole(path: str, found: PreTrainedConfig) -> PreTrainedModel:
+    """The encoder, of a model that reads too the half that sees, with no weight that transformers had to make up."""
+    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with usable("vision", path, "vision encoder"):
+        model, info = AutoModel.from_pretrained(path, config=getattr(found, "vision_config", found), **asked)
+    refuse_gaps("vision", path, info)
+    return model
+
+
+def _refuse_other_kinds(path: str, clip: PreTrainedConfig, tower: MplugOwlVisionConfig) -> None:
+    """Raises UserError where CLIP's weights would compute something else in the original's tower."""
+    known = {name: getattr(tower, name) for name in _SIZES} | {"hidden_act": "quick_gelu"}
+    for name, expected in known.items():
+        if (given := getattr(clip, name)) != expected:
+            raise UserError(
+                f"{path}: a CLIP with {name} {given}, and the original's vision encoder in vision_config has {expected}; "
+                "put the CLIP's own config into vision_config"
+            )
 
 
 def clip_to_owl(clip: dict[str, Tensor], heads: int) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.checkpoints import refuse_pointers
+from mplug_owl.model.checkpoints import refuse_gaps, refuse_pointers, usable
 from mplug_owl.model.locate import bundled
 
 SUFFIX = ".gguf"
@@ -47,7 +47,7 @@ def load_language(source: str) -> PreTrainedModel:
 
     Raises:
         UserError: A GGUF file is not there, is damaged or of an architecture that transformers does not read, or the package
-            gguf is missing; or git left pointers in place of files.
+            gguf is missing; weights are missing; or git left pointers in place of files.
     """
     folder, file = _split(source)
     if file is None:
@@ -56,10 +56,10 @@ def load_language(source: str) -> PreTrainedModel:
             raise UserError(f"language={source}: its weights are quantised; give the model as it was before")
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise UserError(f"language={source}: {config.model_type} is no language model that continues text")
-        with _usable(source):
-            return _decoder(AutoModelForCausalLM.from_pretrained(folder), source)
+        with usable("language", source, "language model"):
+            return _decoder(_whole(folder, source), source)
     with _readable(source):
-        model = AutoModelForCausalLM.from_pretrained(folder, **_options(file))
+        model = _whole(folder, source, **_options(file))
     for name in _MARKS:
         vars(model).pop(name, None)
     model.config = _plain(model.config)
@@ -74,7 +74,7 @@ def load_tokenizer(source: str) -> Tokenizer:
     """
     folder, file = _split(source)
     if file is None or Path(folder, "tokenizer.json").is_file():
-        with _usable(source):
+        with usable("language", source, "language model"):
             return AutoTokenizer.from_pretrained(folder)
     with _readable(source):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
@@ -96,10 +96,19 @@ def language_config(source: str) -> PreTrainedConfig:
     """
     folder, file = _split(source)
     if file is None:
-        with _usable(source):
+        with usable("language", source, "language model"):
             return AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
     with _readable(source):
         return _plain(AutoConfig.from_pretrained(folder, gguf_file=file))
+
+
+def _whole(folder: str, source: str, **options: object) -> PreTrainedModel:
+    """The model as transformers reads it, with no weight that it had to make up."""
+    # What is misshapen is let through to be named with what is missing.
+    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True, **options}
+    model, info = AutoModelForCausalLM.from_pretrained(folder, **asked)
+    refuse_gaps("language", source, info)
+    return model
 
 
 def _decoder(model: PreTrainedModel, source: str) -> PreTrainedModel:
@@ -174,18 +183,6 @@ def _rules_of_transformers() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(GGUF_PRE_TOKENIZER_SPLITS)
-
-
-@contextlib.contextmanager
-def _usable(source: str) -> Iterator[None]:
-    """What transformers says of a folder or hub id that it cannot use, as a UserError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # not there; no language model, or of a kind that transformers does not know
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).split()).split(" Model type should be one of")[0].split(" If this is a private")[0]
-        raise UserError(f"language={source}: no language model can be loaded from there; {reason}") from error
 
 
 @contextlib.contextmanager
