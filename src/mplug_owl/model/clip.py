@@ -1,12 +1,14 @@
 """Trained weights for f_V: any transformers vision encoder as it is, and CLIP's under the names of the original's tower."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from mplug_owl.errors import UserError
 from mplug_owl.model.checkpoints import refuse_gaps, usable
-from mplug_owl.model.config import MplugOwlConfig, MplugOwlVisionConfig
+from mplug_owl.model.config import MplugOwlConfig
 
 # What has to be the same in CLIP and the original's tower.
 _SIZES = (
@@ -49,14 +51,15 @@ def load_vision(path: str, config: MplugOwlConfig) -> PreTrainedModel:
 
 def _whole(path: str, found: PreTrainedConfig) -> PreTrainedModel:
     """The encoder, of a model that reads too the half that sees, with no weight that transformers had to make up."""
-    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    read: Any = AutoModel.from_pretrained  # which gives two things where it is asked to
+    asked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with usable("vision", path, "vision encoder"):
-        model, info = AutoModel.from_pretrained(path, config=getattr(found, "vision_config", found), **asked)
+        model, info = read(path, config=getattr(found, "vision_config", found), **asked)
     refuse_gaps("vision", path, info)
     return model
 
 
-def _refuse_other_kinds(path: str, clip: PreTrainedConfig, tower: MplugOwlVisionConfig) -> None:
+def _refuse_other_kinds(path: str, clip: PreTrainedConfig, tower: PreTrainedConfig) -> None:
     """Raises UserError where CLIP's weights would compute something else in the original's tower."""
     known = {name: getattr(tower, name) for name in _SIZES} | {"hidden_act": "quick_gelu"}
     for name, expected in known.items():

@@ -105,8 +105,9 @@ def language_config(source: str) -> PreTrainedConfig:
 def _whole(folder: str, source: str, **options: object) -> PreTrainedModel:
     """The model as transformers reads it, with no weight that it had to make up."""
     # What is misshapen is let through to be named with what is missing.
-    asked = {"output_loading_info": True, "ignore_mismatched_sizes": True, **options}
-    model, info = AutoModelForCausalLM.from_pretrained(folder, **asked)
+    read: Any = AutoModelForCausalLM.from_pretrained  # which gives two things where it is asked to
+    asked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, **options}
+    model, info = read(folder, **asked)
     refuse_gaps("language", source, info)
     return model
 
