@@ -12,10 +12,9 @@ from tests.model.test_build import trained
 from tests.tiny import VISIONS, shaken, tiny_config
 
 
-@pytest.mark.parametrize("epsilon", [1e-6, 1e-2])
-def test_clip_becomes_the_originals_encoder(tmp_path: Path, epsilon: float) -> None:
+def test_clip_becomes_the_originals_encoder(tmp_path: Path) -> None:
     """How the original's f_V began: the same numbers, with the last norm over every token."""
-    values = {**VISIONS["clip"], "layer_norm_eps": epsilon, "hidden_act": "quick_gelu"}
+    values = {**VISIONS["clip"], "layer_norm_eps": 1e-6, "hidden_act": "quick_gelu"}
     clip = trained(tmp_path, AutoModel, values)
     tower, pixels = load_vision(str(tmp_path), tiny_config()).eval(), torch.randn(2, 3, 28, 28)
     with torch.no_grad():
