@@ -25,8 +25,8 @@ _SIZES = (
 def load_vision(path: str, config: MplugOwlConfig) -> PreTrainedModel:
     """Trained weights for f_V from a folder or a hub id.
 
-    CLIP's go into the original's own tower where the config asks for that one. Its norms keep the config's epsilon: the original
-    began from CLIP, whose is 1e-5, with 1e-6.
+    CLIP's go into the original's own tower where the config asks for that one. Its norms keep the config's epsilon: the
+    original began from CLIP, whose is 1e-5, with 1e-6.
 
     Raises:
         UserError: There is no encoder, a file is damaged, weights are missing, or another encoder's, or a CLIP of another kind,
