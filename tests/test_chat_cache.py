@@ -121,18 +121,23 @@ def test_another_question_to_the_same_picture_keeps_what_can_be_kept(language: s
     assert Spelling(made).answers([second], DECODING) == [said]
 
 
+def looked_at(model: OwlChatModel, counted: Counted, talk: Conversation, known: int) -> int:
+    """Ask about a picture of which nothing is known; returns how many tokens are known in front of it."""
+    ids = model.processor.encode(talk, reply=True).ids
+    said = "".join(model.stream(talk, DECODING))
+    assert counted.question() == (len(ids) - known, 1)
+    assert Spelling(Owl(model.model, model.processor)).answers([talk], DECODING) == [said]
+    counted.question()
+    return ids.index(model.processor.image_token_id)
+
+
 def test_another_picture_with_the_same_words_is_looked_at() -> None:
     """Its positions have the same ids as the last one's, and other features: all from there on is computed."""
     made = owl("llama")
     model, counted, known = Spelling(made), Counted(made), 0
     for seed in (1, 2):
         talk = Conversation(()).said("user", Picture(tiny_picture(seed)), "What is it?")
-        ids = made.processor.encode(talk, reply=True).ids
-        said = "".join(model.stream(talk, DECODING))
-        assert counted.question() == (len(ids) - known, 1)
-        assert Spelling(made).answers([talk], DECODING) == [said]
-        counted.question()
-        known = ids.index(made.processor.image_token_id)
+        known = looked_at(model, counted, talk, known)
 
 
 @pytest.mark.parametrize("kind", ["file", "opened"])
@@ -144,12 +149,7 @@ def test_a_picture_that_was_changed_is_looked_at_again(tmp_path: Path, kind: str
         shown.paste(tiny_picture(seed))
         shown.save(file)
         talk = Conversation(()).said("user", Picture(file if kind == "file" else shown), "What is it?")
-        ids = made.processor.encode(talk, reply=True).ids
-        said = "".join(model.stream(talk, DECODING))
-        assert counted.question() == (len(ids) - known, 1)
-        assert Spelling(made).answers([talk], DECODING) == [said]
-        counted.question()
-        known = ids.index(made.processor.image_token_id)
+        known = looked_at(model, counted, talk, known)
 
 
 def test_one_of_several_pictures_may_be_known() -> None:

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from mplug_owl.chat import OwlChatModel, find
 from mplug_owl.chat.huggingface import HuggingFaceChatModel
@@ -209,27 +211,29 @@ def test_what_transformers_does_not_know_is_an_error(fields: dict[str, object], 
     assert "\n" not in str(raised.value)
 
 
-def test_weights_that_are_missing_are_an_error(spoiled: Path) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Other weights in the folder of a model."""
     from safetensors.torch import load_file, save_file
 
-    file = spoiled / "model.safetensors"
+    file = folder / "model.safetensors"
     weights = load_file(file)
-    del weights[sorted(weights)[5]]
+    change(weights)
     file.unlink()
     save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_weights_that_are_missing_are_an_error(spoiled: Path) -> None:
+    rewrite(spoiled, lambda weights: weights.pop(sorted(weights)[5]))
     with pytest.raises(UserError, match="1 weights are missing"):
         find(f"hf:{spoiled}", "cpu")
 
 
 def test_weights_of_another_size_are_an_error(spoiled: Path) -> None:
-    from safetensors.torch import load_file, save_file
+    def shorten(weights: dict[str, Tensor]) -> None:
+        name = max(weights, key=lambda name: weights[name].ndim)
+        weights[name] = weights[name][:1].clone()
 
-    file = spoiled / "model.safetensors"
-    weights = load_file(file)
-    name = max(weights, key=lambda name: weights[name].ndim)
-    weights[name] = weights[name][:1].clone()
-    file.unlink()
-    save_file(weights, file, metadata={"format": "pt"})
+    rewrite(spoiled, shorten)
     with pytest.raises(UserError, match="1 weights are missing or of another size"):
         find(f"hf:{spoiled}", "cpu")
 
