@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mplug_owl.experiments.cells import Cell
 from mplug_owl.experiments.paradigms import paradigms
 
 ROOT = Path(__file__).parents[1]
@@ -20,17 +21,18 @@ def cells(line: str) -> list[str]:
 @pytest.mark.parametrize("column", [SEEN, UNSEEN, "told in words"])
 def test_the_table_of_paradigms_is_of_the_scores_that_are_kept(column: str) -> None:
     text = (ROOT / "docs" / "reproduce.md").read_text("utf-8")
-    table = re.search(r"^\| arm \| seeds \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
-    assert table is not None
-    place = cells(table[0].splitlines()[0]).index(column)
-    told = {row[0]: (int(row[1]), float(row[place].split()[0])) for row in map(cells, table[1].splitlines())}
+    tables = [
+        [cells(line) for line in rows.splitlines()] for rows in re.findall(r"^\| arm \| seeds \|.*\n(?:\|.*\n)+", text, re.M)
+    ]
+    told = {row[0]: (int(row[1]), float(row[head.index(column)].split()[0])) for head, _, *rows in tables for row in rows}
+    assert told
     found: dict[str, list[float]] = {arm: [] for arm in told}
     with tarfile.open(ROOT / "docs" / "studies" / "paradigms-scores.tar.xz") as kept:
         names = [name for name in kept.getnames() if name.endswith("scores.json")]
         for arm in told:
-            stage = paradigms().arm(arm).stages[-1].name
+            last = Cell(paradigms().arm(arm), 0, Path())
             for name in names:
-                if name.startswith(f"{stage}-"):
+                if name.startswith(f"{last.runs[-1].recipe.name}-") and last.exam_folder(paradigms()).name in name:
                     file = kept.extractfile(name)
                     assert file is not None
                     rows = json.loads(file.read())[column]
