@@ -38,3 +38,11 @@ def test_the_table_of_paradigms_is_of_the_scores_that_are_kept(column: str) -> N
                     rows = json.loads(file.read())[column]
                     found[arm].append(sum(score for *_, score in rows) / len(rows))
     assert {arm: (len(shares), round(100 * sum(shares) / len(shares), 1)) for arm, shares in found.items()} == told
+
+
+def test_what_answers_took_is_counted_over_as_many_answers_in_every_cell() -> None:
+    with tarfile.open(ROOT / "docs" / "studies" / "paradigms-scores.tar.xz") as kept:
+        files = [file for name in kept.getnames() if name.endswith("calls.json") and (file := kept.extractfile(name))]
+        answers = [json.loads(file.read())["answers"] for file in files]
+    assert len(answers) >= 3
+    assert len(set(answers)) == 1
