@@ -16,6 +16,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval import exam, tasks
 from mplug_owl.eval.exam_folder import ExamSettings, fingerprint, open_exam, read_exam, read_settings
 from mplug_owl.eval.tasks.owleval import OwlEval
+from mplug_owl.eval.tasks.scenes import DrawnWorld
 from tests.eval.owleval import folder_of
 from tests.eval.test_answers_file import RELEASED, write
 
@@ -113,6 +114,18 @@ def test_a_file_of_answers_takes_the_exam(tmp_path: Path, capsys: pytest.Capture
         read_exam([str(folder), str(file)], data=data)
     with pytest.raises(UserError, match=r"owleval: its questions and pictures are not part of this package"):
         read_exam([str(file)])
+
+
+def test_drawn_exams_of_other_lengths_do_not_stand_in_one_table(tmp_path: Path) -> None:
+    """Their questions have the same ids and are others: a judge would compare answers to different questions."""
+    world = DrawnWorld()
+    for limit in (2, 3):
+        with open_exam(tmp_path / str(limit), ExamSettings("scenes", None, f"model {limit}", limit=limit)) as kept:
+            for question in world.questions("words", limit, 0):
+                kept.add(question, world.conditions[4], ["red"] * len(question.turns))
+    assert read_exam([str(tmp_path / "2")]).models == ("model 2",)
+    with pytest.raises(UserError, match=r"its question words-0-\d+ is another one than in the entries before"):
+        read_exam([str(tmp_path / "2"), str(tmp_path / "3")])
 
 
 @pytest.mark.parametrize(

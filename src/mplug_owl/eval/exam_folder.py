@@ -135,7 +135,7 @@ def read_exam(
         note: Takes a sentence about what is odd.
 
     Raises:
-        UserError: An entry is neither, two are about different tasks or called the same, or a file is damaged.
+        UserError: An entry is neither, two are about different tasks or questions or called the same, or a file is damaged.
     """
     found: list[tuple[str | None, Path, ExamSettings | None]] = []
     for entry in entries:
@@ -156,8 +156,20 @@ def read_exam(
         called = name or read[0].model
         if called in {answer.model for answer in answers}:
             raise UserError(f"{path}: a second system called {called}; give it another name, NAME={path}")
+        _refuse_other_questions(answers, read, path)
         answers += [Answer(one.question, one.condition, one.turns, called) for one in read]
     return Exam(asked, tuple(answers))
+
+
+def _refuse_other_questions(answers: Sequence[Answer], read: Sequence[Answer], path: Path) -> None:
+    """Raise UserError where an id means another question than before: what is drawn goes by the limit too."""
+    known = {(one.condition, one.question.id): one.question.turns for one in answers}
+    for one in read:
+        if known.get((one.condition, one.question.id), one.question.turns) != one.question.turns:
+            raise UserError(
+                f"{path}: its question {one.question.id} is another one than in the entries before; drawn questions stand in "
+                "one table where --limit and --seed were the same"
+            )
 
 
 def fingerprint(folder: str | Path) -> str:
