@@ -77,7 +77,8 @@ def run_judge(run: JudgeRun) -> Path:
     others = [grade for path in run.people for grade in read_grades(path, exam.task.name, exam.answers)]
     with judging_in(folder):
         model = find(run.judge, run.device)
-        judge = Judge(model, name, ReplyCache(folder / REPLIES), identity=_identity(run.judge))
+        weights = weights_digest(run.judge)
+        judge = Judge(model, name, ReplyCache(folder / REPLIES), identity=_identity(run.judge), weights=weights)
         try:
             with _bar() as watch:
                 if exam.task.name == TEXT:
