@@ -70,7 +70,8 @@ def test_two_exams_do_not_write_into_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
-    for text in ("{", "[]", '{"task": "owleval"}'):
+    whole = {"task": "owleval", "data": None, "model": "owl"}
+    for text in ("{", "[]", '{"task": "owleval"}', json.dumps({**whole, "limit": "5"}), json.dumps({**whole, "data": 5})):
         (tmp_path / "exam.json").write_text(text)
         with pytest.raises(UserError, match=r"exam\.json: damaged"):
             read_settings(tmp_path)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mplug_owl.errors import UserError
 from mplug_owl.eval import tasks
@@ -108,11 +109,13 @@ def read_settings(folder: Path) -> ExamSettings:
         raise UserError(f"{folder}: no {SETTINGS} there; expected the folder of an exam, as owl eval writes it")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return ExamSettings(
-            **{name: value for name, value in values.items() if name in {one.name for one in fields(ExamSettings)}}
-        )
+        kinds: dict[str, Any] = {one.name: one.type for one in fields(ExamSettings)}
+        made = ExamSettings(**{name: value for name, value in values.items() if name in kinds})
+        if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(made, name), kind)]:
+            raise ValueError(f"{wrong[0]} is {getattr(made, wrong[0])!r:.80}")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); expected what owl eval writes") from error
+    return made
 
 
 def folder_of(entries: Sequence[str]) -> Path | None:

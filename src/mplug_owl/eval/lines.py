@@ -37,7 +37,7 @@ class AppendedLines:
             with path.open("ab") as file:
                 whole = path.read_bytes()
                 last = whole[whole.rfind(b"\n") + 1 :]
-                if _is_whole(last):  # an editor saved it without an end
+                if is_whole(last):  # an editor saved it without an end
                     file.write(b"\n")
                 elif last:
                     file.truncate(len(whole) - len(last))
@@ -102,7 +102,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _is_whole(line: bytes) -> bool:
+def is_whole(line: bytes) -> bool:
     """Whether it is an object from its first brace to its last: no part of one is."""
     try:
         return isinstance(json.loads(line), dict)
