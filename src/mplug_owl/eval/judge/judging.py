@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
-from mplug_owl.eval.exam_folder import GRADES, Exam
+from mplug_owl.eval.exam_folder import GRADES, JUDGING_LOCK, Exam
 from mplug_owl.eval.grade import Grade
 from mplug_owl.eval.grades_file import GradesFile, key, read_grades
 from mplug_owl.eval.judge.audit import audit_sheets
@@ -42,7 +42,7 @@ class Judging:
 def judging_in(folder: Path) -> AbstractContextManager[None]:
     """Nobody else judges into the folder meanwhile. Raises UserError where somebody does."""
     refusal = f"{folder}: another judge is writing there; wait for it, or give another --out"
-    return sole_writer(folder / ".judge.lock", refusal)
+    return sole_writer(folder / JUDGING_LOCK, refusal)
 
 
 def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress: Progress) -> tuple[list[Grade], list[Pair]]:
