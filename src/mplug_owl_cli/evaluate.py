@@ -84,5 +84,5 @@ def evaluate(
 
         beside = out.with_name(f"{out.name}-unquantized") if out else None
         whole = run_exam(model, exam, data, limit, seed, max_new_tokens, beside, fresh, device, chosen)
-        show_cost(whole, folder, data, chosen, Console())
+        show_cost(whole, folder, data, chosen, Console(markup=False, emoji=False))
     print(folder)

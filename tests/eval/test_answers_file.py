@@ -115,6 +115,28 @@ def test_released_files_enter_as_they_are(tmp_path: Path) -> None:
     assert notes == [f"{tmp_path / 'old.jsonl'}: the words of questions 4 differ from owleval's; found by their ids"]
 
 
+def test_questions_without_an_answer_are_counted(tmp_path: Path) -> None:
+    """Of the half that the file answers at all: a share of three answers is none of all questions."""
+    notes: list[str] = []
+    file = write(tmp_path / "old.jsonl", [{**RELEASED[0], "split": "single"}])
+    assert len(read_answers(file, OwlEval(folder_of(tmp_path)), note=notes.append)) == 1
+    assert notes == [f"{file}: has answers to 1 of 2 questions; the others are in no figure"]
+
+
+@pytest.mark.parametrize("earlier", ["x", 5, {"a": 1}, ["x"], [{"answer": "x"}], [{"question": 1, "answer": "x"}]])
+def test_damaged_earlier_turns_are_named(earlier: object, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    asked(Listener(), path)
+    row = json.loads(path.read_text().splitlines()[0])
+    write(path, [{**row, "earlier": earlier}])
+    for read in (lambda: AnswersFile(path, "quiz", "listener"), lambda: read_answers(path, Quiz(), 3, 0)):
+        with pytest.raises(UserError, match="line 1"):
+            read()
+    write(path, [{**row, "split": ["plain"]}])
+    with pytest.raises(UserError, match="line 1: split is"):
+        AnswersFile(path, "quiz", "listener")
+
+
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [

@@ -15,7 +15,11 @@ import pytest
 from mplug_owl.errors import UserError
 from mplug_owl.eval import exam, tasks
 from mplug_owl.eval.exam_folder import ExamSettings, fingerprint, open_exam, read_exam, read_settings
+from mplug_owl.eval.judge.judging import judging_in
+from mplug_owl.eval.rating.raters import alone
 from mplug_owl.eval.tasks.owleval import OwlEval
+from mplug_owl.eval.tasks.scenes import DrawnWorld
+from mplug_owl.eval.tasks.text import TextQuestions
 from tests.eval.owleval import folder_of
 from tests.eval.test_answers_file import RELEASED, write
 
@@ -42,11 +46,11 @@ def test_an_exam_that_begins_anew_keeps_what_people_graded(tmp_path: Path) -> No
     for number in (1, 2):
         with open_exam(tmp_path, SETTINGS, fresh=True):
             assert not (tmp_path / f"former-{number}").exists()
-        for name in ("answers.jsonl", "grades.jsonl", "pairs.jsonl", "notes.json"):
+        for name in ("answers.jsonl", "grades.jsonl", "pairs.jsonl", "passport.json", "notes.json"):
             (tmp_path / name).write_text(f"{name} {number}")
     with open_exam(tmp_path, replace(SETTINGS, limit=6), fresh=True) as kept:
         assert kept.count == 0
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == [
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock" and path.name != ".lock") == [
         "answers.jsonl",
         "exam.json",
         "former-1",
@@ -55,8 +59,32 @@ def test_an_exam_that_begins_anew_keeps_what_people_graded(tmp_path: Path) -> No
     ]
     for number in (1, 2):
         assert read_settings(tmp_path / f"former-{number}") == SETTINGS
-        for name in ("answers.jsonl", "grades.jsonl", "pairs.jsonl"):
+        for name in ("answers.jsonl", "grades.jsonl", "pairs.jsonl", "passport.json"):
             assert (tmp_path / f"former-{number}" / name).read_text() == f"{name} {number}"
+
+
+def test_an_exam_does_not_begin_anew_while_its_answers_are_graded(tmp_path: Path) -> None:
+    """Grades of the former answers would go on into a new file."""
+    (tmp_path / "grades.jsonl").write_text("")
+    for grading in (alone(tmp_path / "grades.jsonl"), judging_in(tmp_path)):
+        with grading, pytest.raises(UserError, match="its answers are being graded"), open_exam(tmp_path, SETTINGS, fresh=True):
+            pass
+    with open_exam(tmp_path, SETTINGS, fresh=True):
+        assert (tmp_path / "former-1" / "grades.jsonl").exists()
+
+
+def test_exams_of_other_data_do_not_stand_in_one_table_unless_it_is_said(tmp_path: Path) -> None:
+    """Ids are alike where questions are not: the second exam's answers would stand under the first one's questions."""
+    for name, words in (("one", "What is one?"), ("two", "Who was it?")):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(json.dumps({"question": words}) + "\n")
+        with open_exam(tmp_path / name, ExamSettings("text", str(file), name)) as kept:
+            (asked,) = TextQuestions(file).questions("all")
+            kept.add(asked, TextQuestions.conditions[0], ["Reply."])
+    entries = [str(tmp_path / name) for name in ("one", "two")]
+    with pytest.raises(UserError, match=r"the exams read .*one\.jsonl and .*two\.jsonl; .* --data names one"):
+        read_exam(entries)
+    assert read_exam(entries, data=tmp_path / "one.jsonl").models == ("one", "two")
 
 
 def test_two_exams_do_not_write_into_one_folder(tmp_path: Path) -> None:
@@ -69,7 +97,8 @@ def test_two_exams_do_not_write_into_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
-    for text in ("{", "[]", '{"task": "owleval"}'):
+    whole = {"task": "owleval", "data": None, "model": "owl"}
+    for text in ("{", "[]", '{"task": "owleval"}', json.dumps({**whole, "limit": "5"}), json.dumps({**whole, "data": 5})):
         (tmp_path / "exam.json").write_text(text)
         with pytest.raises(UserError, match=r"exam\.json: damaged"):
             read_settings(tmp_path)
@@ -113,6 +142,18 @@ def test_a_file_of_answers_takes_the_exam(tmp_path: Path, capsys: pytest.Capture
         read_exam([str(folder), str(file)], data=data)
     with pytest.raises(UserError, match=r"owleval: its questions and pictures are not part of this package"):
         read_exam([str(file)])
+
+
+def test_drawn_exams_of_other_lengths_do_not_stand_in_one_table(tmp_path: Path) -> None:
+    """Their questions have the same ids and are others: a judge would compare answers to different questions."""
+    world = DrawnWorld()
+    for limit in (2, 3):
+        with open_exam(tmp_path / str(limit), ExamSettings("scenes", None, f"model {limit}", limit=limit)) as kept:
+            for question in world.questions("words", limit, 0):
+                kept.add(question, world.conditions[4], ["red"] * len(question.turns))
+    assert read_exam([str(tmp_path / "2")]).models == ("model 2",)
+    with pytest.raises(UserError, match=r"its question words-0-\d+ is another one than in the entries before"):
+        read_exam([str(tmp_path / "2"), str(tmp_path / "3")])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mplug_owl.conversation import IMAGE_MARK, Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.eval import tasks
 from mplug_owl.eval.answer import ask, conversation
+from mplug_owl.eval.exam import run_exam
 from mplug_owl.eval.tasks.from_data import FromData
 from tests.eval.quiz import Listener
 from tests.tiny import picture
@@ -238,3 +239,14 @@ def test_one_command_grades_answers_by_several_metrics(
     assert [(row["grader"], row["score"]) for row in rows] == [("exact", 1), ("exact", 0), ("contains", 1), ("contains", 1)]
     assert "In the street." in (tmp_path / "out" / "wrong.html").read_text()
     assert not (tmp_path / "out" / "radar.png").exists()  # one ability is no radar
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An ability, a model or a file may be called so; a screen's own markup would swallow or refuse it."""
+    spec = f"questions:{source(tmp_path, {**RECORDS['questions'], 'ability': '[/x] :b:'}, name='d[v2].jsonl')}"
+    answers = tmp_path / "mine[v2].jsonl"
+    answers.write_text(json.dumps({"question_id": "1", "answer": "bus"}) + "\n")
+    run_exam(f"answers:{answers}", tasks.find(spec), out=tmp_path / "out")
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert "[/x] :b:" in shown
+    assert "d[v2].jsonl" in shown

@@ -62,7 +62,7 @@ def test_files_made_by_hand_say_as_little_as_is_needed(answers: list[Answer], tm
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question_id": 1, "grade": "B"}\n{"question_id": "3", "grade": null}\n')
     (first, second) = read_grades(path, "owleval", answers[:5])
-    assert (first.letter, first.score, first.grader, first.kind) == ("B", 1.0, "file", "file")
+    assert (first.letter, first.score, first.grader, first.kind) == ("B", 1.0, "mine", "file")
     assert (second.letter, second.score) == (None, None)
     path.write_text(
         '{"question_id": 2, "model_id": "two", "split": "multi", "grade": "C"}\n{"question_id": 1, "model_id": "x"}\n'
@@ -82,6 +82,10 @@ def test_files_made_by_hand_say_as_little_as_is_needed(answers: list[Answer], tm
         ({"question_id": "3", "model_id": "one", "task": "quiz"}, "a grade for 'quiz'"),
         ({"question_id": "3", "model_id": "one", "kind": "cat"}, "kind 'cat'"),
         ({"question_id": "3", "model_id": "one", "score": "1"}, "score is '1'"),
+        ({"question_id": "3", "model_id": "one", "score": float("nan")}, "score is nan"),
+        ({"question_id": "3", "model_id": "one", "score": True}, "score is True"),
+        ({"question_id": "3", "model_id": "one", "grade": "A", "score": 0.0}, "score is 0.0 beside grade A; expected 1"),
+        ({"question_id": "3", "model_id": ["one"], "grade": "A"}, "model_id is"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(row: dict, problem: str, answers: list[Answer], tmp_path: Path) -> None:

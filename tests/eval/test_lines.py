@@ -24,9 +24,17 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines_and_takes_more(tmp_path: Path
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
         kept = whole[:cut].count(b"\n")
-        assert [row["number"] for row in rows(path)] in (list(range(kept)), list(range(kept + 1)))  # whole but for its end
+        there = [row["number"] for row in rows(path)]
+        assert there in (list(range(kept)), list(range(kept + 1)))  # whole but for its end
         AppendedLines(path).append({"number": 9})
-        assert [row["number"] for row in rows(path)] == [*range(kept), 9]
+        assert [row["number"] for row in rows(path)] == [*there, 9]  # what was read before is read after
+
+
+def test_a_last_line_that_an_editor_saved_without_an_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "grades.jsonl"
+    path.write_text('{"question_id": "1", "grade": "A"}\n{"question_id": "2", "grade": "B"}')
+    AppendedLines(path)
+    assert [row["grade"] for row in rows(path)] == ["A", "B"]
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_the_page_shows_what_was_wrong_and_asks_no_network(grades: list[Grade], 
     assert "90.0 [59.6, 98.2]" in page.words
 
 
+def test_a_former_exams_radar_is_not_shown(grades: list[Grade], tmp_path: Path) -> None:
+    report.write(grades, tmp_path, "small")
+    report.write([one for one in grades if one.answer.question.ability == "reading"], tmp_path, "small")
+    assert not (tmp_path / "radar.png").exists()
+    assert 'class="radar' not in (tmp_path / "wrong.html").read_text()
+
+
 def test_a_radar_draws_every_column_however_many_there_are(tmp_path: Path) -> None:
     """Nine columns of nine heights: each is in the legend, and no two are drawn alike."""
     columns = tuple(f"system {number}" for number in range(9))

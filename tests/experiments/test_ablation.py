@@ -1,6 +1,7 @@
 """A study in whole: cells are shared, skipped and resumed, its folder is guarded, and its report says what it does not know."""
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -27,7 +28,9 @@ from mplug_owl.eval.graders.normalised import Contains
 from mplug_owl.eval.task import Condition, Question
 from mplug_owl.experiments import ablation, ablation_plan, cells
 from mplug_owl.experiments.ablation import ablate, report
+from mplug_owl.experiments.ablation_report import write as write_report
 from mplug_owl.experiments.cells import Cell, is_trained
+from mplug_owl.experiments.effects import Estimate
 from mplug_owl.experiments.findings import gather
 from mplug_owl.experiments.study import Arm, Claim, Study, find
 from mplug_owl.train.recipe import Recipe
@@ -110,6 +113,15 @@ def test_the_report_is_whole_and_the_same_again(tmp_path: Path) -> None:
     page = before["study.html"].decode()
     assert "Who knows more?" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_what_is_no_number_is_null_in_the_results(tmp_path: Path) -> None:
+    """NaN is no JSON: a reader that keeps to it would refuse the whole file."""
+    found = ablate(guesses(none=0.1, much=0.8), tmp_path / "out", console=QUIET)
+    unknown = replace(found.rows[0], means={"overall": Estimate(math.nan, None, None, None)})
+    write_report(replace(found, rows=(unknown, *found.rows[1:])), tmp_path / "out", QUIET)
+    rows = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)["rows"]
+    assert rows[0]["means"]["overall"]["value"] is None
 
 
 def test_two_seeds_have_no_bars_and_say_so(tmp_path: Path) -> None:

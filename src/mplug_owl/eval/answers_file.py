@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mplug_owl.errors import UserError
-from mplug_owl.eval.lines import AppendedLines, read_lines, text
+from mplug_owl.eval.lines import AppendedLines, earlier_turns, read_lines, text
 from mplug_owl.eval.task import Condition, Question
 from mplug_owl.eval.trace_rows import as_rows, with_trace
 
@@ -36,10 +36,11 @@ class AnswersFile:
             for name, value in (("task", task), ("model_id", model)):
                 if row.get(name) != value:
                     raise UserError(f"{where}: {name} is {row.get(name)!r:.80}, not {value!r}; give another --out")
-            earlier = row.get("earlier", [])
-            prompt = (text(row, "image", where), *(turn["question"] for turn in earlier), text(row, "question", where))
-            self._answers[text(row, "mode", where), prompt] = with_trace(text(row, "answer", where), row, where)
-            self._written[row["split"], row["mode"], text(row, "question_id", where), len(earlier)] = prompt
+            earlier = [text(turn, "question", where) for turn in earlier_turns(row, where)]
+            prompt = (text(row, "image", where), *earlier, text(row, "question", where))
+            split, mode, question = (text(row, name, where) for name in ("split", "mode", "question_id"))
+            self._answers[mode, prompt] = with_trace(text(row, "answer", where), row, where)
+            self._written[split, mode, question, len(earlier)] = prompt
         self.path = path
         self._lines = AppendedLines(path, SYNC_SECONDS) if path is not None else None
 

@@ -80,7 +80,7 @@ def run_exam(
     """
     for condition in task.conditions:
         task.questions(condition.split, limit, seed)  # what is wrong with the data is said before a model is loaded
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     length = max_new_tokens or (MAX_NEW_TOKENS_SCENES if task.name == "scenes" else MAX_NEW_TOKENS)
     entered: list[Answer] | None = None
     if isinstance(model, str) and model.startswith(FROM_FILE):
@@ -104,12 +104,12 @@ def run_exam(
             _enter(answers, folder, task, settings, kept)
     if chosen := graders or ((task.grader,) if task.grader is not None else ()):
         grades = [grade for grader in chosen for grade in grader.grades(answers)]
-        report.show(grades, Console())
+        report.show(grades, Console(markup=False, emoji=False))
         report.write(grades, folder, who.name)
     else:
         for line in _summary(answers, task, folder):
-            Console(soft_wrap=True).print(line, highlight=False, markup=False)
-    traces.show(answers, Console())
+            Console(soft_wrap=True, emoji=False).print(line, highlight=False, markup=False)
+    traces.show(answers, Console(markup=False, emoji=False))
     traces.write(answers, folder, who.name)
     return folder
 
@@ -138,7 +138,7 @@ class Watched:
 
 def _asked(model: ChatModel, task: Task, settings: ExamSettings, kept: AnswersFile) -> list[Answer]:
     """The answers to a task, those that are known and those that are missing, with a bar of the latter."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=None)
         return answer_task(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mplug_owl.errors import UserError
 from mplug_owl.eval import tasks
@@ -18,8 +19,10 @@ from mplug_owl.eval.task import Task
 from mplug_owl.writing import replacing, writing
 
 SETTINGS, ANSWERS, GRADES = "exam.json", "answers.jsonl", "grades.jsonl"
+# Whoever grades holds one of these.
+RATING_LOCK, JUDGING_LOCK = f".{GRADES}.lock", ".judge.lock"
 # An exam with grades that begins anew leaves these of the former one in a folder of this name and a number.
-FORMER, OF_ANSWERS = "former", (SETTINGS, ANSWERS, GRADES, "pairs.jsonl")
+FORMER, OF_ANSWERS = "former", (SETTINGS, ANSWERS, GRADES, "pairs.jsonl", "passport.json", "scores.json")
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,16 @@ def open_exam(folder: Path, settings: ExamSettings, fresh: bool = False) -> Iter
         fresh: Begin anew, whatever is there. Grades are work: where there are any, the former exam is kept in former-N.
 
     Raises:
-        UserError: Another exam is in the folder, or another process is writing there.
+        UserError: Another exam is in the folder, or another process is writing there, or grading what would begin anew.
         WriteError: The folder cannot be written.
     """
     refusal = f"{folder}: another exam is writing there; wait for it, or give another --out"
     with sole_writer(folder / ".lock", refusal):
         saved = folder / SETTINGS
         if fresh:
-            _clear(folder)
+            busy = f"{folder}: its answers are being graded; wait for owl rate and owl judge, or give another --out"
+            with sole_writer(folder / RATING_LOCK, busy), sole_writer(folder / JUDGING_LOCK, busy):
+                _clear(folder)
         if saved.is_file():
             _compare(read_settings(folder), settings, saved)
         elif (folder / ANSWERS).exists():
@@ -108,11 +113,13 @@ def read_settings(folder: Path) -> ExamSettings:
         raise UserError(f"{folder}: no {SETTINGS} there; expected the folder of an exam, as owl eval writes it")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return ExamSettings(
-            **{name: value for name, value in values.items() if name in {one.name for one in fields(ExamSettings)}}
-        )
+        kinds: dict[str, Any] = {one.name: one.type for one in fields(ExamSettings)}
+        made = ExamSettings(**{name: value for name, value in values.items() if name in kinds})
+        if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(made, name), kind)]:
+            raise ValueError(f"{wrong[0]} is {getattr(made, wrong[0])!r:.80}")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); expected what owl eval writes") from error
+    return made
 
 
 def folder_of(entries: Sequence[str]) -> Path | None:
@@ -135,18 +142,18 @@ def read_exam(
         note: Takes a sentence about what is odd.
 
     Raises:
-        UserError: An entry is neither, two are about different tasks or called the same, or a file is damaged.
+        UserError: An entry is neither, two are about different tasks or questions or called the same, or a file is damaged.
     """
-    found: list[tuple[str | None, Path, ExamSettings | None]] = []
-    for entry in entries:
-        name, path = _named(entry)
-        found.append((name, path, read_settings(path) if path.is_dir() else None))
+    named = [_named(entry) for entry in entries]
+    found = [(name, path, read_settings(path) if path.is_dir() else None) for name, path in named]
     saved = [settings for _, _, settings in found if settings is not None]
     names = dict.fromkeys([*([task] if task else []), *(settings.task for settings in saved)])
     if len(names) > 1:
         raise UserError(f"exams of {' and '.join(names)} cannot stand in one table; name those of one task")
-    first = saved[0] if saved else None
-    where = data or (Path(first.data) if first is not None and first.data is not None else None)
+    read_from = list(dict.fromkeys(settings.data for settings in saved))
+    if data is None and len(read_from) > 1:
+        raise UserError(f"the exams read {' and '.join(map(str, read_from))}; if they ask the same, --data names one of them")
+    where = data or (Path(read_from[0]) if read_from and read_from[0] is not None else None)
     asked = tasks.find(next(iter(names), "owleval"), where)
     answers: list[Answer] = []
     for name, path, settings in found:
@@ -156,8 +163,20 @@ def read_exam(
         called = name or read[0].model
         if called in {answer.model for answer in answers}:
             raise UserError(f"{path}: a second system called {called}; give it another name, NAME={path}")
+        _refuse_other_questions(answers, read, path)
         answers += [Answer(one.question, one.condition, one.turns, called) for one in read]
     return Exam(asked, tuple(answers))
+
+
+def _refuse_other_questions(answers: Sequence[Answer], read: Sequence[Answer], path: Path) -> None:
+    """Raise UserError where an id means another question than before: what is drawn goes by the limit too."""
+    known = {(one.condition, one.question.id): one.question.turns for one in answers}
+    for one in read:
+        if known.get((one.condition, one.question.id), one.question.turns) != one.question.turns:
+            raise UserError(
+                f"{path}: its question {one.question.id} is another one than in the entries before; drawn questions stand in "
+                "one table where --limit and --seed were the same"
+            )
 
 
 def fingerprint(folder: str | Path) -> str:

@@ -16,7 +16,7 @@ from mplug_owl.writing import writing
 
 
 class AppendedLines:
-    """Appends to a file of JSON lines; what a crash left of a last line is cut off first.
+    """Appends to a file of JSON lines; what a crash left of a last line is cut off first, and a whole one gets its end.
 
     Several threads may append. Whatever is appended survives the end of the process at once, and the end of the machine after
     `sync_seconds` at most.
@@ -36,8 +36,11 @@ class AppendedLines:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 whole = path.read_bytes()
-                if whole and not whole.endswith(b"\n"):
-                    file.truncate(whole.rfind(b"\n") + 1)
+                last = whole[whole.rfind(b"\n") + 1 :]
+                if is_whole(last):  # an editor saved it without an end
+                    file.write(b"\n")
+                elif last:
+                    file.truncate(len(whole) - len(last))
 
     def append(self, row: Mapping[str, object]) -> None:
         """Write one line, or nothing where the disk is full."""
@@ -99,6 +102,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def is_whole(line: bytes) -> bool:
+    """Whether it is an object from its first brace to its last: no part of one is."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def text(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field of a line as text. Some files have their ids as numbers. Raises UserError where it is something else."""
     value = row.get(name)
@@ -107,3 +118,11 @@ def text(row: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: {name} is {value!r:.80}; expected text")
     return value
+
+
+def earlier_turns(row: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """The turns before a line's own; none where it does not say. Raises UserError where they are something else."""
+    turns = row.get("earlier") or []
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise UserError(f"{where}: earlier is {turns!r:.80}; expected a list of turns with question and answer")
+    return turns

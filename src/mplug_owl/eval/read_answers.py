@@ -7,7 +7,7 @@ from typing import Any
 
 from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
-from mplug_owl.eval.lines import read_lines, text
+from mplug_owl.eval.lines import earlier_turns, read_lines, text
 from mplug_owl.eval.task import Condition, Question, Task
 from mplug_owl.eval.trace_rows import with_trace
 
@@ -43,7 +43,7 @@ def read_answers(
         task: What was asked.
         count: How many of the task's questions are read; rows that answer others are left out.
         seed: That of the exam.
-        note: Takes a sentence about what is odd.
+        note: Takes a sentence about what is odd: questions that have other words there, or no answer.
 
     Raises:
         UserError: A line is damaged, answers no question of the task or one that another line answers; or there is none.
@@ -76,7 +76,7 @@ def _compare_words(
     task: str,
     note: Callable[[str], None],
 ) -> None:
-    """Say which questions have other words in the file than in the task."""
+    """Say which questions have other words in the file than in the task, and how many none, where it answers any at all."""
     reworded: dict[str, None] = {}
     for condition, here in questions.items():
         for question in here:
@@ -85,6 +85,9 @@ def _compare_words(
                 reworded[question.id] = None
     if reworded:
         note(f"{path}: the words of questions {', '.join(reworded)} differ from {task}'s; found by their ids")
+    asked = sum(len(questions[condition]) for condition in {condition for condition, _ in found})
+    if len(found) < asked:
+        note(f"{path}: has answers to {len(found)} of {asked} questions; the others are in no figure")
 
 
 def _matched(
@@ -130,7 +133,7 @@ def _row(row: Mapping[str, Any], where: str, task: Task) -> _Row:
         text(row, "question", where) if "question" in row else None,
         text(row, "split", where) if "split" in row else None,
         text(row, "mode", where) if "mode" in row else "picture",
-        tuple(text(turn, "answer", where) for turn in earlier) if earlier is not None else None,
+        tuple(text(turn, "answer", where) for turn in earlier_turns(row, where)) if earlier is not None else None,
     )
 
 

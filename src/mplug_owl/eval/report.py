@@ -59,6 +59,7 @@ def write(grades: Sequence[Grade], out: Path, name: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
         first = figures(grades)[0]
+        (out / "radar.png").unlink(missing_ok=True)  # a former exam's
         if len(first.rows) - 1 >= SPOKES:
             radar(first, out / "radar.png", name)
         (out / "wrong.html").write_text(wrong(grades, out / "radar.png", name), encoding="utf-8")

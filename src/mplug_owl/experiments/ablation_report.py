@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from mplug_owl.eval.compare.bars import save
+from mplug_owl.eval.compare.values import plain
 from mplug_owl.eval.statistics import OVERALL
 from mplug_owl.experiments.cells import Answering
 from mplug_owl.experiments.effects import FEWEST_SEEDS, Estimate
@@ -30,10 +31,10 @@ WIDE = 160
 def write(found: Findings, out: Path, console: Console) -> Path:
     """Print the tables and write results.json, table.txt, figure.png, figure.svg and study.html into the study's folder."""
     console.print(tables(found))
-    plain = Console(file=io.StringIO(), width=WIDE, force_terminal=False)
-    with plain.capture() as captured:
-        plain.print(tables(found))
-    texts = {"results.json": json.dumps(found.as_json(), indent=1) + "\n", "table.txt": captured.get()}
+    page = Console(file=io.StringIO(), width=WIDE, force_terminal=False)
+    with page.capture() as captured:
+        page.print(tables(found))
+    texts = {"results.json": json.dumps(plain(found.as_json()), indent=1) + "\n", "table.txt": captured.get()}
     with writing(out):
         figure = draw(found)
         save(figure, out, "figure")

@@ -251,6 +251,14 @@ def test_kernels_kept_while_a_data_set_is_answered_are_few(job: AnswerJob, monke
     assert kept == [ANSWERING]
 
 
+def test_a_file_that_an_editor_saved_without_its_last_end_is_done(job: AnswerJob, capsys: pytest.CaptureFixture) -> None:
+    answer_all(job, Parrot())
+    job.out.write_bytes(job.out.read_bytes().rstrip())
+    answer_all(job, Parrot())
+    check(job)
+    assert "others are at work" not in capsys.readouterr().err
+
+
 def test_an_exam_grades_the_file(job: AnswerJob) -> None:
     answer_all(job, Parrot())
     task = FromData(job.source)

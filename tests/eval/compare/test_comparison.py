@@ -140,6 +140,20 @@ def test_the_file_named_last_counts(entries: list[str], data: Path, tmp_path: Pa
     assert [grade.letter for grade in grades] == ["D"] * 5
 
 
+def test_files_made_by_hand_are_a_group_each(entries: list[str], data: Path, tmp_path: Path) -> None:
+    """Neither takes the place of the other because neither says who graded."""
+    files = [tmp_path / "anna.jsonl", tmp_path / "ben" / "grades.jsonl"]
+    files[1].parent.mkdir()
+    for path, letter in zip(files, "AD", strict=True):
+        path.write_text(json.dumps({"question_id": "1", "grade": letter}) + "\n")
+    exam, grades, _ = gather(entries[:1], files, data=data)
+    made = compare(exam, grades).gradings
+    assert [(one.title, one.grades[0].letter) for one in (each.grading for each in made)] == [
+        ("file anna", "A"),
+        ("file ben", "D"),
+    ]
+
+
 def test_grades_of_somebody_elses_answers_are_an_error(entries: list[str], data: Path, tmp_path: Path) -> None:
     other = graded(entries[1:2], data, tmp_path / "other", "anna", "person", "A")
     with pytest.raises(UserError, match="grades none of these answers"):

@@ -29,6 +29,11 @@ def test_it_is_the_mean_over_all_choices_of_all_but_one(answer: str, people: lis
     assert vqa_accuracy(answer, people) == pytest.approx(sum(each) / len(each), abs=1e-12)
 
 
+def test_an_answer_of_an_article_is_compared_as_it_stands() -> None:
+    """The rules leave nothing of the letter A of a choice: no answer at all would have the full score."""
+    assert [vqa_accuracy(answer, ["A"] * 10) for answer in ("", "the", "a.", "A")] == [0, 0, 1, 1]
+
+
 def test_the_target_is_one_of_the_people() -> None:
     (grade,) = VqaAccuracy().grades([answered("red", "red", "red", "blue", "green", "grey")])
     assert grade.score == pytest.approx((2 * 1 / 3 + 3 * 2 / 3) / 5)

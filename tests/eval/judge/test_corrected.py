@@ -64,6 +64,20 @@ def test_unscored_answers_are_in_no_share() -> None:
     assert corrected_shares([*judged, unscored], people) == corrected_shares(judged, people)
 
 
+def test_each_condition_has_a_share_of_its_own() -> None:
+    """With the picture and without are one split: their answers are not thrown together."""
+    judged, people = [], {}
+    for number in range(40):
+        for condition, letter in zip(CONDITIONS[:2], ("A", "D"), strict=True):
+            answer = Answer(question(number), condition, ("words",), "one")
+            judged.append(lettered(answer, letter, "stub", "judge"))
+            people[key(answer)] = letter
+    assert [(one.mode, one.judged, one.value) for one in corrected_shares(judged, people)] == [
+        ("picture", 1, 1),
+        ("none", 0, 0),
+    ]
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """95 % of the time by its name. Of 100 exams a true 95 % falls below 89 in one of a hundred."""
     covered, raw_is_off = 0, 0

@@ -158,7 +158,10 @@ def test_each_picture_is_exchanged_for_another_one() -> None:
 
 def test_text_alone_has_nothing_to_take_away() -> None:
     text = [replace(one, question=replace(one.question, picture=None)) for one in answers(3)]
-    assert {sheet.shown for sheet in audit_sheets(text)} == {"picture"}
+    in_parts = [
+        replace(one, question=replace(one.question, parts=(("What?",),), image=f"record {n}")) for n, one in enumerate(text)
+    ]
+    assert {sheet.shown for asked in (text, in_parts) for sheet in audit_sheets(asked)} == {"picture"}
     stub = Stub()
     Judge(stub, "stub").grades(text)
     assert not any(talk.pictures for talk in stub.heard)

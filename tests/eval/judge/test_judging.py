@@ -112,6 +112,16 @@ def test_an_older_prompts_grades_are_given_anew(tmp_path: Path) -> None:
     assert len(rows(path)) == 18
 
 
+def test_a_judge_that_was_trained_on_is_another_one(tmp_path: Path) -> None:
+    """Its name says nothing of that, and what it graded before would be shown as its own of today."""
+    old, new = (Judge(Stub("GRADE: B"), "runs/judge", weights=weights) for weights in ("old", "new"))
+    for _ in range(2):
+        grades, _ = judge_exam(old, exam(), tmp_path, Judging(), silent)
+    assert {grade.details["weights"] for grade in grades} == {"old"}
+    with pytest.raises(UserError, match=r"grades\.jsonl: the grades there are of other weights of runs/judge; give another"):
+        judge_exam(new, exam(), tmp_path, Judging(), silent)
+
+
 def test_a_limit_is_of_questions_and_not_of_answers() -> None:
     few = first_questions(exam().answers, 2)
     assert [(answer.model, answer.question.id) for answer in few] == [

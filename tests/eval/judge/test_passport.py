@@ -18,10 +18,12 @@ from benchmarks.passport import (
     kinds,
     passport_of,
 )
+from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Grade, lettered
 from mplug_owl.eval.judge.pairs import Pair
 from mplug_owl.eval.judge.passport import Passport, passport, passports, people_letters
 from mplug_owl.eval.judge.passport_table import show_passport
+from tests.eval.letters import SINGLE, asked
 
 
 @pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.slow)], ids=["five", "fifteen more"])
@@ -98,6 +100,19 @@ def test_a_slope_without_people_is_never_called_a_fault() -> None:
     assert found.verdict == "undecided"
     assert "people's grades would tell" in found.reason
     assert line(passport([*judged, *people], [], "a judge"), "length").verdict == "suspect"
+
+
+def test_length_that_goes_with_peoples_grades_is_not_told_apart_from_them() -> None:
+    """Every long answer is good and every short one bad: the equations have no solution, and rounding would make one up."""
+    judged, people = [], []
+    for number, letter in enumerate("ABCD" * 10):
+        for text, truly in (("yes", "A"), ("no", "C")):
+            answer = Answer(asked(number, 1), SINGLE, (text,), text)
+            judged.append(lettered(answer, letter, "a judge", "judge"))
+            people.append(lettered(answer, truly, "anna", "person"))
+    made = passport([*judged, *people], [], "a judge")
+    assert (line(made, "length").verdict, line(made, "length").value) == ("not measured", None)
+    assert "go together" in line(made, "length").reason
 
 
 def test_one_letter_for_all_agrees_with_nobody_and_is_no_fault_of_memory() -> None:

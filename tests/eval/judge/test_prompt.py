@@ -10,6 +10,7 @@ from PIL import Image
 from mplug_owl.conversation import Picture
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.judge.prompt import compare_prompt, grade_prompt, packed, read_grade, read_verdict
+from mplug_owl.eval.judge.scores import read_scores
 from tests.eval.quiz import CONDITIONS, question
 
 PICTURE = Picture(Image.new("RGB", (4, 4)))
@@ -32,6 +33,16 @@ def answer(*turns: str, model: str = "one") -> Answer:
 )
 def test_the_last_line_of_its_form_is_the_grade(reply: str, letter: str) -> None:
     assert read_grade(reply) == (letter, "grade")
+
+
+def test_what_a_judge_weighed_while_it_thought_is_no_grade() -> None:
+    """Thinking that was cut off ends in no grade, whatever letters it tried."""
+    cut = "<think>Perhaps\nGRADE: A\nbut the picture shows a dog, so"
+    assert read_grade(cut) == (None, "unreadable")
+    assert read_verdict(cut.replace("GRADE: A", "BETTER: 1")) is None
+    assert read_scores(cut.replace("GRADE: A", "SCORES: 7 4")) is None
+    assert read_grade(f"{cut} no.</think>\nI see a dog.\nGRADE: C") == ("C", "grade")
+    assert read_grade(f"{cut} no.</think>\nI see a dog.") == (None, "unreadable")
 
 
 @pytest.mark.parametrize("reply", ["", "GRADE: X", "GRADE: A or B", "GRADE:", "A", "GRADE: E", "UPGRADE: A", "I give it a B."])

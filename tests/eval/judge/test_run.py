@@ -171,6 +171,18 @@ def test_people_are_compared_with(
     assert json.loads((folder / "passport.json").read_text())["errors"]["good"] == 3
 
 
+def test_a_file_that_is_named_besides_counts_once(
+    entries: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As people's, where its folder is the judge's own: its grades would count twice, and intervals be too narrow."""
+    shown = []
+    for people in ((), (tmp_path / "out" / "grades.jsonl",)):
+        with serving(always_good) as server:
+            run_judge(wanted(server, entries, tmp_path, people=people))
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
 @pytest.mark.parametrize(
     ("typed", "name"),
     [("http://localhost:1/v1?retries=2#gpt", "gpt"), ("hf:org/model", "org/model"), ("owl-tiny", "owl-tiny")],

@@ -188,6 +188,12 @@ def test_one_rater_is_not_asked_for_a_name(raters: Raters) -> None:
     assert client.post("/rate/ben", data={"action": "A"}).status_code == 404
 
 
+@pytest.mark.parametrize("typed", ["Anna  Maria", "Zoe\u0308", " anna "])
+def test_the_one_rater_may_grade_however_the_name_was_typed(typed: str, raters: Raters) -> None:
+    client = testclient.TestClient(server.make_app(raters, rater=typed), base_url=BASE)
+    assert client.get("/").status_code == 200
+
+
 def test_the_export_is_a_persons_grades_with_the_known_ones_at_the_end(client, raters: Raters) -> None:
     anna = raters.progress("anna")
     known = next(item for item in anna.items if key(item.answer) in raters.gold)

@@ -128,6 +128,14 @@ def test_damaged_gold_is_an_error(exam: Exam, tmp_path: Path, rows: list[dict], 
         read_gold(lines(tmp_path / "gold.jsonl", *rows), exam.task, exam.answers)
 
 
+@pytest.mark.parametrize("row", [{"model_id": "somebody else"}, {"answer": "On it.", "split": "multi"}])
+def test_gold_that_knows_nothing_here_is_an_error(row: dict, exam: Exam, tmp_path: Path) -> None:
+    """Nobody would be seen to pay attention, and nobody would know."""
+    (tmp_path / "gold.jsonl").write_text(json.dumps({"question_id": 1, "grade": "A", **row}) + "\n")
+    with pytest.raises(UserError, match=r"gold\.jsonl: knows the grade of no answer here"):
+        prepare(exam, RatingSettings(tmp_path / "grades.jsonl", gold=tmp_path / "gold.jsonl"))
+
+
 def test_answers_that_changed_since_are_an_error(exam: Exam, tmp_path: Path) -> None:
     row = {"question_id": "0", "model_id": cards.SYSTEMS[0], "split": "single", "grade": "D", "answer_digest": "0" * 16}
     with pytest.raises(UserError, match="has changed since it was graded"):

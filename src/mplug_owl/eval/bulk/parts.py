@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mplug_owl.chat import Decoding
 from mplug_owl.errors import UserError
-from mplug_owl.eval.lines import AppendedLines, read_lines
+from mplug_owl.eval.lines import AppendedLines, is_whole, read_lines
 from mplug_owl.writing import replacing, writing
 
 SETTINGS, BAD = "settings.json", "bad.jsonl"
@@ -79,7 +79,7 @@ class Parts:
         if saved.is_file():
             try:
                 before = dict(json.loads(saved.read_text("utf-8")))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise UserError(f"{saved}: damaged ({error}); expected what owl answer writes") from error
             before.setdefault("dtype", now["dtype"])  # notes from before December 2026 have none
             for name, value in now.items():
@@ -191,7 +191,7 @@ class Parts:
             with file.open("rb") as lines:
                 offset = 0
                 for number, line in enumerate(lines, 1):
-                    if line.endswith(b"\n"):
+                    if line.strip() and (line.endswith(b"\n") or is_whole(line)):
                         position = self._position(json.loads(line), file, number)
                         if where[position, 0] < 0:
                             where[position] = index, offset

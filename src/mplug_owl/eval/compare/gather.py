@@ -1,6 +1,6 @@
 """What a report is about: entries' answers, the grades beside them and in other files, and pairs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.exam_folder import GRADES, Exam, read_exam, read_settings
 from mplug_owl.eval.grade import Grade
-from mplug_owl.eval.grades_file import key, read_grades
+from mplug_owl.eval.grades_file import latest, read_grades
 from mplug_owl.eval.judge.pairs import PAIRS, Pair, read_pairs
 
 
@@ -49,7 +49,7 @@ def gather(
     if exam.task.grader is not None:
         found += exam.task.grader.grades(exam.answers)
     compared = [read_pairs(folder / PAIRS, exam.task.name, exam.answers) for folder in beside if (folder / PAIRS).is_file()]
-    return exam, _latest(found), list({(one.judge, one.key): one for pairs in compared for one in pairs}.values())
+    return exam, latest(found), list({(one.judge, one.key): one for pairs in compared for one in pairs}.values())
 
 
 def _read(path: Path, exam: Exam, called: str = "", known_as: str = "") -> list[Grade]:
@@ -66,8 +66,3 @@ def _read(path: Path, exam: Exam, called: str = "", known_as: str = "") -> list[
         renamed[id(before)] = answer
         asked.append(before)
     return [replace(grade, answer=renamed[id(grade.answer)]) for grade in read_grades(path, exam.task.name, asked)]
-
-
-def _latest(grades: Iterable[Grade]) -> list[Grade]:
-    """One grade of each grader and round for an answer: that of the file that was named last."""
-    return list({(key(one.answer), one.grader, one.kind, one.round, one.shown): one for one in grades}.values())

@@ -54,7 +54,8 @@ def run_report(run: ReportRun) -> Path:
         raise UserError("nothing to report: name an exam's folder or a file of answers, --published, or --plan")
     if run.grades and not run.entries:
         raise UserError("--grades: name the entries whose answers they grade")
-    console, notes = Console(), Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False)
+    notes = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     comparison = None
     if run.entries:
         exam, grades, pairs = gather(run.entries, run.grades, run.task, run.data, notes.print)
@@ -69,7 +70,7 @@ def run_report(run: ReportRun) -> Path:
     if plan is not None:
         comparison_tables.show_plan(plan, console)
     for line in ["Not graded yet. People or a judge grade with", *(f"  {line}" for line in commands)] if commands else []:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     task = comparison.exam.task.name if comparison is not None else "owleval"
     out = run.out or Path("runs") / f"report-{task}"
     comparison_report.write(comparison, out, paper, plan, commands)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Grade, scored
-from mplug_owl.eval.graders.normalised import normalised
+from mplug_owl.eval.graders.normalised import same
 
 # Three people who agree earn the full score, in every choice of all but one of those asked.
 AGREEING = 3
@@ -18,7 +18,8 @@ class VqaAccuracy:
     """The accuracy of VQA (arXiv 1505.00468): min(1, people who gave this answer / 3), the mean over leaving each person out.
 
     Answers and people's answers are normalised as in VQA's evaluation. That evaluation takes people's answers as they are
-    where all agree; in its own files they are normalised already, and the figures are the same.
+    where all agree; in its own files they are normalised already, and the figures are the same. Where the rules leave nothing
+    of a person's answer, such as the letter A of a choice, it is compared as it stands.
 
     Raises:
         UserError: A question has fewer than four people's answers.
@@ -39,6 +40,5 @@ class VqaAccuracy:
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     """The mean, over leaving each person out, of the share of three others who gave this answer, at most 1."""
-    words = normalised(answer)
-    agrees = [normalised(one) == words for one in people]
+    agrees = [same(answer, one) for one in people]
     return sum(min(1.0, (sum(agrees) - one) / AGREEING) for one in agrees) / len(people)

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 
+from mplug_owl.conversation import Picture
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.judge.judge import Sheet
 from mplug_owl.eval.task import Question
@@ -29,10 +30,17 @@ def audit_sheets(answers: Sequence[Answer], sample: int = SAMPLE) -> list[Sheet]
 
 def exchanged_questions(questions: Sequence[Question]) -> dict[str, Question]:
     """For each picture's name a question about another picture, shuffled but the same in every run."""
-    by_cluster = {question.cluster: question for question in questions if question.picture is not None or question.parts}
+    by_cluster = {question.cluster: question for question in questions if _has_picture(question)}
     names = sorted(by_cluster)
     random.Random(0).shuffle(names)
     return {name: by_cluster[names[(number + 1) % len(names)]] for number, name in enumerate(names)}
+
+
+def _has_picture(question: Question) -> bool:
+    """Whether a judge is shown one: a question of several parts may be of words alone."""
+    if question.parts:
+        return any(isinstance(part, Picture) for parts in question.parts for part in parts)
+    return question.picture is not None
 
 
 def _sample(answers: Sequence[Answer], count: int) -> list[Answer]:

@@ -34,6 +34,7 @@ class CorrectedShare:
     Args:
         model: The system.
         split: The condition's split.
+        mode: And its mode.
         judged: The judge's share.
         count: Of so many answers with a grade.
         value: The corrected share; None where the judge is no better than chance.
@@ -42,6 +43,7 @@ class CorrectedShare:
 
     model: str
     split: str
+    mode: str
     judged: float
     count: int
     value: float | None
@@ -59,7 +61,7 @@ def judge_errors(judged: Iterable[Grade], people: Mapping[Key, Letter]) -> Judge
 
 
 def corrected_shares(judged: Sequence[Grade], people: Mapping[Key, Letter]) -> list[CorrectedShare]:
-    """Every system's shares, a row a split. Empty where people's grades do not say how the judge errs.
+    """Every system's shares, a row a condition. Empty where people's grades do not say how the judge errs.
 
     arXiv 2511.21140: (p + q0 - 1) / (q0 + q1 - 1), with p the judge's share, q0 its specificity and q1 its sensitivity. One
     judge is taken to err alike for all systems. The interval is a bootstrap by picture; in each resample q0 and q1 have one
@@ -70,13 +72,13 @@ def corrected_shares(judged: Sequence[Grade], people: Mapping[Key, Letter]) -> l
         return []
     lettered = [grade for grade in judged if grade.letter is not None]
     rows = []
-    for model, split in dict.fromkeys((grade.answer.model, grade.answer.condition.split) for grade in lettered):
-        here = [(grade.answer.model, grade.answer.condition.split) == (model, split) for grade in lettered]
+    for asked in dict.fromkeys(key(grade.answer)[:3] for grade in lettered):
+        here = [key(grade.answer)[:3] == asked for grade in lettered]
         good = [_good(grade.letter) for grade, mine in zip(lettered, here, strict=True) if mine]
         share = sum(good) / len(good)
         value = corrected(share, errors.specificity, errors.sensitivity)
         ends = _interval(lettered, here, people, value) if value is not None else None
-        rows.append(CorrectedShare(model, split, share, len(good), value, ends))
+        rows.append(CorrectedShare(*asked, share, len(good), value, ends))
     return rows
 
 

@@ -37,6 +37,7 @@ class Judge:
         cache: Replies that are known already; a new one is kept in memory.
         decoding: How its words are chosen: the likeliest, so that a second run says the same.
         identity: What replies are cached under, where the name alone does not say which model it was.
+        weights: A digest of its files where they are here; grades of other weights are not taken for its own.
 
     Example:
         >>> from mplug_owl import OwlChatModel, load
@@ -49,6 +50,7 @@ class Judge:
     cache: ReplyCache = field(default_factory=ReplyCache)
     decoding: Decoding = DECODING
     identity: str = ""
+    weights: str = ""
 
     def cached(self, round: int = 0) -> CachedChatModel:  # noqa: A002
         """The model, which is not asked for what it has replied already."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
-from mplug_owl.eval.exam_folder import GRADES, Exam
+from mplug_owl.eval.exam_folder import GRADES, JUDGING_LOCK, Exam
 from mplug_owl.eval.grade import Grade
 from mplug_owl.eval.grades_file import GradesFile, key, read_grades
 from mplug_owl.eval.judge.audit import audit_sheets
@@ -41,7 +42,7 @@ class Judging:
 def judging_in(folder: Path) -> AbstractContextManager[None]:
     """Nobody else judges into the folder meanwhile. Raises UserError where somebody does."""
     refusal = f"{folder}: another judge is writing there; wait for it, or give another --out"
-    return sole_writer(folder / ".judge.lock", refusal)
+    return sole_writer(folder / JUDGING_LOCK, refusal)
 
 
 def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress: Progress) -> tuple[list[Grade], list[Pair]]:
@@ -51,15 +52,18 @@ def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress
         All grades in the file, others' too, in the order of the exam's answers; and this judge's pairs.
 
     Raises:
-        UserError: The judge is not there or refuses, or a file is damaged. What it had replied is kept.
+        UserError: The judge is not there or refuses, has other weights than before, or a file is damaged. What it had replied
+            is kept.
     """
     answers = first_questions(exam.answers, wanted.limit)
     grades_path, pairs_path = folder / GRADES, folder / PAIRS
     kept = GradesFile(grades_path, exam.task.name)
     sheets = [*map(Sheet, answers), *(audit_sheets(answers, wanted.sample) if wanted.sample is not None else ())]
-    missing = _ungraded(sheets, read_grades(grades_path, exam.task.name, exam.answers), judge.name)
+    there = read_grades(grades_path, exam.task.name, exam.answers)
+    refuse_other_weights(there, judge, grades_path)
+    missing = _ungraded(sheets, there, judge.name)
     for _, grade in progress("grading", len(missing), judge.arriving(missing)):
-        kept.add(grade)
+        kept.add(signed(grade, judge))
     if wanted.pairs:
         pairs_file = PairsFile(pairs_path, exam.task.name)
         known = {pair.key for pair in read_pairs(pairs_path, exam.task.name, exam.answers, judge.name)}
@@ -70,6 +74,19 @@ def judge_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress
     order = {key(answer): number for number, answer in enumerate(exam.answers)}
     grades = read_grades(grades_path, exam.task.name, exam.answers)
     return sorted(grades, key=lambda grade: order[key(grade.answer)]), compared
+
+
+def signed(grade: Grade, judge: Judge) -> Grade:
+    """A grade with the judge's weights, where they are known."""
+    return replace(grade, details={**grade.details, "weights": judge.weights}) if judge.weights else grade
+
+
+def refuse_other_weights(grades: Sequence[Grade], judge: Judge, path: Path) -> None:
+    """Raise UserError where a judge of this name graded with other weights: nothing would be asked of the ones of today."""
+    for grade in grades:
+        before = grade.details.get("weights", judge.weights)
+        if (grade.kind, grade.grader) == ("judge", judge.name) and before != judge.weights:
+            raise UserError(f"{path}: the grades there are of other weights of {judge.name}; give another --out")
 
 
 def first_questions(answers: Sequence[Answer], limit: int | None) -> list[Answer]:

@@ -10,6 +10,9 @@ from mplug_owl.eval.grade import LETTERS, Grade, Letter
 from mplug_owl.eval.grades_file import Key, key
 from mplug_owl.eval.judge.agreement import Numbers
 
+# A determinant below this share of its parts is the rounding of zero.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class LengthSlope:
@@ -32,10 +35,16 @@ class LengthSlope:
 
     @staticmethod
     def slope(sums: Numbers) -> Numbers:
-        """Least squares: grade on length, and on people's grade where that varies. NaN where lengths do not vary."""
+        """Least squares: grade on length, and on people's grade where that varies.
+
+        NaN where lengths do not vary, or where they go up and down with people's grades alone: nothing tells the two apart.
+        """
         length, across, people, grade_length, grade_people = (sums[..., number] for number in range(5))
+        apart = length * people - across**2
         with np.errstate(divide="ignore", invalid="ignore"):
-            joint = (grade_length * people - grade_people * across) / (length * people - across**2)
+            joint = (grade_length * people - grade_people * across) / np.where(
+                apart > ROUNDING * length * people, apart, np.nan
+            )
             alone = grade_length / length
         return np.where(people > 0, joint, alone)
 

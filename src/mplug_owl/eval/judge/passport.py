@@ -243,6 +243,8 @@ def _length(first: Sequence[Grade], people: dict[Key, Letter]) -> Line:
     found = length_slope(first, people, PICTURES)
     if found is None:
         return Line(name, "not measured", "two systems' answers to the same questions, of unequal length")
+    if np.isnan(found.value):
+        return Line(name, "not measured", "length and people's grades go together: nothing tells them apart")
     note = f"levels a doubling, at most {SLOPE:g} either way"
     line = _line(name, found.value, [one.answer for one in found.grades], found.values, found.slope, (-SLOPE, SLOPE), note)
     if found.beside_people:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mplug_owl.eval.grade import LETTERS, Grade
 from mplug_owl.eval.judge.corrected import CorrectedShare
@@ -17,7 +18,7 @@ STYLES = {"sound": "green", "suspect": "bold red", "undecided": "yellow", "not m
 def show_letters(grades: Sequence[Grade], passport: Passport, console: Console) -> None:
     """How many of each system's answers a judge gave each letter, and the share of A or B: as judged, and corrected."""
     mine = counted([one for one in grades if one.kind == "judge" and one.grader == passport.judge])
-    corrected = {(share.model, share.split): share for share in passport.shares}
+    corrected = {(share.model, share.split, share.mode): share for share in passport.shares}
     for condition in dict.fromkeys(one.answer.condition for one in mine):
         table = Table(highlight=False, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column("system", overflow="fold", min_width=12)
@@ -30,7 +31,7 @@ def show_letters(grades: Sequence[Grade], passport: Passport, console: Console) 
             empty = sum(not one.answer.text.strip() for one in here)
             unscored = len(here) - sum(letters) - empty
             cells = ("/".join(map(str, letters)), str(unscored), str(empty), str(share(here)))
-            table.add_row(model, *cells, _corrected(corrected.get((model, condition.split))))
+            table.add_row(model, *cells, _corrected(corrected.get((model, condition.split, condition.mode))))
         console.print(f"{condition.table}, {condition.title}, graded by {passport.judge}", style="bold", highlight=False)
         console.print(table)
 
@@ -42,7 +43,7 @@ def show_passport(passport: Passport, console: Console) -> None:
         table.add_column(column, no_wrap=True)
     table.add_column("limit, and what else was seen", overflow="fold")
     for line in passport.lines:
-        table.add_row(line.name, line.figure, f"[{STYLES[line.verdict]}]{line.verdict}[/]", line.reason)
+        table.add_row(line.name, line.figure, Text(line.verdict, STYLES[line.verdict]), line.reason)
     console.print(f"The judge's passport: {passport.judge}", style="bold", highlight=False)
     console.print(table)
     if passport.errors is not None:

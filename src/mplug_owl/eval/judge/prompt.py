@@ -129,8 +129,13 @@ def packed(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def concluded(reply: str) -> str:
+    """What a reply says beside its thinking; nothing of that counts, least of all where it was cut off."""
+    return reply.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def _last(pattern: re.Pattern[str], reply: str) -> str | None:
-    found = pattern.findall(reply)
+    found = pattern.findall(concluded(reply))
     return found[-1].lower() if found else None
 
 

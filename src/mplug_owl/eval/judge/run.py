@@ -16,7 +16,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.exam import weights_digest
 from mplug_owl.eval.exam_folder import folder_of, read_exam
 from mplug_owl.eval.grade import Grade
-from mplug_owl.eval.grades_file import read_grades
+from mplug_owl.eval.grades_file import latest, read_grades
 from mplug_owl.eval.judge.judge import Judge
 from mplug_owl.eval.judge.judging import REPLIES, Judging, cost, judge_exam, judging_in
 from mplug_owl.eval.judge.judging import Progress as ShowsProgress
@@ -67,7 +67,7 @@ def run_judge(run: JudgeRun) -> Path:
     Raises:
         UserError: There is no such judge or exam, or the judge's server is down. What it had graded is kept.
     """
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     exam = read_exam(run.entries, run.task, run.data, notes.print)
     if exam.task.name == TEXT and run.people:
         raise UserError(f"{TEXT}: its scores go from 1 to 10 and are not compared with people's grades; leave --people out")
@@ -77,7 +77,8 @@ def run_judge(run: JudgeRun) -> Path:
     others = [grade for path in run.people for grade in read_grades(path, exam.task.name, exam.answers)]
     with judging_in(folder):
         model = find(run.judge, run.device)
-        judge = Judge(model, name, ReplyCache(folder / REPLIES), identity=_identity(run.judge))
+        weights = weights_digest(run.judge)
+        judge = Judge(model, name, ReplyCache(folder / REPLIES), identity=_identity(run.judge), weights=weights)
         try:
             with _bar() as watch:
                 if exam.task.name == TEXT:
@@ -88,9 +89,9 @@ def run_judge(run: JudgeRun) -> Path:
             if (used := getattr(model, "usage", None)) is not None:
                 notes.print(cost(used, run.price_in, run.price_out))
         if exam.task.name == TEXT:
-            show_text(tables, Console())
+            show_text(tables, Console(markup=False, emoji=False))
             return folder
-        made = _shown([*grades, *others], pairs, name)
+        made = _shown(latest([*grades, *others]), pairs, name)
         with writing(folder / PASSPORT), replacing(folder / PASSPORT) as new:
             new.write_text(json.dumps(made.row(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
@@ -126,7 +127,7 @@ def _bar() -> Iterator[ShowsProgress]:
 
 def _shown(grades: Sequence[Grade], pairs: Sequence[Pair], name: str) -> Passport:
     """The judge's grades and its passport on the screen: the one is not shown without the other."""
-    made, console = passport(grades, pairs, name), Console()
+    made, console = passport(grades, pairs, name), Console(markup=False, emoji=False)
     if not any(grade.letter is not None for grade in grades if grade.grader == name):
         raise UserError(
             f"{name}: none of its replies ends with GRADE: and a letter; they are kept, see details in grades.jsonl"

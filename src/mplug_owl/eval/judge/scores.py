@@ -9,6 +9,7 @@ from mplug_owl.conversation import Conversation, Message
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import Grade
 from mplug_owl.eval.judge.judge import AT_ONCE, Judge
+from mplug_owl.eval.judge.prompt import concluded
 from mplug_owl.eval.judge.reply_cache import CachedChatModel
 
 # Goes up with every change to the words below: scores of other words are given anew.
@@ -86,6 +87,7 @@ def score_prompt(answer: Answer, first: str, second: str) -> Conversation:
 
 def read_scores(reply: str) -> tuple[float, float] | None:
     """The two scores of a reply: in its last line that is marked, else in one line that is nothing but two numbers."""
+    reply = concluded(reply)
     marked, bare = _MARKED.findall(reply), _BARE.findall(reply)
     found = marked[-1:] or (bare if len(bare) == 1 else [])
     return (float(found[0][0]), float(found[0][1])) if found else None

@@ -7,7 +7,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.exam_folder import GRADES, Exam
 from mplug_owl.eval.grades_file import GradesFile, key, read_grades
 from mplug_owl.eval.judge.judge import Judge
-from mplug_owl.eval.judge.judging import Judging, Progress, first_questions
+from mplug_owl.eval.judge.judging import Judging, Progress, first_questions, refuse_other_weights, signed
 from mplug_owl.eval.judge.scores import VERSION, score_text
 from mplug_owl.eval.judge.text_table import TextTable, plain, text_tables
 from mplug_owl.writing import replacing, writing
@@ -28,14 +28,16 @@ def score_exam(judge: Judge, exam: Exam, folder: Path, wanted: Judging, progress
         raise UserError("text: none of these questions has a reference to score beside; see reference_*.jsonl in the docs")
     path = folder / GRADES
     kept = GradesFile(path, exam.task.name)
+    there = read_grades(path, exam.task.name, exam.answers)
+    refuse_other_weights(there, judge, path)
     known = {
         key(grade.answer)
-        for grade in read_grades(path, exam.task.name, exam.answers)
+        for grade in there
         if (grade.kind, grade.grader, grade.details.get("prompt")) == ("judge", judge.name, VERSION)
     }
     missing = [answer for answer in answers if key(answer) not in known]
     for grade in progress("scoring", len(missing), score_text(judge, missing)):
-        kept.add(grade)
+        kept.add(signed(grade, judge))
     tables = text_tables(exam, read_grades(path, exam.task.name, exam.answers), judge.name)
     with writing(folder / SCORES), replacing(folder / SCORES) as new:
         new.write_text(json.dumps(plain(tables), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -46,6 +46,7 @@ def make_app(raters: Raters, rater: str | None = None, local: bool = True) -> Fa
         rater: The one person who grades here; None asks for a name.
         local: Answer only where this machine is addressed by its local names, so that no site can pose as it.
     """
+    only = raters.progress(rater) if rater is not None else None
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     pictures = page.Pictures.of(list(raters.answers))
     script = render("eval/rating/rate.js.jinja")
@@ -70,7 +71,7 @@ def make_app(raters: Raters, rater: str | None = None, local: bool = True) -> Fa
 
     @app.get("/")
     def start() -> Response:
-        return HTMLResponse(page.start_page()) if rater is None else _go(page.address(raters.progress(rater)))
+        return HTMLResponse(page.start_page()) if only is None else _go(page.address(only))
 
     @app.post("/")
     async def name(request: Request) -> Response:
@@ -94,13 +95,13 @@ def make_app(raters: Raters, rater: str | None = None, local: bool = True) -> Fa
 
     @app.get("/rate/{name}")
     def item(name: str, notice: str = "") -> Response:
-        person = raters.progress(_allowed(name, rater))
+        person = _allowed(raters.progress(name), only)
         outcome: Outcome | None = next((one for one in get_args(Outcome) if one == notice), None)
         return HTMLResponse(page.item_page(person, raters.summary(person), pictures, outcome))
 
     @app.post("/rate/{name}")
     async def act(name: str, request: Request) -> Response:
-        person, form = raters.progress(_allowed(name, rater)), await _form(request)
+        person, form = _allowed(raters.progress(name), only), await _form(request)
         outcome = await run_in_threadpool(
             _act, raters, person, form.get("item", ""), form.get("action", "")
         )  # waits for the disk
@@ -108,7 +109,7 @@ def make_app(raters: Raters, rater: str | None = None, local: bool = True) -> Fa
 
     @app.get("/rate/{name}/grades.jsonl")
     def grades(name: str) -> Response:
-        lines = "".join(page.export(raters.progress(_allowed(name, rater)), raters.gold))
+        lines = "".join(page.export(_allowed(raters.progress(name), only), raters.gold))
         headers = {"Content-Disposition": 'attachment; filename="my-grades.jsonl"'}
         return Response(lines, media_type="application/x-ndjson", headers=headers)
 
@@ -153,11 +154,11 @@ def _act(raters: Raters, person: Progress, item: str, action: str) -> Outcome:
     return raters.skip(person, item) if action == "skip" else "stale"
 
 
-def _allowed(name: str, rater: str | None) -> str:
-    """A name that may grade here."""
-    if rater is not None and name.casefold() != rater.casefold():
+def _allowed(person: Progress, only: Progress | None) -> Progress:
+    """Somebody who may grade here."""
+    if only is not None and person is not only:
         raise HTTPException(404, "somebody else grades here")
-    return name
+    return person
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -77,6 +77,11 @@ def prepare(exam: Exam, settings: RatingSettings) -> Raters:
     known: dict[Key, Letter] = {}
     if settings.gold is not None:
         added, known = read_gold(settings.gold, exam.task, exam.answers)
+        if not known:
+            raise UserError(
+                f"{settings.gold}: knows the grade of no answer here; expected grades of these systems, or answers of its own, "
+                "those to earlier turns among them"
+            )
     there = shown(exam.answers)
     graded = {key(answer): answer for answer in chosen(there, settings.limit, settings.seed)}
     graded |= {key(answer): answer for answer in [*there, *added] if key(answer) in known}
