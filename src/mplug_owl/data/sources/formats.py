@@ -27,6 +27,8 @@ _ELSEWHERE = (
     *("image_url", "image_urls", "picture", "pictures", "photo", "photos", "frames"),
 )
 _OPTIONS = ascii_uppercase[:8]
+# Where others have what is chosen from, in one list.
+_CHOICES = ("choices", "options")
 
 
 def captions(record: Any, location: Location) -> Conversation:
@@ -56,6 +58,7 @@ def questions(record: Any, location: Location) -> Conversation:
     reply = Message("assistant", (said,), alternatives=tuple(others))
     if re.search(IMAGE_MARK, said, re.IGNORECASE):
         raise BadSample(f"{location}: {IMAGE_MARK} inside an answer; pictures belong to the human")
+    _refuse_unshown(record, asked, said, location)
     hint = record.get("hint")
     parts = talks.marked_parts(f"{hint}\n{asked}" if isinstance(hint, str) and hint.strip() else asked)
     if (slots := parts.count(None)) and slots != len(pictures):
@@ -110,7 +113,20 @@ CONVERTERS: Mapping[str, Convert] = {
 _TURNS = ("messages", "conversations", "texts", "instruction", "query")
 _OTHERS = ("input", "output", "system", "system_prompt", "history", "url", "URL")
 FIELDS = frozenset(
-    (*IMAGE, *CAPTION, *QUESTION, *ANSWER, *_TURNS, *_OTHERS, *_UNSEEN, *_PREFERENCES, *_ELSEWHERE, "hint", *_OPTIONS)
+    (
+        *IMAGE,
+        *CAPTION,
+        *QUESTION,
+        *ANSWER,
+        *_TURNS,
+        *_OTHERS,
+        *_UNSEEN,
+        *_PREFERENCES,
+        *_ELSEWHERE,
+        *_CHOICES,
+        "hint",
+        *_OPTIONS,
+    )
 )
 # What an exam reads besides: what a question is called, and the rows of its tables, the broadest label first.
 ID_FIELDS = ("question_id", "id")
@@ -176,6 +192,11 @@ class Mixed:
         return CONVERTERS[name](record, location)
 
 
+def like(name: str) -> Convert:
+    """How rows are read whose first is of this format: words in a row of text or of a caption make it no talk."""
+    return Mixed(name) if name in (*_MIXABLE, "text") else by_fields
+
+
 def refuse_unseen(record: Any, location: Location) -> None:
     """Raise BadSample where a record holds what an owl cannot see: it would be learned as if it were not there."""
     if not isinstance(record, Mapping):
@@ -223,6 +244,20 @@ def _options(record: Mapping[str, Any]) -> list[str]:
     """The lines that offer answers to choose from, in columns named `A`, `B` and so on."""
     given = [(letter, record.get(letter)) for letter in _OPTIONS]
     return [f"\n{letter}. {words}" for letter, words in given if not is_missing(words) and words != ""]
+
+
+def _refuse_unshown(record: Mapping[str, Any], asked: str, said: str, location: Location) -> None:
+    """Raise BadSample where an answer is the letter or the number of an option that nobody would see."""
+    name = _first_with_value(record, *_CHOICES)
+    offered = record.get(name)
+    shown = [str(one) for one in offered] if isinstance(offered, list) else []
+    if not talks.has_value(record, name) or said in shown or not re.fullmatch(r"\(?[A-Za-z]\)?\.?|\d+", said):
+        return
+    if not _options(record) and not (shown and all(one in asked for one in shown)):
+        raise BadSample(
+            f"{location}: its answer, {said!r}, is one of its {name!r}, which are not shown; expected options in fields 'A', "
+            "'B' and so on, and a letter as the answer"
+        )
 
 
 def _first_with_value(record: Any, *names: str) -> str:
