@@ -152,12 +152,16 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 _UNANSWERED = {"questions": QUESTION, "alpaca": ("instruction",)}
 
 
-def recognise(record: Any, location: object) -> str:
+# Formats that the words in a record tell, and not the names of its fields alone.
+_BY_WORDS = ("baize", "owl")
+
+
+def recognise(record: Any, location: object, by_words: bool = True) -> str:
     """The name of the format of a record, by its fields. Raises BadSample that lists them where none fits."""
     if not isinstance(record, Mapping):
         raise BadSample(f"{location}: {describe(record)}; expected an object")
     for name, matches in _MARKS.items():
-        if matches(record):
+        if (by_words or name not in _BY_WORDS) and matches(record):
             return name
     if any(str(name).lower() == "url" for name in record) and not {*IMAGE} & {*record}:
         raise BadSample(
@@ -172,6 +176,11 @@ def recognise(record: Any, location: object) -> str:
 def by_fields(record: Any, location: Location) -> Conversation:
     """A record of whichever format its fields say."""
     return CONVERTERS[recognise(record, location)](record, location)
+
+
+def by_field_names(record: Any, location: Location) -> Conversation:
+    """The same by the names of its fields alone, whatever the words in them."""
+    return CONVERTERS[recognise(record, location, by_words=False)](record, location)
 
 
 # Formats that a file may mix: their fields alone tell them apart, whatever the words in them.
@@ -194,7 +203,7 @@ class Mixed:
 
 def like(name: str) -> Convert:
     """How rows are read whose first is of this format: words in a row of text or of a caption make it no talk."""
-    return Mixed(name) if name in (*_MIXABLE, "text") else by_fields
+    return by_fields if name in _BY_WORDS else by_field_names
 
 
 def refuse_unseen(record: Any, location: Location) -> None:
