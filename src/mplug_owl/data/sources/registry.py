@@ -108,7 +108,8 @@ def _any(name: str, records: Callable[[str], Records]) -> Read:
 
     def read(spec: str, root: Path | None) -> Source:
         found = records(spec)
-        location, convert = Location(found.folder, found.location(0), root), formats.by_fields
+        location = Location(found.folder, found.location(0), root)
+        convert: formats.Convert = formats.by_fields
         try:
             first = read_record(found, 0, location)
         except BadSample:  # it will say so again when it is its turn
