@@ -20,6 +20,8 @@ ImageSource = str | Path | bytes | Image.Image
 IMAGE_MARK = "<image>"
 # What some programs write beside a turn's words, and would be lost in silence.
 UNUSED_IN_TURNS = ("image", "images", "video", "videos", "audio", "audios", "tool_calls", "function_call")
+# Where they say of an answer whether it is learned; 0 or false means that it is not.
+WEIGHTS = ("weight", "loss_weight", "train", "loss")
 # The sentence every released mPLUG-Owl was trained with.
 SYSTEM_PROMPT = (
     "The following is a conversation between a curious human and AI assistant. "
@@ -163,7 +165,7 @@ class Conversation:
 
         A part is `{"type": "text", "text": ...}` or `{"type": "image", "image" | "path" | "url": ...}`; OpenAI's `image_url`
         and LLaMA-Factory's `value` are read too. A leading system message replaces the original's system sentence; its empty
-        content leaves none. An answer whose `weight` (`loss_weight`) is 0 is not learned.
+        content leaves none. An answer whose `weight` (`loss_weight`, `train`, `loss`) is 0 or false is not learned.
         Raises UserError that names the message and what would be right.
         """
         system: str | None = SYSTEM_PROMPT
@@ -188,7 +190,7 @@ class Conversation:
                 continue
             if role == "assistant" and pictures:
                 raise UserError(f"{where} is an answer with a picture; an owl answers in words")
-            weights = [message[key] for key in ("weight", "loss_weight") if message.get(key) is not None]
+            weights = [message[key] for key in WEIGHTS if message.get(key) is not None]
             said.append(Message(role, parts, supervised=role != "assistant" or 0 not in weights))
         return cls(tuple(said), system, name=name)
 

@@ -11,8 +11,11 @@ from rich.console import Console
 
 from mplug_owl import Conversation, MplugOwlProcessor, Picture
 from mplug_owl.conversation import caption
+from mplug_owl.data.encode import encode
 from mplug_owl.data.inspect import as_sample, show
 from mplug_owl.data.sources import Source, read
+from mplug_owl.errors import BadSample
+from mplug_owl.model.processor import Example
 from tests.tiny import picture
 
 
@@ -162,6 +165,21 @@ def test_nothing_learned_is_told(tmp_path: Path, processor: MplugOwlProcessor) -
     path = tmp_path / "owl.jsonl"
     path.write_text(json.dumps({"text": "Human: a rather long question\nAI: yes"}))
     assert "1 with nothing supervised" in printed(read(str(path)), processor, max_tokens=8)
+
+
+def test_what_the_models_chat_format_refuses_is_a_problem(
+    photos: Source, processor: MplugOwlProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(talk: Conversation, *how: object) -> Example:
+        if "30 mats" in talk.answers[0]:
+            raise BadSample(f"{talk.name}: the chat template refuses this conversation")
+        return encode(talk, *how)
+
+    monkeypatch.setattr("mplug_owl.data.inspect.encode", encoded)
+    text = printed(photos, processor, width=120)
+    assert "6 conversations, 3 of them read" in text
+    assert "3 problems" in text
+    assert "photos.jsonl, line 3: the chat template refuses" in text
 
 
 def test_a_source_without_a_readable_record(tmp_path: Path, processor: MplugOwlProcessor) -> None:

@@ -1,8 +1,10 @@
 """From sources to batches: what one forward pass takes."""
 
 import multiprocessing
+import resource
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -339,3 +341,16 @@ def test_where_there_is_a_gpu_all_that_is_copied_to_it_is_pinned(
     monkeypatch.setattr(loader, "DataLoader", lambda *_, pin_memory, **__: asked.append(pin_memory) or [made])
     assert list(step_loader(steps(sources, processor), 0, 1, workers=0)) == [(0, made)]
     assert asked == [True]
+
+
+def test_a_step_of_more_tensors_than_files_arrives_or_is_refused(sources: list[Source], processor: MplugOwlProcessor) -> None:
+    """PyTorch loses it in the worker, and waits for ever."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with patch.object(loader, "_allow_open_files"), pytest.raises(UserError, match=r"^a step has 60 .* may open 256 files"):
+            list(step_loader(steps(sources, processor, batch=60, micro_batch=1), 0, 1, 1))
+        assert len(list(step_loader(steps(sources, processor, batch=2), 0, 1, 1))) == 1
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.smol import OPEN_PROMPTS
 from mplug_owl.data.sources import read
 from mplug_owl.recipes import find, smol, smol_open
-from mplug_owl.recipes.smol_text import Drawing, prompts, write_answers
+from mplug_owl.recipes.smol_text import Drawing, as_chat, prompts, write_answers
 from mplug_owl.scenes.grounded import is_grounded
 from mplug_owl.scenes.things import Thing
 from mplug_owl.scenes.world import Scene, scene, scenes
@@ -82,6 +82,10 @@ def test_answers_continue_where_they_were_broken_off(tmp_path: Path, language: s
     out.write_text("".join(whole.splitlines(keepends=True)[:1]), encoding="utf-8")
     write_answers(language, out, asked, Drawing(most_tokens=3), batch=1)
     assert out.read_text("utf-8") == whole
+    first = json.dumps(as_chat("one", "a\u2028b\x85c"), ensure_ascii=False)  # what Python takes for ends of lines
+    out.write_text(first + "\n", encoding="utf-8")
+    write_answers(language, out, asked, Drawing(most_tokens=3), batch=1)
+    assert out.read_text("utf-8").split("\n") == [first, *whole.split("\n")[1:]]
 
 
 def test_open_answers_continue_where_they_were_broken_off(

@@ -49,3 +49,12 @@ def test_a_file_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> N
         open_lessons(written(tmp_path, json.dumps(ROWS[1])))
     with pytest.raises(UserError, match=r"or scenes:open:FILE\.jsonl"):
         open_lessons("opened")
+    with pytest.raises(UserError, match=r"scenes:text:²: expected scenes:LESSON"):
+        open_lessons("text:²")
+
+
+def test_a_line_ends_where_json_lines_do(tmp_path: Path) -> None:
+    """Not at other characters that Python takes for a line's end; a byte order mark and empty lines are nothing."""
+    row = {**ROWS[0], "answer": "La,\u2028la,\x85la."}
+    source = open_lessons(written(tmp_path, "\ufeff" + json.dumps(row, ensure_ascii=False), "", json.dumps(ROWS[2]), ""))
+    assert [source[index].answers for index in range(len(source))] == [("La,\u2028la,\x85la.",), ("Ah!",)]

@@ -170,3 +170,14 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a run already; choose another --out, or continue it by --resume"):
         begin(tmp_path, RECIPE, False, print)
     assert not (tmp_path / "recipe.json").exists()
+
+
+def test_data_of_another_size_would_come_in_another_order(tmp_path: Path) -> None:
+    recipe, sources = override(lesson(), ["steps=2", "save_every=1"]), lessons(tmp_path / "data")
+    quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run")
+    chats = tmp_path / "data" / "chats.jsonl"
+    lines = chats.read_text("utf-8").splitlines(keepends=True)
+    chats.write_text("".join((*lines, lines[0])), encoding="utf-8")
+    grown = lessons(tmp_path / "data")
+    with pytest.raises(UserError, match=rf"chats\.jsonl: has {len(lines) + 1} records and had {len(lines)} when .*/run was"):
+        quietly(recipe, initial_model(recipe, grown), grown, tmp_path / "run", resume=True)

@@ -23,9 +23,10 @@ class Encoding:
     leaves the pictures out. `style="original"` cuts the text where the original's training did, for comparing with it.
 
     `pack` lays examples end to end in rows of at most that many positions, one row a forward pass; None pads them.
-    `crop` shows a random part of each picture, at least that share of its area; None shows all of it. `caption_prompts` asks
-    for captions in one of several sentences, where the original shows the picture alone. `weigh="answers"` lets every answer
-    count the same, a yes as much as a long list; by "tokens" longer answers count more.
+    `crop` shows a random part of each picture, at least that share of its area, or the middle of one that is much wider or
+    taller than 4:3; None shows all of it. `caption_prompts` asks for captions in one of several sentences, where the original
+    shows the picture alone. `weigh="answers"` lets every answer count the same, a yes as much as a long list; by "tokens"
+    longer answers count more.
     """
 
     max_tokens: int

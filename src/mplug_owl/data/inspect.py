@@ -75,9 +75,15 @@ def show(
         checked = _spread(len(source), CHECKED)
         problems = check(source, indices=checked)
         surveyed = _spread(len(source), SURVEYED)
-        surveying = in_turn(source, surveyed)
-        conversations = {index: talk for index in surveying if (talk := _readable(source, index)) is not None}
-        samples = {index: as_sample(talk, processor, max_tokens) for index, talk in conversations.items()}
+        conversations, samples = dict[int, Conversation](), dict[int, Sample]()
+        for index in in_turn(source, surveyed):
+            if (talk := _readable(source, index)) is None:
+                continue
+            try:
+                samples[index] = as_sample(talk, processor, max_tokens)
+                conversations[index] = talk
+            except BadSample as error:  # the model's chat format refuses it
+                problems.append(str(error))
     chosen = [list(samples.values())[index] for index in _spread(len(samples), count)]
     unit = "tokens" if processor else "words"
     parts: list[RenderableType] = [_heading(source, list(conversations.values()))]

@@ -3,6 +3,8 @@
 A sample that cannot be read is named with its reason; none is put in its stead.
 """
 
+import contextlib
+import resource
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -144,6 +146,7 @@ class StepDataset(Dataset[StepBatches]):
             if len(samples) > size:  # neighbours in length share a forward pass: less padding, the same sum
                 samples.sort(key=lambda sample: len(sample[0]))
             batches = [self._padded(samples[first : first + size]) for first in range(0, len(samples), size)]
+        _check_open_files(batches)
         return StepBatches(tuple(batches), tuple(bad), take_traffic())
 
     def names(self, number: int) -> list[str]:
@@ -249,8 +252,10 @@ def answer_weights(labels_BT: Tensor) -> Tensor:
 def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iterator[tuple[int, StepBatches]]:
     """Steps `first` to `last` (excluded), made ahead by `workers` processes; the same for any number of them.
 
-    Raises UserError where a store does not answer, whichever process asked it.
+    Raises UserError where a store does not answer, whichever process asked it, and where a step has too many passes.
     """
+    if workers:
+        _allow_open_files()
     numbers, steps.last = range(first, last), last
     pinned = torch.cuda.is_available()  # by a thread of the loader's, where there are workers
     loader = DataLoader(
@@ -265,6 +270,28 @@ def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iter
         # They ignore the signal by which Python ends its children, so after a crash it would wait for them for ever.
         if isinstance(made, _MultiProcessingDataLoaderIter):
             made._shutdown_workers()
+
+
+def _allow_open_files() -> None:
+    """Every tensor that a worker hands over is an open file, and a step may have thousands; the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _check_open_files(batches: Sequence[Batch]) -> None:
+    """Raise UserError where a worker, which makes two steps ahead, has more tensors than files it may open.
+
+    PyTorch would lose the step, and the run would wait for it for ever.
+    """
+    if get_worker_info() is None or torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 2 * sum(len(batch.inputs) for batch in batches) > allowed != resource.RLIM_INFINITY:
+        raise UserError(
+            f"a step has {len(batches):,} forward passes and a data worker may open {allowed:,} files, too few for them; "
+            "raise the limit (ulimit -Hn) or micro_batch, or set workers=0"
+        )
 
 
 def _leave_signals(worker: int) -> None:

@@ -67,7 +67,7 @@ def write_open_answers(source: str, out: Path, count: int = SCENES, batch: int =
     world, random = list(scenes(count, SEED)), Random(3)
     every = prompts()
     asked = [random.choice(every) for _ in world]
-    before = [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.is_file() else []
+    before = [json.loads(line) for line in out.read_text("utf-8").split("\n") if line] if out.is_file() else []
     beginnings = Counter(row["answer"][:BEGINNING] for row in before if row["kept"])
     for first in range(len(before), count, batch):
         pairs = list(zip(world[first : first + batch], asked[first : first + batch], strict=True))

@@ -47,7 +47,7 @@ def write_answers(source: str, out: Path, asked: Sequence[str], drawing: Drawing
         batch: Prompts answered at once.
     """
     tokenizer, model = load_tokenizer(source), load_language(source).eval()
-    done = len(out.read_text("utf-8").splitlines()) if out.is_file() else 0
+    done = sum(bool(line) for line in out.read_text("utf-8").split("\n")) if out.is_file() else 0
     for first in range(done, len(asked), batch):
         group = asked[first : first + batch]
         answers = draw_answers(tokenizer, model, group, drawing, seed=first)

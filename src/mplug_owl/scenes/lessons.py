@@ -85,10 +85,12 @@ def open_answers(file: str) -> OpenAnswers:
     """
     rows = []
     try:
-        lines = Path(file).read_text("utf-8").splitlines()
+        lines = Path(file).read_text("utf-8-sig").split("\n")  # an answer may hold what else Python takes for a line's end
     except (OSError, UnicodeError) as error:
         raise UserError(f"scenes:open:{file}: cannot be read ({error})") from error
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             seed, prompt, answer = row["scene"], row["prompt"], row["answer"]
@@ -111,7 +113,7 @@ def open_lessons(spec: str) -> Lessons | OpenAnswers:
     lesson, _, seed = spec.partition(":")
     if lesson == "open":
         return open_answers(seed)
-    if lesson not in LESSONS or (seed and not seed.isdigit()):
+    if lesson not in LESSONS or (seed and not seed.isdecimal()):
         known = f"{', '.join(LESSONS)}, or scenes:open:FILE.jsonl"
         raise UserError(f"scenes:{spec}: expected scenes:LESSON or scenes:LESSON:SEED with one of {known}")
     return Lessons(lesson, int(seed or 0))

@@ -184,7 +184,8 @@ def save(run: Session, step: Step) -> None:
 
     Every process takes part in the copy, the main one writes it.
     """
-    recipe, state = as_json(replace(run.recipe, threads=run.threads.shared)), run.guard.state
+    recipe = as_json(replace(run.recipe, threads=run.threads.shared))
+    state = {**run.guard.state, "sizes": run.survey.sizes}  # the order of the samples depends on them
     taken = checkpoint.snapshot(step.done, run.learner, run.optimizer, recipe, state, keep=run.is_main)
     if run.is_main:
         run.writer.save(taken)

@@ -1,9 +1,10 @@
 """What a run holds while it trains, put together once before the first step and taken apart after the last."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -118,6 +119,7 @@ def open_session(
 
         found = from_main(accelerator, lambda: resume.begin(out, settled, resumed, reporter.note))
         first_step, state = (found.step, checkpoint.state_of(found)) if found is not None else (0, {})
+        _check_sizes(survey, state, out)
         if found is None and main:
             counted.write(out, slots)
         if settled.index and accelerator.is_local_main_process:
@@ -158,6 +160,16 @@ def open_session(
             stop=stop,
             exam=exam,
         )
+
+
+def _check_sizes(survey: Survey, state: Mapping[str, Any], out: Path) -> None:
+    """Raise UserError where a source has another number of records than the run went by: all would come in another order."""
+    for source, size, before in zip(survey.sources, survey.sizes, state.get("sizes", survey.sizes), strict=False):
+        if size != before:
+            raise UserError(
+                f"{source.name}: has {size:,} records and had {before:,} when {out} was trained, so that they would come in "
+                "another order; put them back as they were, or begin another run"
+            )
 
 
 def _prepared(owl: Owl, recipe: Recipe) -> nn.Module:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mplug_owl.data.sources import check, files, read
 from mplug_owl.data.sources import store as stores
+from mplug_owl.data.sources.shards import open_shards
 from mplug_owl.errors import UserError
 from mplug_owl.writing import replacing
 from tests.data.sources.layouts import jpeg, shard, tar
@@ -60,6 +61,22 @@ def test_folders_in_a_folder_are_looked_through(shards: Path) -> None:
     assert [file.name for file in files.find(named, ".tar")] == ["train-0.tar", "train-1.tar"]
     (shards / "data" / "test-2.tar").unlink()
     assert len(files.find(str(shards), ".tar")) == 2
+
+
+def test_a_hidden_file_is_no_shard(shards: Path) -> None:
+    """macOS writes one beside each."""
+    (shards / "._00000.tar").write_bytes(b"\0\5\x16\7")
+    assert [file.name for file in files.find(str(shards), ".tar")] == ["00000.tar", "00001.tar", "00002.tar"]
+
+
+def test_a_link_to_a_shard_stands_where_it_is(shards: Path, tmp_path: Path) -> None:
+    (links := tmp_path / "links").mkdir()
+    for number in range(3):
+        (links / f"{number}.tar").symlink_to(shards / f"{number:05d}.tar")
+    opened = open_shards(str(links))
+    assert [file.address for file in opened.files] == [str(links / f"{number}.tar") for number in range(3)]
+    # A run from before that was so knows the shards by what the links lead to.
+    assert len(opened.with_slots([str(shards / f"{number:05d}.tar") for number in range(3)], opened.blocks)) == 6
 
 
 def test_a_file_that_is_gone_is_no_single_records_fault(shards: Path) -> None:

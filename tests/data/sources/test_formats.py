@@ -170,6 +170,25 @@ def test_a_wrong_question(write: Write, record: dict[str, Any], complaint: str) 
     assert complaint in problem
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_refused"),
+    [
+        ({"choices": ["red", "blue"], "answer": 1}, True),
+        ({"options": ["red", "blue"], "answer": "B"}, True),
+        ({"options": "['red', 'blue']", "answer": "(B)"}, True),
+        ({"choices": ["red", "blue"], "answer": "blue"}, False),
+        ({"choices": [2, 3], "answer": 3}, False),
+        ({"choices": [], "answer": "B"}, False),
+        ({"choices": ["red", "blue"], "answer": "B", "A": "red", "B": "blue"}, False),
+        ({"choices": ["red", "blue"], "answer": "B", "question": "Which? (A) red (B) blue"}, False),
+    ],
+)
+def test_an_answer_that_names_an_option_nobody_sees_is_refused(write: Write, fields: dict, is_refused: bool) -> None:
+    record = {"image": "cat.png", "question": "Which?", **fields}
+    problems = check(read(f"questions:{write('a.jsonl', [record])}"))
+    assert ["which are not shown" in problem for problem in problems] == [True] * is_refused
+
+
 def test_several_pictures_of_one_caption(write: Write) -> None:
     talk = read(str(write("a.jsonl", [{"image": ["cat.png", "dog.png"], "caption": "both"}])))[0]
     assert len(talk.pictures) == 2

@@ -80,6 +80,7 @@ def test_base64_is_a_picture(location: Location) -> None:
         ("~", "no picture ~"),
         ("\ud800.png", "no picture \N{REPLACEMENT CHARACTER}.png"),
         ("images", "no picture images; looked for"),
+        ("file://[a/b.png", "no picture file://[a/b.png (Invalid IPv6 URL)"),
         ("http://example.com/a.png", "pictures are read from files, not fetched"),
         ("data:image/png,abc", "base64"),
         ("data:image/png;base64,?", "damaged base64"),

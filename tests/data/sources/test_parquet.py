@@ -247,3 +247,29 @@ def test_every_file_of_the_cases_is_right_or_refused(shared: Path) -> None:
             source = read(str(path))
             problems = check(source)
             assert len(problems) == len(bad.get(path.stem, [])), problems
+
+
+def test_pictures_stand_beside_their_own_file(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cat.jpg").write_bytes(jpeg(number))
+        parquet(tmp_path / name / f"{name}.parquet", [{"image": "cat.jpg", "caption": name}])
+    found = [talk.pictures for talk in every(read(f"parquet:{tmp_path}"))]
+    assert found == [(Picture(tmp_path / name / "cat.jpg"),) for name in "ab"]
+
+
+def test_a_link_has_its_own_name_and_folder(tmp_path: Path) -> None:
+    """In the hub's cache it leads to a file that is called by a number."""
+    for folder in ("blobs", "snapshot"):
+        (tmp_path / folder).mkdir()
+    parquet(tmp_path / "blobs" / "0f1e", [{"image": "cat.jpg", "caption": "a cat"}])
+    (tmp_path / "snapshot" / "a.parquet").symlink_to("../blobs/0f1e")
+    (tmp_path / "snapshot" / "cat.jpg").write_bytes(jpeg())
+    talk = read(f"{tmp_path}/snapshot")[0]
+    assert (talk.name, talk.pictures) == ("a.parquet, row 1", (Picture(tmp_path / "snapshot" / "cat.jpg"),))
+
+
+def test_words_in_a_row_of_text_make_it_no_talk(tmp_path: Path) -> None:
+    said = ["Plain words.", "A talk.\nHuman: hi\nAI: yo\nand more", "An <image> tag."]
+    source = read(str(parquet(tmp_path / "a.parquet", [{"text": words} for words in said])))
+    assert [talk.answers for talk in every(source)] == [(words,) for words in said]

@@ -54,12 +54,17 @@ def test_a_damaged_packed_file_is_named(write: Write, harm: str) -> None:
 @given(st.binary(max_size=20))
 def test_bytes_are_text_or_a_bad_sample(raw: bytes) -> None:
     try:
-        expected = raw.decode("utf-8-sig")
+        expected = raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         with pytest.raises(BadSample, match=r"not UTF-8 text|UTF-16 text"):
             decode(raw)
     else:
         assert decode(raw) == expected
+
+
+def test_line_ends_of_windows_are_line_ends(write: Write) -> None:
+    source = read(str(write("book.txt", "One\r\nand two.\r\n\r\nThree.\r\n")))
+    assert [source[index].answers for index in range(len(source))] == [("One\nand two.",), ("Three.",)]
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp", "Cs"]), min_size=1).filter(str.strip), min_size=1))

@@ -150,3 +150,26 @@ def test_a_file_without_read_permission_is_one_sentence(write: Write, monkeypatc
 
 def test_a_number_of_hundreds_of_digits_is_an_answer(write: Write) -> None:
     assert read(str(write("a.jsonl", [{"instruction": "?", "output": 10**400}])))[0].answers == (str(10**400),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "id,text\n1,hello\n2,world\n"),
+        ("a.tsv", "id\ttext\n1\thello\n2\tworld\n"),
+        ("a.ndjson", '{"text": "hello"}\n{"text": "world"}\n'),
+    ],
+)
+def test_rows_of_text_are_no_document(write: Write, name: str, content: str) -> None:
+    path = write(name, content)
+    for spec in (str(path), f"text:{path}"):
+        source = read(spec)
+        assert [source[index].answers for index in range(len(source))] == [("hello",), ("world",)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_questions_with_ids_are_no_owleval(write: Write, name: str) -> None:
+    record = {"question_id": 1, "image": "cat.png", "question": "What?", "answer": "A cat."}
+    table = "question_id,image,question,answer\n1,cat.png,What?,A cat.\n"
+    source = read(str(write(name, table if name == "a.csv" else [record])))
+    assert (source.name.partition(":")[0], source[0].answers) == ("questions", ("A cat.",))

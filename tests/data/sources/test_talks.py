@@ -267,7 +267,7 @@ def test_marks_and_image_parts_are_not_mixed(write: Write) -> None:
     assert "0 image parts in the messages but 1 images" in check(read(str(write("a.jsonl", [record]))))[0]
 
 
-@pytest.mark.parametrize("weight", ["weight", "loss_weight"])
+@pytest.mark.parametrize("weight", ["weight", "loss_weight", "train", "loss"])
 def test_an_answer_of_weight_0_is_not_learned(write: Write, weight: str) -> None:
     said = messages("What?", "A dog.", "Sure?", "A cat.")
     said[1][weight], said[3][weight] = 0, 1

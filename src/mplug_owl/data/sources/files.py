@@ -5,7 +5,7 @@ import importlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -202,7 +202,7 @@ def _some(addresses: list[str], pattern: str) -> list[str]:
 
 def _in_folder(folder: Path, ending: str) -> list[str]:
     """The files of a folder, or else of the folders in it, as in a repository. Raises UserError for several splits."""
-    found = sorted(folder.glob(f"*{ending}")) or sorted(folder.rglob(f"*{ending}"))
+    found = _seen(folder, folder.glob(f"*{ending}")) or _seen(folder, folder.rglob(f"*{ending}"))
     if not found:
         raise UserError(f"{folder}: a folder; expected a file, or files that end in {ending} in it")
     splits = {match[1]: path for path in found if (match := _SPLIT.search(path.relative_to(folder).as_posix()))}
@@ -212,6 +212,11 @@ def _in_folder(folder: Path, ending: str) -> list[str]:
         name = within or path.with_name(f"{path.name.partition(split)[0]}{split}*{ending}")
         raise UserError(f"{folder}: has the splits {', '.join(sorted(splits))}; name one, {name}")
     return [str(path) for path in found]
+
+
+def _seen(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Those that a shell's `*` matches too: not `._00000.tar`, which macOS writes beside a file."""
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 # Training data and what it is judged by, side by side.
@@ -238,7 +243,8 @@ def _described(address: str) -> File | str:
             return f"{address}: {error.strerror}"
         if about.st_size == 0:
             return f"{address}: the file is empty (0 bytes)"
-        return File(str(path.resolve()), about.st_size, str(about.st_mtime_ns))
+        # A link keeps its own name and folder: what it leads to may be called by a number, as in the hub's cache.
+        return File(str(path.parent.resolve() / path.name), about.st_size, str(about.st_mtime_ns))
     system, path_there = file_system(address)
     try:
         told = asked(address, lambda: system.info(path_there))

@@ -27,6 +27,8 @@ _ELSEWHERE = (
     *("image_url", "image_urls", "picture", "pictures", "photo", "photos", "frames"),
 )
 _OPTIONS = ascii_uppercase[:8]
+# Where others have what is chosen from, in one list.
+_CHOICES = ("choices", "options")
 
 
 def captions(record: Any, location: Location) -> Conversation:
@@ -56,6 +58,7 @@ def questions(record: Any, location: Location) -> Conversation:
     reply = Message("assistant", (said,), alternatives=tuple(others))
     if re.search(IMAGE_MARK, said, re.IGNORECASE):
         raise BadSample(f"{location}: {IMAGE_MARK} inside an answer; pictures belong to the human")
+    _refuse_unshown(record, asked, said, location)
     hint = record.get("hint")
     parts = talks.marked_parts(f"{hint}\n{asked}" if isinstance(hint, str) and hint.strip() else asked)
     if (slots := parts.count(None)) and slots != len(pictures):
@@ -110,7 +113,20 @@ CONVERTERS: Mapping[str, Convert] = {
 _TURNS = ("messages", "conversations", "texts", "instruction", "query")
 _OTHERS = ("input", "output", "system", "system_prompt", "history", "url", "URL")
 FIELDS = frozenset(
-    (*IMAGE, *CAPTION, *QUESTION, *ANSWER, *_TURNS, *_OTHERS, *_UNSEEN, *_PREFERENCES, *_ELSEWHERE, "hint", *_OPTIONS)
+    (
+        *IMAGE,
+        *CAPTION,
+        *QUESTION,
+        *ANSWER,
+        *_TURNS,
+        *_OTHERS,
+        *_UNSEEN,
+        *_PREFERENCES,
+        *_ELSEWHERE,
+        *_CHOICES,
+        "hint",
+        *_OPTIONS,
+    )
 )
 # What an exam reads besides: what a question is called, and the rows of its tables, the broadest label first.
 ID_FIELDS = ("question_id", "id")
@@ -136,12 +152,16 @@ _MARKS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 _UNANSWERED = {"questions": QUESTION, "alpaca": ("instruction",)}
 
 
-def recognise(record: Any, location: object) -> str:
+# Formats that the words in a record tell, and not the names of its fields alone.
+_BY_WORDS = ("baize", "owl")
+
+
+def recognise(record: Any, location: object, by_words: bool = True) -> str:
     """The name of the format of a record, by its fields. Raises BadSample that lists them where none fits."""
     if not isinstance(record, Mapping):
         raise BadSample(f"{location}: {describe(record)}; expected an object")
     for name, matches in _MARKS.items():
-        if matches(record):
+        if (by_words or name not in _BY_WORDS) and matches(record):
             return name
     if any(str(name).lower() == "url" for name in record) and not {*IMAGE} & {*record}:
         raise BadSample(
@@ -156,6 +176,11 @@ def recognise(record: Any, location: object) -> str:
 def by_fields(record: Any, location: Location) -> Conversation:
     """A record of whichever format its fields say."""
     return CONVERTERS[recognise(record, location)](record, location)
+
+
+def by_field_names(record: Any, location: Location) -> Conversation:
+    """The same by the names of its fields alone, whatever the words in them."""
+    return CONVERTERS[recognise(record, location, by_words=False)](record, location)
 
 
 # Formats that a file may mix: their fields alone tell them apart, whatever the words in them.
@@ -174,6 +199,11 @@ class Mixed:
         if isinstance(record, Mapping) and name in _MIXABLE and not _MARKS[name](record):
             name = next((other for other in _MIXABLE if _MARKS[other](record)), name)
         return CONVERTERS[name](record, location)
+
+
+def like(name: str) -> Convert:
+    """How rows are read whose first is of this format: words in a row of text or of a caption make it no talk."""
+    return by_fields if name in _BY_WORDS else by_field_names
 
 
 def refuse_unseen(record: Any, location: Location) -> None:
@@ -223,6 +253,20 @@ def _options(record: Mapping[str, Any]) -> list[str]:
     """The lines that offer answers to choose from, in columns named `A`, `B` and so on."""
     given = [(letter, record.get(letter)) for letter in _OPTIONS]
     return [f"\n{letter}. {words}" for letter, words in given if not is_missing(words) and words != ""]
+
+
+def _refuse_unshown(record: Mapping[str, Any], asked: str, said: str, location: Location) -> None:
+    """Raise BadSample where an answer is the letter or the number of an option that nobody would see."""
+    name = _first_with_value(record, *_CHOICES)
+    offered = record.get(name)
+    shown = [str(one) for one in offered] if isinstance(offered, list) else []
+    if not talks.has_value(record, name) or said in shown or not re.fullmatch(r"\(?[A-Za-z]\)?\.?|\d+", said):
+        return
+    if not _options(record) and not (shown and all(one in asked for one in shown)):
+        raise BadSample(
+            f"{location}: its answer, {said!r}, is one of its {name!r}, which are not shown; expected options in fields 'A', "
+            "'B' and so on, and a letter as the answer"
+        )
 
 
 def _first_with_value(record: Any, *names: str) -> str:

@@ -49,7 +49,10 @@ class Location:
         return self._found(file) if held is None else held
 
     def _found(self, file: str) -> Path:
-        paths = self._candidates(file)
+        try:
+            paths = self._candidates(file)
+        except ValueError as error:  # file://[ is no address
+            raise BadSample(f"{self}: no picture {shortened(file)} ({error})") from None
         for path in paths:
             try:
                 if path.is_file():

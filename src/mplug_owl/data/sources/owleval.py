@@ -23,9 +23,10 @@ def is_folder(path: Path) -> bool:
     return (path / "questions.jsonl").is_file()
 
 
-def is_question(record: Any) -> bool:
-    """Whether this is one of OwlEval's questions or answers."""
-    return isinstance(record, Mapping) and "question_id" in record and "question" in record
+def is_question(record: Any, path: Path) -> bool:
+    """Whether a file's record is one of OwlEval's questions or answers: others have such fields, but not its folder."""
+    named = isinstance(record, Mapping) and "question_id" in record and "question" in record
+    return named and any(is_folder(folder) and (folder / "cases").is_dir() for folder in path.resolve().parents[:2])
 
 
 def join(path: Path) -> Listed:

@@ -43,8 +43,6 @@ class Rows:
     def __init__(self, files: Sequence[File], faults: list[str] | None = None) -> None:
         footers = _footers(files, faults)
         self.files = tuple(footers)
-        # Pictures named by a path are looked for beside the first file.
-        self.folder = Path() if is_remote(files[0].address) else Path(files[0].address).parent
         # Where the row groups of each file end, and where the files end.
         self.groups = [footer.group_ends for footer in footers.values()]
         self.ends = np.cumsum([ends[-1] if len(ends) else 0 for ends in self.groups])
@@ -70,6 +68,16 @@ class Rows:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict(), "_seen": set()}
+
+    @property
+    def folder(self) -> Path:
+        """That of the first file."""
+        return self.folder_of(0)
+
+    def folder_of(self, index: int) -> Path:
+        """Where the pictures that a row names are looked for: beside its own file."""
+        address = self.files[self._find(index)[0]].address
+        return Path() if is_remote(address) else Path(address).parent
 
     @property
     def blocks(self) -> np.ndarray:

@@ -39,20 +39,20 @@ def recognise(spec: str) -> str:
         return "coco"
     records = read_json(path)
     try:
-        return _recognised_records(records)
+        return _recognised_records(records, path)
     except BadSample as error:
         if kind in (".json", ".jsonl") and "no known format" not in str(error):
             raise UserError(str(error)) from None
         raise UnrecognisedError(str(error)) from None
 
 
-def _recognised_records(records: Records) -> str:
+def _recognised_records(records: Records, path: Path) -> str:
     """The format of the first record that has one. Raises BadSample, the first record's, where none of the first has."""
     errors = list[BadSample]()
     for index in range(min(len(records), _LOOKED_AT)):
         try:
             record = records[index]
-            return "owleval" if owleval.is_question(record) else formats.recognise(record, records.location(index))
+            return "owleval" if owleval.is_question(record, path) else formats.recognise(record, records.location(index))
         except BadSample as error:
             errors.append(error)
     raise errors[0]
@@ -61,7 +61,7 @@ def _recognised_records(records: Records) -> str:
 def _recognised_table(path: Path) -> str:
     """Captions unless the records are something else. Broken ones say so when they are read."""
     try:
-        return _recognised_records(read_table(path))
+        return _recognised_records(read_table(path), path)
     except BadSample:
         return "captions"
 

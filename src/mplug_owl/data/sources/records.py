@@ -156,11 +156,11 @@ def check_file(path: Path) -> None:
 
 
 def decode(raw: bytes) -> str:
-    """Text from its bytes. Raises BadSample that tells which are none."""
+    """Text from its bytes, with `\\n` for the line ends of Windows. Raises BadSample that tells which bytes are none."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadSample("UTF-16 text; save it as UTF-8")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise BadSample(f"not UTF-8 text (byte {raw[error.start]:#04x} at {error.start})") from None
 

@@ -92,7 +92,9 @@ def _records(spec: str) -> Records:
 
 
 def _text_records(spec: str) -> Records:
-    blocks = not is_remote(spec) and ending(spec) not in (".json", ".jsonl", ".parquet")
+    plain, _ = skip_broken(spec)
+    rows = ending(plain) in (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet") or expand_home(plain).is_dir()
+    blocks = not is_remote(spec) and not rows
     return read_blocks(expand_home(spec)) if blocks else _records(spec)
 
 
@@ -107,13 +109,14 @@ def _any(name: str, records: Callable[[str], Records]) -> Read:
     def read(spec: str, root: Path | None) -> Source:
         found = records(spec)
         location = Location(found.folder, found.location(0), root)
+        convert: formats.Convert = formats.by_fields
         try:
             first = read_record(found, 0, location)
         except BadSample:  # it will say so again when it is its turn
             pass
         else:
-            formats.recognise(first, location)
-        return FileSource(f"{name}:{spec}", found, formats.by_fields, root)
+            convert = formats.like(formats.recognise(first, location))
+        return FileSource(f"{name}:{spec}", found, convert, root)
 
     return read
 

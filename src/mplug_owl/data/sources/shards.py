@@ -5,6 +5,7 @@ number of samples may be what others say of it, or an estimate: as many *slots* 
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import partial
@@ -69,7 +70,8 @@ class Shards:
         """
         if addresses == [file.address for file in self.files] and np.array_equal(blocks, self.blocks):
             return self
-        there = {file.address: number for number, file in enumerate(self.found)}
+        there = {os.path.realpath(file.address): number for number, file in enumerate(self.found)}  # as runs had links before
+        there |= {file.address: number for number, file in enumerate(self.found)}
         if gone := [address for address in addresses if address not in there]:
             others = f", nor {len(gone) - 1:,} more of its shards" if len(gone) > 1 else ""
             raise UserError(f"{gone[0]}: the run began with this shard and it is not there{others}")

@@ -53,10 +53,16 @@ class FileSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.name}: no conversation {index} among {len(self)}")
         index %= len(self)
-        location = Location(self.records.folder, self.records.location(index), self.image_root)
+        location = self.location(index)
         record = read_record(self.records, index, location)
         refuse_unseen(record, location)
         return checked(self.convert(record, location), location)
+
+    def location(self, index: int) -> Location:
+        """Where a conversation comes from; of several files each may have a folder of its own."""
+        folder_of = getattr(self.records, "folder_of", None)
+        folder = self.records.folder if folder_of is None else folder_of(index)
+        return Location(folder, self.records.location(index), self.image_root)
 
     def expect(self, indices: Sequence[int], nearby: bool = False) -> None:
         """Begin to fetch conversations that will be read soon, where they are in a store; else there is nothing to do.

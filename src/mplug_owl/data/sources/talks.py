@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, UNUSED_IN_TURNS, Conversation, ImageSource, Message, Picture
+from mplug_owl.conversation import (
+    IMAGE_MARK,
+    SYSTEM_PROMPT,
+    UNUSED_IN_TURNS,
+    WEIGHTS,
+    Conversation,
+    ImageSource,
+    Message,
+    Picture,
+)
 from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.records import describe, field, is_missing, present, texts
 from mplug_owl.errors import BadSample, UserError
@@ -105,7 +114,7 @@ def baize(record: Any, location: Location) -> Conversation:
 def answer(record: Any, name: str, where: object) -> Message:
     """An answer, its other wordings where a list has several. One of weight 0 is not learned."""
     first, *others = texts(present(record, name, where), name, where)
-    weights = [record[key] for key in ("weight", "loss_weight", "train", "loss") if key in record]
+    weights = [record[key] for key in WEIGHTS if key in record]
     return Message("assistant", (first,), supervised=0 not in weights, alternatives=tuple(others))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from mplug_owl.conversation import OWL, PLAIN, SYSTEM_PROMPT, Conversation, Message
 from mplug_owl.data.sources import FORMATS, Source, read
 from mplug_owl.data.sources.formats import ANSWER, ID_FIELDS, IMAGE, QUESTION, checked, refuse_unseen
-from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.recognise import recognise
 from mplug_owl.data.sources.source import FileSource, in_turn, read_record
 from mplug_owl.data.sources.talks import has_value
@@ -95,7 +94,7 @@ class Questions:
         source = self.source
         if not isinstance(source, FileSource):
             return source[index], ""
-        location = Location(source.records.folder, source.records.location(index), source.image_root)
+        location = source.location(index)
         record = read_record(source.records, index, location)
         refuse_unseen(record, location)
         talk = source.convert(_completed(record), location)
