@@ -19,11 +19,12 @@ help:
 
 setup: $(READY)
 
-# CPU torch first: asked for by another package, the registry's CUDA build would come, gigabytes of it.
+# Torch first, from TORCH_INDEX where it is given: on Linux PyPI's own brings CUDA's libraries, gigabytes of them, and
+# https://download.pytorch.org/whl/cpu has the one without.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV), a few minutes the first time"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[dev]'
 	@touch $(READY)
 

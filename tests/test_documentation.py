@@ -282,6 +282,15 @@ def test_every_target_of_make_that_is_named_exists() -> None:
     assert named <= targets
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("given", "told"), [((), "constraints.txt  torch"), (("TORCH_INDEX=//cpu",), "extra-index-url //cpu torch")]
+)
+def test_make_takes_torch_from_the_index_that_is_named(given: tuple[str, ...], told: str) -> None:
+    made = subprocess.run(["make", "-n", "-B", "setup", *given], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told in made.stdout
+
+
 def test_every_file_that_is_linked_exists() -> None:
     for page in WRITTEN:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):

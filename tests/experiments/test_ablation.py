@@ -146,7 +146,7 @@ def test_arms_that_are_asked_for_are_run_alone_and_reported_among_all(tmp_path: 
 
 def test_a_report_trains_nothing_and_is_the_one_of_the_run(tmp_path: Path) -> None:
     study, out = guesses(none=0.0, much=1.0), tmp_path / "out"
-    with pytest.raises(UserError, match="holds no study; expected what owl ablate guesses"):
+    with pytest.raises(UserError, match="out: holds no study; begin guesses by owl ablate without --report, or name"):
         report(study, out)
     ablate(study, out, seeds=2, console=QUIET)
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
@@ -154,7 +154,7 @@ def test_a_report_trains_nothing_and_is_the_one_of_the_run(tmp_path: Path) -> No
     assert report(study, out, 2, QUIET).missing == 0
     assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     assert report(study, out, 3, QUIET).missing == 2
-    with pytest.raises(UserError, match="holds the study guesses"):
+    with pytest.raises(UserError, match="holds the study guesses, not other; give another --out"):
         report(replace(study, name="other"), out)
 
 

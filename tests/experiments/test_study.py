@@ -79,6 +79,10 @@ def test_half_a_study_has_half_the_steps_and_a_warm_up_that_fits() -> None:
             "claims something of 'without', which it does not ask; conditions has with the picture",
         ),
         (lambda: find("lesson"), "no study 'lesson'; there are training, data, paradigms, smol"),
+        (
+            lambda: find("./mine.py"),
+            r"\./mine\.py: names a file and no function of it; expected \./mine\.py:FUNCTION, .*:study$",
+        ),
         (lambda: find("mplug_owl.experiments.studies:pretrain"), "returns a Recipe; expected a Study"),
     ],
 )
@@ -94,6 +98,17 @@ def test_a_study_of_one_s_own_is_a_file(tmp_path: Path) -> None:
         "def study():\n    return Study('mine', 'Why?', (Arm('a', 'b', (tiny.pretrain(),)),))\n"
     )
     assert find(f"{tmp_path}/mine.py:study").name == "mine"
+
+
+def test_sizes_that_a_study_s_file_gets_wrong_are_told_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\nfrom mplug_owl.experiments.study import Arm, Study\n"
+        "from mplug_owl.recipes import tiny\ndef sizes():\n    raise OSError('no hub,\\nno config')\n"
+        "def study():\n    stage = tiny.pretrain()\n"
+        "    return Study('mine', '', (Arm('a', '', (replace(stage, modules=replace(stage.modules, config=sizes)),)),))\n"
+    )
+    with pytest.raises(UserError, match=r"mine\.py, line 5: OSError: no hub, no config$"):
+        find(f"{tmp_path}/mine.py:study")
 
 
 def test_a_folder_is_named_by_recipe_data_and_seed() -> None:

@@ -29,6 +29,12 @@ def run():
 
 def words():
     return "no recipe"
+
+def sizes():
+    raise OSError("We couldn't connect.\\nCheck it.")
+
+def sized():
+    return replace(pretrain(), modules=replace(pretrain().modules, config=sizes))
 """
 
 
@@ -67,6 +73,8 @@ def test_one_of_ones_own_by_its_module(tmp_path: Path, monkeypatch: pytest.Monke
         ("no.such.module:run", r"no module 'no\.such\.module'"),
         ("./absent.py:run", "no such file"),
         ("{mine}:ran", "has no function 'ran'"),
+        ("{mine}", r"mine\.py: names a file and no function of it; expected .*mine\.py:FUNCTION, such as .*mine\.py:run$"),
+        ("{mine}:sized", r"mine\.py, line 12: OSError: We couldn't connect\. Check it\.$"),
         ("{mine}:words", "returns a str; expected a Recipe"),
     ],
 )

@@ -65,6 +65,10 @@ def test_text_alone_costs_no_picture(quick) -> None:
     assert plan(recipe).flops_per_sample == pytest.approx(4 * P_L * 1024, rel=0.002)
 
 
+def test_one_picture_a_sample_is_said_as_one(quick) -> None:
+    assert "; 1 picture a sample " in shown(paper.instruct(), width=120)
+
+
 @pytest.mark.parametrize(
     "trainable",
     [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full"), ("frozen", "frozen", "lora")],

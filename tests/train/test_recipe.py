@@ -61,6 +61,8 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
     ("setting", "told"),
     [
         ("stpes=7", "Recipe has no field 'stpes'; it has name, modules, trainable, .*steps, batch"),
+        ("lr=1", r"Recipe has no field 'lr' of its own; write optimizer\.lr$"),
+        ("vision=frozen", r"write modules\.vision or trainable\.vision$"),
         ("optimizer.rate=1", "Optimizer has no field 'rate'; it has lr, weight_decay"),
         ("steps.lr=1", "steps is a plain value and has no field 'lr'"),
         ("optimizer=1", "optimizer has parts; set one of optimizer.lr, "),

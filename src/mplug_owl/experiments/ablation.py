@@ -84,9 +84,12 @@ def report(study: Study, out: Path, seeds: int = 3, console: Console | None = No
         UserError: The folder holds no study, or another one.
     """
     settings = read_settings(out)
-    if settings is None or settings.study != study.name:
-        there = "holds no study" if settings is None else f"holds the study {settings.study}"
-        raise UserError(f"{out}: {there}; expected what owl ablate {study.name} has begun there")
+    if settings is None:
+        raise UserError(
+            f"{out}: holds no study; begin {study.name} by owl ablate without --report, or name its folder by --out"
+        )
+    if settings.study != study.name:
+        raise UserError(f"{out}: holds the study {settings.study}, not {study.name}; give another --out")
     made, numbers = as_run(study, settings), range(1 if settings.quick else seeds)
     found = gather(made, out.resolve(), numbers, settings.share, settings.quick)
     ablation_report.write(found, out, console or Console(highlight=False))

@@ -12,7 +12,7 @@ from mplug_owl.chat import ChatModel
 from mplug_owl.errors import UserError
 from mplug_owl.eval.task import Condition, Task
 from mplug_owl.eval.tasks.scenes import DrawnWorld
-from mplug_owl.recipes import made_by
+from mplug_owl.recipes import check_sizes, made_by
 from mplug_owl.train.recipe import Recipe
 
 STUDIES = {
@@ -157,11 +157,13 @@ def scaled(study: Study, share: float) -> Study:
 def find(name: str) -> Study:
     """The study of this name: one of `STUDIES`, `my.module:study` or `./mine.py:study`. Raises UserError for anything else."""
     if name in STUDIES:
-        made = made_by(f"mplug_owl.experiments.{STUDIES[name]}")
-    elif ":" in name:
-        made = made_by(name)
+        made = made_by(f"mplug_owl.experiments.{STUDIES[name]}", "study")
+    elif ":" in name or name.endswith(".py"):
+        made = made_by(name, "study")
     else:
         raise UserError(f"no study {name!r}; there are {', '.join(STUDIES)}, my.module:study and ./mine.py:study")
     if not isinstance(made, Study):
         raise UserError(f"{name} returns a {type(made).__name__}; expected a Study")
+    if name not in STUDIES:
+        check_sizes(name, [stage for arm in made.arms for stage in arm.stages])
     return made

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -43,22 +43,35 @@ def find(name: str) -> Recipe:
         return getattr(importlib.import_module(f"mplug_owl.recipes.{book}"), function)()
     if len(several := stages(name)) > 1:
         raise UserError(f"{name} has several stages; name one of {', '.join(several)}")
-    if ":" not in name:
+    if ":" not in name and not name.endswith(".py"):
         raise UserError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
-    made = made_by(name)
+    made = made_by(name, "run")
     if not isinstance(made, Recipe):
         raise UserError(f"{name} returns a {type(made).__name__}; expected a Recipe")
+    check_sizes(name, [made])
     return made
 
 
-def made_by(name: str) -> object:
-    """What the function called `my.module:function` or `./mine.py:function` returns. Raises UserError where it fails."""
-    where, _, function = name.rpartition(":")
+def made_by(name: str, usual: str) -> object:
+    """What the function called `my.module:function` or `./mine.py:function` returns. Raises UserError where it fails.
+
+    `usual` is what such a function is called in messages.
+    """
+    where, colon, function = name.rpartition(":")
+    if not colon:
+        raise UserError(f"{name}: names a file and no function of it; expected {name}:FUNCTION, such as {name}:{usual}")
     with _errors_of(where):
         making = getattr(_module(where), function, None)
         if not callable(making):
             raise UserError(f"{where} has no function {function!r}")
         return making()
+
+
+def check_sizes(name: str, recipes: Iterable[Recipe]) -> None:
+    """Make the config of each recipe in a user's file once. Raises UserError that names the line where that fails."""
+    with _errors_of(name.rpartition(":")[0]):
+        for config in {recipe.modules.config: None for recipe in recipes}:
+            config()
 
 
 def _is_recipe(function: object) -> bool:
@@ -78,7 +91,8 @@ def _errors_of(where: str) -> Iterator[None]:
         if not frames and isinstance(error, UserError):
             raise  # it is about finding the module, and one of ours
         location = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else where
-        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = " ".join(str(error).split())  # one line, also of what the hub says in several
+        problem = told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
         raise UserError(f"{location}: {problem}") from error
 
 

@@ -81,8 +81,8 @@ class Keys:
         for number, key in enumerate(keys, 1):
             if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
                 raise UserError(
-                    f"key {number} is none: expected at least {SHORTEST_KEY} ASCII characters without spaces, "
-                    "as `openssl rand -hex 32` makes them"
+                    f"key {number} can be guessed or cannot be sent: expected at least {SHORTEST_KEY} ASCII characters without "
+                    "spaces, as `openssl rand -hex 32` makes them"
                 )
         return cls(keys)
 

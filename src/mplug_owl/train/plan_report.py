@@ -35,7 +35,7 @@ def _costs(made: Plan, device: Device) -> Table:
     recipe = made.recipe
     basis = "measured on the data" if made.measured else "upper bound: all of them full"
     in_all = f"{made.steps:,} steps, {made.samples_per_step * made.steps:,.0f} samples"
-    pictures = "pictures a sample"
+    pictures = "picture a sample" if made.pictures_per_sample == 1 else "pictures a sample"
     if recipe.batch is None and not made.measured:
         basis, pictures = "all of them full", "a sample, upper bound"
         in_all = f"{made.steps:,} steps; more where samples are shorter"

@@ -307,6 +307,8 @@ def _put(changes: dict[str, Any], kind: type, path: list[str], text: str) -> Non
     name, rest = path[0], path[1:]
     hints = get_type_hints(kind)
     if name not in hints:
+        if inner := [f"{part}.{name}" for part, hint in hints.items() if is_dataclass(hint) and name in get_type_hints(hint)]:
+            raise UserError(f"{kind.__name__} has no field {name!r} of its own; write {' or '.join(inner)}")
         raise UserError(f"{kind.__name__} has no field {name!r}; it has {', '.join(hints)}")
     if rest and not is_dataclass(hints[name]):
         raise UserError(f"{name} is a plain value and has no field {rest[0]!r}")
