@@ -142,7 +142,8 @@ def test_the_page_asks_for_no_longer_answers_than_there_are() -> None:
     model = tiny_owl(tiny_config())
     short = Server({"owl": Owl(model, tiny_processor(model))}, Keys([KEY]), ServeLimits(answers=AnswerLimits(most_tokens=100)))
     add_page(short, Keys([KEY]))
-    (page,) = (route.app.blocks for route in short.routes.routes if getattr(route, "path", "") == WEB)
+    apps = (getattr(route, "app", None) for route in short.routes.routes)
+    (page,) = (app.blocks for app in apps if hasattr(app, "blocks"))
     lengths = [one for one in page.blocks.values() if isinstance(one, gradio.Slider) and "tokens" in one.label]
     assert [(one.value, one.maximum) for one in lengths] == [(100, 100)]
 
