@@ -152,6 +152,21 @@ def test_a_picture_that_was_changed_is_looked_at_again(tmp_path: Path, kind: str
         known = looked_at(model, counted, talk, known)
 
 
+def test_a_picture_that_was_changed_after_its_answer_was_stopped_is_looked_at_again() -> None:
+    """Asked again as it was, nothing of it is computed anew; what its owner drew on it meanwhile is seen."""
+    made, shown = owl("llama"), tiny_picture(1)
+    chat, counted = Chat(Spelling(made), decoding=DECODING), Counted(made)
+    looked = []
+    for seed in (1, 1, 2):
+        shown.paste(tiny_picture(seed))
+        answer = chat.stream("What is it?", [shown])
+        next(answer)
+        answer.close()
+        looked.append(counted.question()[1])
+    assert looked == [1, 0, 1]
+    assert chat.ask("What is it?", [shown]) == Chat(Spelling(made), decoding=DECODING).ask("What is it?", [tiny_picture(2)])
+
+
 def test_one_of_several_pictures_may_be_known() -> None:
     made, first = owl("llama"), Picture(tiny_picture(1))
     model, counted = Spelling(made), Counted(made)

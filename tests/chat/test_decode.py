@@ -238,3 +238,11 @@ def _ids(model: OwlChatModel, conversations: Sequence[Conversation], decoding: D
     prompts = [Prompt(model.processor.encode(talk, reply=True).ids, talk.pictures) for talk in conversations]
     config, ends = model._generation_config(decoding), partial(model._stops, decoding)
     return [ids for _, ids in sorted(decode(model.model, prompts, model._look, config, ends, model.batch_size))]
+
+
+def test_words_drawn_all_but_cold_are_the_likeliest() -> None:
+    """Logits that are divided by almost nothing are infinite, and what is drawn of them is the vocabulary's last entry."""
+    model, talk = OwlChatModel(made()), [Conversation(()).said("user", "What is that?")]
+    cold = model.answers(talk, Decoding(max_new_tokens=8))
+    for temperature in (1e-20, 1e-40, 1e-300):
+        assert model.answers(talk, Decoding(max_new_tokens=8, temperature=temperature)) == cold

@@ -114,6 +114,8 @@ def test_a_cookie_opens_the_page_alone(door: Door) -> None:
         "/gradio_api/file/x",
         "/gradio_api/dev/reload",
         "/gradio_api/call/answer/x",
+        "/gradio_api/file=http://evil.example/a.html",
+        "/gradio_api/file=https:/evil.example/a.html",
     ],
 )
 def test_what_the_page_does_not_need_is_not_there(door: Door, path: str) -> None:
@@ -122,6 +124,13 @@ def test_what_the_page_does_not_need_is_not_there(door: Door, path: str) -> None
     assert ask(door, WEB + path, (b"authorization", f"Bearer {KEY}".encode()))[0] == 404
     assert ask(door, WEB + path)[0] == 401
     assert ask(made(None), WEB + path)[0] == 404
+
+
+def test_a_picture_of_the_page_is_there(door: Door) -> None:
+    """By its path, whatever its name holds."""
+    cookie = entered(door)
+    for path in ("/tmp/owl-web-a/b/a: b.png", "C:/owl-web-a/b.png"):
+        assert ask(door, f"{WEB}/gradio_api/file={path}", cookie)[0] == 200
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])

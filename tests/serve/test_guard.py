@@ -92,7 +92,16 @@ def test_all_bodies_at_once_are_limited(guard: Guard) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [(b"127.0.0.1:8000", 200), (b"localhost", 200), (b"[::1]:80", 200), (b"evil.example", 421), (b"", 421)]
+    ("host", "status"),
+    [
+        (b"127.0.0.1:8000", 200),
+        (b"localhost", 200),
+        (b"[::1]:80", 200),
+        (b"127.0.0.2:8000", 200),
+        (b"evil.example", 421),
+        (b"127.0.0.1.evil.example", 421),
+        (b"", 421),
+    ],
 )
 def test_without_keys_only_local_names_are_answered(host: bytes, status: int) -> None:
     """CVE-2026-48710 and DNS rebinding: a page of another site may reach this port, and has another name."""

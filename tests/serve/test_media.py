@@ -205,6 +205,31 @@ def test_one_key_s_slow_pictures_are_no_crowd(monkeypatch: pytest.MonkeyPatch) -
     assert done[0] == "other"
 
 
+def test_a_picture_that_nobody_waits_for_keeps_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for slow ones and leaves, again and again, has one thread at once all the same."""
+    media, slow, opened = Media(MediaLimits(processes=2)), threading.Event(), []
+
+    def open_slowly(raw: bytes, side: int, resample: int) -> bytes:
+        opened.append(raw)
+        assert raw == GOOD or slow.wait(20)
+        return bytes(side * side * 3)
+
+    monkeypatch.setattr(media._openers, "open", open_slowly)
+
+    async def run() -> None:
+        for seed in (2, 3, 4):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await media.read([url(picture(seed))], b"a", IMAGES)
+        await asyncio.wait_for(media.read([data_url(GOOD)], b"b", IMAGES), 10)
+        assert len(opened) == 2
+        slow.set()
+        assert len(await asyncio.wait_for(media.read([url(picture(5))], b"a", IMAGES), 10)) == 1
+
+    asyncio.run(run())
+    media.close()
+
+
 class Host:
     """A host on this machine that answers every connection with these bytes."""
 
@@ -299,6 +324,23 @@ def test_a_host_that_never_ends_is_left_in_time(dripped: bytes) -> None:
     thread.join()
     listening.close()
     assert took < 3
+
+
+def test_what_a_name_takes_counts_in_the_seconds() -> None:
+    """The system's own look-up may take longer than all of it; to connect has what is left."""
+    left: list[float] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        time.sleep(0.2)
+        return ["93.184.215.14"]
+
+    def connect(address: str, port: int, host: str, seconds: float) -> socket.socket:
+        left.append(seconds)
+        raise OSError
+
+    with pytest.raises(FetchError):
+        Fetcher(["pictures.example"], 1000, 0.5, resolve, connect).fetch("https://pictures.example/a.png")
+    assert 0 < left[0] <= 0.31
 
 
 def test_a_process_that_does_not_begin_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

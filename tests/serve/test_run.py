@@ -127,6 +127,35 @@ def test_a_client_that_reads_nothing_is_left(owl: Owl, monkeypatch: pytest.Monke
     asyncio.run(run())
 
 
+def test_a_client_that_reads_slowly_is_not_left(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a slow line something always waits to be sent, and gets less."""
+    monkeypatch.setattr(run_module, "TAKING_SECONDS", 0.3)
+    monkeypatch.setattr(run_module, "WATCHED_EVERY", 0.05)
+    server, size = Server({"owl": owl}, Keys([KEY])), 300_000
+
+    @server.routes.get("/large")
+    async def large() -> StreamingResponse:
+        return StreamingResponse(iter([b"x" * size]))
+
+    async def run() -> int:
+        async with running(server, small=True) as (port, _):
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                loop, found = asyncio.get_running_loop(), 0
+                await loop.sock_connect(client, ("127.0.0.1", port))
+                await loop.sock_sendall(client, get("/large", "Connection: close"))
+                while part := await loop.sock_recv(client, 8192):
+                    found += part.count(b"x")
+                    await asyncio.sleep(0.02)
+                return found
+
+    with suppress(ConnectionResetError):
+        assert asyncio.run(run()) >= size
+        return
+    pytest.fail("the connection was ended")
+
+
 def test_no_keys_is_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OWL_API_KEYS", raising=False)
     with pytest.raises(UserError, match="this machine alone"):

@@ -118,6 +118,36 @@ def test_only_pictures_of_its_own_folder_are_read(path: str, tmp_path: Path) -> 
             _picture(file, tmp_path)
 
 
+def test_an_address_in_place_of_a_picture_is_not_fetched(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio would fetch it from any host of the internet, for whoever names it in place of a file that was sent."""
+    from gradio import processing_utils, route_utils
+
+    for where, name in ((processing_utils.sh, "get"), (route_utils.safehttpx, "async_validate_url")):
+        monkeypatch.setattr(where, name, lambda *_, **__: pytest.fail("it is fetched"))
+    named = {"path": "https://evil.example/a.png", "meta": {"_type": "gradio.FileData"}}
+    moving = processing_utils.async_move_files_to_cache(named, gradio.Image(), check_in_upload_folder=True)
+    with pytest.raises(gradio.Error, match="fetches none"):
+        asyncio.run(moving)
+    key = (b"authorization", f"Bearer {KEY}".encode())
+    assert ask(server, f"{WEB}/gradio_api/file=https://evil.example/a.html", "GET", key) == 404
+
+
+def test_the_page_asks_for_no_longer_answers_than_there_are() -> None:
+    """A slider that begins above its end refuses every question."""
+    from mplug_owl.model.load import Owl
+    from mplug_owl.serve.answering import AnswerLimits
+    from mplug_owl.serve.api import ServeLimits, Server
+    from mplug_owl.serve.web import add_page
+
+    model = tiny_owl(tiny_config())
+    short = Server({"owl": Owl(model, tiny_processor(model))}, Keys([KEY]), ServeLimits(answers=AnswerLimits(most_tokens=100)))
+    add_page(short, Keys([KEY]))
+    apps = (getattr(route, "app", None) for route in short.routes.routes)
+    (page,) = (app.blocks for app in apps if hasattr(app, "blocks"))
+    lengths = [one for one in page.blocks.values() if isinstance(one, gradio.Slider) and "tokens" in one.label]
+    assert [(one.value, one.maximum) for one in lengths] == [(100, 100)]
+
+
 @contextmanager
 def owl_serve(folder: Path, model: str = "owl-tiny") -> Iterator[tuple[str, subprocess.Popen]]:
     """The command itself, and the page's address that it prints."""

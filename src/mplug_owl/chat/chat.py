@@ -3,6 +3,8 @@
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
+from PIL import Image
+
 from mplug_owl.chat.owl import OwlChatModel
 from mplug_owl.chat.protocol import ChatModel, Decoding
 from mplug_owl.conversation import Conversation, ImageSource, Picture
@@ -61,8 +63,7 @@ class Chat:
         except UnicodeEncodeError as error:
             raise UserError("the question holds bytes that are no UTF-8; type it again in UTF-8") from error
         opened = [open_image(image) for image in images]  # now: a bad file leaves the history as it was
-        known = {id(picture.source): picture for picture in self._unanswered}
-        pictures = self._unanswered = [known.get(id(image)) or Picture(image) for image in opened]
+        pictures = self._unanswered = [self._picture(*pair) for pair in zip(images, opened, strict=True)]
         asked = self.conversation.said("user", *pictures, *([question] if question else []))
         parts = []
         with closing(self.model.stream(asked, self.decoding)) as answer:
@@ -70,6 +71,11 @@ class Chat:
                 parts.append(part)
                 yield part
         self.conversation, self._unanswered = asked.said("assistant", "".join(parts)), []
+
+    def _picture(self, given: ImageSource, opened: Image.Image) -> Picture:
+        """A picture as it is now, whatever its owner draws on it later; the same one as before where it is asked again."""
+        now = opened.copy() if opened is given else opened
+        return next((known for known in self._unanswered if known.source == now), None) or Picture(now)
 
     def forget(self) -> None:
         """Start a new conversation."""

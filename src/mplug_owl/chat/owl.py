@@ -25,6 +25,9 @@ from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
 from mplug_owl.model.processor import Example
 
+# Logits are divided by the temperature, and a smaller one would make them infinite.
+COLDEST = 1e-6
+
 
 @dataclass
 class _Past:
@@ -194,7 +197,7 @@ class OwlChatModel:
             repetition_penalty=decoding.repetition_penalty,
             no_repeat_ngram_size=0,
             do_sample=draws,
-            temperature=decoding.temperature if draws else 1.0,
+            temperature=max(decoding.temperature, COLDEST) if draws else 1.0,
             top_p=decoding.top_p if draws else 1.0,
             top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
             eos_token_id=self._end_token_ids(),

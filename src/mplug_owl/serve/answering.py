@@ -42,10 +42,14 @@ class AnswerLimits:
 
 
 class Words:
-    """A model's words to ids and back, by one thread at a time: a tokenizer's settings are changed while it reads."""
+    """A model's words to ids and back. One thread at a time reads words: a tokenizer's settings are changed while it does.
+
+    Ids become words at any time: a long text is read for seconds, and everybody's next word would wait for it.
+    """
 
     def __init__(self, owl: Owl) -> None:
         self.owl, self._lock = owl, threading.Lock()
+        self._tokens: dict[int, str] = {}
 
     def encode(self, conversation: Conversation) -> list[int]:
         """The ids of a conversation that is to be answered. Raises UserError where it is too long, or its format refuses it."""
@@ -56,13 +60,14 @@ class Words:
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's ids to words."""
-        with self._lock:
-            return str(self.owl.processor.decode(ids, skip_special_tokens=True))
+        return str(self.owl.processor.decode(ids, skip_special_tokens=True))
 
     def token(self, token: int) -> str:
-        """One token, special ones too."""
-        with self._lock:
-            return str(self.owl.processor.decode([token], skip_special_tokens=False))
+        """One token as it stands among others, with the space that it begins with; special ones too."""
+        if token not in self._tokens:
+            once, twice = (str(self.owl.processor.decode([token] * count, skip_special_tokens=False)) for count in (1, 2))
+            self._tokens[token] = twice[len(once) :]
+        return self._tokens[token]
 
 
 class Mailbox:
@@ -167,7 +172,7 @@ class Answering:
 
     def _hear(self, index: int, event: Token | End) -> int:
         """Note an event of one of the answers, whose index comes back. Raises RequestError where there is no answer."""
-        if self.first is None:
+        if self.first is None and isinstance(event, Token):
             self.first = time.perf_counter() - self.jobs[0].begun
         if isinstance(event, End) and event.reason in ("failed", "late"):
             raise failure(event.reason)

@@ -4,10 +4,11 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakSet
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -89,6 +90,7 @@ class Server:
         self.desks = {name: Desk(name, owl, self.engine, self.limits.answers) for name, owl in owls.items()}
         self.mailbox: Mailbox | None = None
         self.draining = False
+        self._answerings: WeakSet[Answering] = WeakSet()
         self.endless: list[Callable[[], None]] = []  # each ends requests that would never end by themselves
         self.routes = _routes(self)
         self.guard = Guard(self.routes, keys, self.limits.guard, local)
@@ -101,6 +103,8 @@ class Server:
         self.engine.start()
         yield
         self.draining = True
+        for answering in self._answerings:  # whoever is connected was waited for; nobody waits for what is left
+            answering.cancel()
         await asyncio.to_thread(self.engine.close)
         await asyncio.to_thread(self.media.close)
 
@@ -124,6 +128,7 @@ class Server:
             if self.mailbox is None:
                 raise RequestError(503, "the server has not begun")
             answering = desk.submit(request, ids, pictures, owner, self.mailbox, deadline)
+            self._answerings.add(answering)
         for job in answering.jobs:
             job.begun, job.picture_seconds = begin, picture_seconds
         return Reply(request, answering)
@@ -146,7 +151,8 @@ class Server:
         stats = AnswerStats(model, answering.seconds, answering.first, len(job.ids), job.known, tokens, job.picture_seconds)
         self.metrics.took(stats)
         if self.stats:
-            print(stats.line(), file=sys.stderr, flush=True)
+            with suppress(OSError, ValueError):  # nobody reads the log any more, or its disk is full
+                print(stats.line(), file=sys.stderr, flush=True)
 
     def _worked(self, work: str, seconds: float) -> None:
         self.metrics.worked(work, seconds)
@@ -191,6 +197,10 @@ def _routes(server: Server) -> FastAPI:
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         return JSONResponse(RequestError(400, "the request is malformed").body, 400)
 
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return JSONResponse(RequestError(500, "the server failed on this request; its log has the reason").body, 500)
+
     @app.post("/v1/chat/completions", responses=_ERRORS, openapi_extra={"requestBody": {"required": True, "content": shape}})
     async def complete(request: Request) -> Response:
         """The next answer in a conversation."""
@@ -206,7 +216,7 @@ def _routes(server: Server) -> FastAPI:
         """The models that answer."""
         return JSONResponse({"object": "list", "data": [server.model(name) for name in server.desks]})
 
-    @app.get("/v1/models/{name}", responses=_ERRORS)
+    @app.get("/v1/models/{name:path}", responses=_ERRORS)
     async def model(name: str) -> Response:
         """One model."""
         return JSONResponse(server.model(name))

@@ -1,5 +1,6 @@
 """Answers in OpenAI's shapes: whole, or chunk by chunk."""
 
+import asyncio
 import json
 import secrets
 import time
@@ -29,12 +30,8 @@ class Reply:
         """A chat.completion. Raises RequestError as `Answering.parts` does."""
         async for _ in self.answering.parts():
             pass
-        choices = []
-        for index, saying in enumerate(self.answering.sayings):
-            message = {"role": "assistant", "content": saying.text, "refusal": None}
-            choices.append(
-                {"index": index, "message": message, "finish_reason": finish_reason(saying), "logprobs": self._logprobs(saying)}
-            )
+        # off the event loop: log-probabilities may be a hundred thousand entries
+        choices = await asyncio.to_thread(self._choices) if self.request.logprobs else self._choices()
         return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage()}
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -75,12 +72,24 @@ class Reply:
         choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
         return _event({**self.head, "object": "chat.completion.chunk", "choices": [choice], **usage})
 
+    def _choices(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": saying.text, "refusal": None},
+                "finish_reason": finish_reason(saying),
+                "logprobs": self._logprobs(saying),
+            }
+            for index, saying in enumerate(self.answering.sayings)
+        ]
+
     def _logprobs(self, saying: Saying) -> dict[str, Any] | None:
         """Those of the tokens since the last call, where the client asks for them."""
         tokens, saying.unsaid = saying.unsaid, []
         if not self.request.logprobs:
             return None
-        return {"content": [_entry(saying.words, token) for token in tokens], "refusal": None}
+        said = len(saying.ids) - len(tokens)  # an answer's words begin without a space, and so does its first token
+        return {"content": [_entry(saying.words, token, not said + at) for at, token in enumerate(tokens)], "refusal": None}
 
 
 def finish_reason(saying: Saying) -> str:
@@ -88,9 +97,9 @@ def finish_reason(saying: Saying) -> str:
     return "stop" if saying.reason == "stop" else "length"
 
 
-def _entry(words: Words, token: Token) -> dict[str, Any]:
+def _entry(words: Words, token: Token, first: bool) -> dict[str, Any]:
     def one(number: int, logprob: float) -> dict[str, Any]:
-        text = words.token(number)
+        text = words.token(number).removeprefix(" " if first else "")
         part = "\ufffd" in text  # of a character: its bytes are not known from here
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": None if part else list(text.encode("utf-8"))}
 
@@ -98,4 +107,5 @@ def _entry(words: Words, token: Token) -> dict[str, Any]:
 
 
 def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    """In ASCII: many a client takes U+2028 and the like for the end of a line."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n\n"

@@ -23,11 +23,12 @@ SESSION_SECONDS, SESSIONS = 12 * 3600, 1000
 COOKIE = "owl_session"
 SESSION_ROUTES = (("POST", f"{WEB}/enter"), ("GET", f"{WEB}/leave"))
 FORM_BYTES, FORM_SECONDS = 4096, 10.0
-# What the page of a chat asks for (Gradio 6.31); everything else is not found.
+# What the page of a chat asks for (Gradio 6.31); everything else is not found. A file is a path here: Gradio would fetch an
+# address, and show what is there as its own.
 OPEN = {
     "GET": re.compile(
         rf"{WEB}/?|{WEB}/(?:config|theme\.css|favicon\.ico|manifest\.json|(?:assets|static)/[\w@./-]+)|"
-        rf"{WEB}/gradio_api/(?:info|startup-events|app_id|upload_progress|queue/data|heartbeat/\w+|file=.+)"
+        rf"{WEB}/gradio_api/(?:info|startup-events|app_id|upload_progress|queue/data|heartbeat/\w+|file=(?!\w\w+:).+)"
     ),
     "POST": re.compile(rf"{WEB}/gradio_api/(?:queue/join|run/predict|upload|cancel|reset)/?"),
 }

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -206,5 +206,6 @@ def _turn(batch: Batch, admits: bool) -> None:
     try:
         batch.turn(admits)
     except Exception:  # whatever a model does, other models and later requests are answered
-        traceback.print_exc(file=sys.stderr)
         batch.fail()
+        with suppress(OSError, ValueError):  # nobody reads the log any more, or its disk is full
+            traceback.print_exc(file=sys.stderr)

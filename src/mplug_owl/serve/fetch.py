@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 
+from mplug_owl.errors import UserError
+
 # https, a name, a port at most, and a path without anything that two programs may read in two ways.
 _URL = re.compile(
     r"https://([a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)(?::(\d{1,5}))?(/[A-Za-z0-9._~%!$&'()*+,;=:@/?-]*)?", re.ASCII
@@ -34,8 +36,11 @@ class Fetcher:
         hosts: Names as they stand in an address, with `:PORT` where it is not 443.
         file_bytes: The largest file.
         seconds: All of it takes at most so long.
-        resolve: A name and a port to addresses; by default the system's.
+        resolve: A name and a port to addresses; by default the system's, which has a clock of its own.
         connect: An address, a port, a name and seconds to a socket that speaks TLS.
+
+    Raises:
+        UserError: A host is no name, such as a whole address.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class Fetcher:
         resolve: Resolve | None = None,
         connect: Connect | None = None,
     ) -> None:
-        self.hosts, self.file_bytes, self.seconds = frozenset(host.lower() for host in hosts), file_bytes, seconds
+        self.hosts, self.file_bytes, self.seconds = frozenset(map(_allowed, hosts)), file_bytes, seconds
         self._resolve, self._connect = resolve or _resolved, connect or _connected
 
     def check(self, url: str) -> tuple[str, int, str]:
@@ -65,7 +70,7 @@ class Fetcher:
         deadline = time.monotonic() + self.seconds
         try:
             address = self._public(host, port)
-            connected = self._connect(address, port, host, self.seconds)
+            connected = self._connect(address, port, host, max(deadline - time.monotonic(), 0.001))
             connection = _Pinned(host, port, connected)
             try:
                 with _shut_after(connected, deadline - time.monotonic()):
@@ -145,16 +150,25 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
+def _allowed(host: str) -> str:
+    """A host as `check` finds it in an address."""
+    match = _URL.fullmatch(f"https://{host.lower()}")
+    if match is None or match[3]:
+        raise UserError(f"--allow-host {host}: expected a host's name, such as pictures.example.org, or NAME:PORT")
+    return match[1] if int(match[2] or 443) == 443 else f"{match[1]}:{int(match[2])}"
+
+
 def _resolved(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
 
 
 def _connected(address: str, port: int, host: str, seconds: float) -> socket.socket:
+    deadline = time.monotonic() + seconds
     connected = socket.create_connection((address, port), seconds)
     try:
         context = ssl.create_default_context()
         connected = context.wrap_socket(connected, server_hostname=host, do_handshake_on_connect=False)
-        with _shut_after(connected, seconds):
+        with _shut_after(connected, deadline - time.monotonic()):
             connected.do_handshake()
     except BaseException:
         connected.close()

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mplug_owl.errors import UserError
+from mplug_owl.page.listening import is_local
 from mplug_owl.serve.protocol import RequestError
 
 Scope = MutableMapping[str, Any]
@@ -24,7 +25,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
 SHORTEST_KEY = 16
 # Browsers are to keep nothing, guess nothing and embed nothing.
 HEADERS = (
@@ -153,7 +153,7 @@ class Guard:
     def _owner(self, scope: Scope) -> bytes:
         """Whose request it is. Raises RequestError where that is nobody."""
         headers = scope["headers"]
-        if self.local and _host(headers) not in LOCAL:
+        if self.local and not is_local(_host(headers) or ""):
             raise RequestError(421, "this server answers this machine alone")
         if self.keys is None:
             return b""

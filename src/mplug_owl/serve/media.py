@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -87,8 +88,10 @@ class Media:
         loop, found = asyncio.get_running_loop(), []
         turn = self._turns.setdefault(owner, asyncio.Semaphore(max(1, self.limits.processes - 1)))
         for url in urls:  # one after the other: a request of many slow ones is no crowd
-            async with turn:
-                found.append(await loop.run_in_executor(self._threads, self._read, url, owner, images.size, images.resample))
+            await turn.acquire()
+            work = self._threads.submit(self._read, url, owner, images.size, images.resample)
+            work.add_done_callback(partial(_give_back, turn, loop))  # by then the thread is free, whoever has left before
+            found.append(await asyncio.wrap_future(work))
         return found
 
     def _refuse_address(self, url: str) -> None:
@@ -205,6 +208,11 @@ class Openers:
             _end((process, ours))
             raise
         return process, ours
+
+
+def _give_back(turn: asyncio.Semaphore, loop: asyncio.AbstractEventLoop, _: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits for a turn
+        loop.call_soon_threadsafe(turn.release)
 
 
 def _end(worker: tuple[Any, Connection]) -> None:

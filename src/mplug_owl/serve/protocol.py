@@ -14,7 +14,7 @@ DEPTH = 16
 # Entries of all objects and lists. 600,000 of them in 17 MB kept the event loop, and so everybody, for many seconds.
 ENTRIES = 20_000
 MESSAGES = 512
-# Characters of all messages, pictures aside. A tokenizer takes a tenth of a second for them.
+# Characters of all messages, pictures aside. A tokenizer takes a second or more for them, in a thread of its own.
 CHARACTERS = 400_000
 STOPS, STOP_CHARACTERS = 4, 200  # OpenAI's number of stop words
 ANSWERS = 8
@@ -78,6 +78,10 @@ class ChatMessage(_Strict):
     name: str | None = None
     refusal: None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    # Empty, they stand in an answer that OpenAI's package writes out, and that comes back with the next question.
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
 
     @field_validator("content", mode="before")
     @classmethod

@@ -170,7 +170,8 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to look at the connection."""
         super().connection_made(transport)
-        self._request, self._idle, self._stuck = self.cycle, 0.0, 0.0  # the last request, seconds since it, seconds unread
+        self._request, self._idle = self.cycle, 0.0  # the last request, seconds since it
+        self._unread, self._stuck = 0, 0.0  # bytes that wait for the client, seconds in which they became no fewer
         self._watch()
 
     def _watch(self) -> None:
@@ -178,7 +179,9 @@ class PatientProtocol(H11Protocol):
             return
         is_idle = self.conn.their_state is h11.IDLE and self.cycle is self._request
         self._idle = self._idle + WATCHED_EVERY if is_idle else 0.0
-        self._stuck = self._stuck + WATCHED_EVERY if self.transport.get_write_buffer_size() else 0.0
+        unread, before = self.transport.get_write_buffer_size(), self._unread
+        self._stuck = self._stuck + WATCHED_EVERY if unread and unread >= before else 0.0
+        self._unread = unread
         self._request = self.cycle
         if self._stuck > TAKING_SECONDS:  # to close it would wait for what is not read
             self.transport.abort()

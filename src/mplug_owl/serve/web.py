@@ -1,5 +1,6 @@
 """`owl serve --web`: a page to talk on. Gradio shows it; every question goes the way that an API's request goes."""
 
+import asyncio
 import base64
 import json
 import os
@@ -14,7 +15,6 @@ from typing import Any
 
 from starlette.routing import Mount
 
-from mplug_owl.errors import UserError
 from mplug_owl.page.render import render
 from mplug_owl.scenes import scene
 from mplug_owl.serve.api import Server
@@ -43,16 +43,11 @@ def add_page(server: Server, keys: Keys | None, drawn: Collection[str] = ()) -> 
         server: Whose models answer.
         keys: What opens the door; None lets this machine in.
         drawn: Models that know the drawn world: the page draws scenes for them.
-
-    Raises:
-        UserError: Gradio is not installed.
     """
     folder = tempfile.mkdtemp(prefix="owl-web-")
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}  # read when Gradio is imported
-    try:
-        gradio = import_module("gradio")
-    except ImportError as error:
-        raise UserError(f"--web needs {error.name or 'gradio'}: pip install 'mplug-owl[web]'") from error
+    gradio = import_module("gradio")
+    _fetch_nothing(gradio)
     page = Page(server, gradio, Path(folder), drawn)
     _sweep_at_the_end(server, folder)
     server.routes = gradio.mount_gradio_app(
@@ -78,6 +73,16 @@ def add_page(server: Server, keys: Keys | None, drawn: Collection[str] = ()) -> 
         server.endless.append(stop.set)
     server.guard.forms = (UPLOAD,)
     server.app = Door(server.guard, None if keys is None else Sessions(keys))
+
+
+def _fetch_nothing(gradio: Any) -> None:
+    """Have Gradio fetch no file whose address a browser names in place of one that it sent."""
+
+    async def refused(*_: object, **__: object) -> Any:
+        raise gradio.Error("pictures are sent; this page fetches none", print_exception=False)
+
+    processing = import_module("gradio.processing_utils")
+    processing.async_ssrf_protected_download = processing.async_ssrf_protected_get = refused
 
 
 def _sweep_at_the_end(server: Server, folder: str) -> None:
@@ -112,18 +117,16 @@ class Page:
 
     def blocks(self, leave: bool) -> Any:
         """What Gradio shows: a conversation, a line to write in, and what goes with it. Over 40 lines: it is what is shown."""
-        gr, names = self.gradio, list(self.server.desks)
+        gr, names, limits = self.gradio, list(self.server.desks), self.server.limits.answers
         model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, filterable=False)
         length = gr.Slider(
             1,
-            self.server.limits.answers.most_tokens,
-            self.server.limits.answers.default_tokens,
+            limits.most_tokens,
+            min(limits.default_tokens, limits.most_tokens),
             step=1,
             label="Longest answer, in tokens",
         )
-        warmth = gr.Slider(
-            0, 2, self.server.limits.answers.temperature, step=0.1, label="Temperature: 0 picks the likeliest word"
-        )
+        warmth = gr.Slider(0, 2, limits.temperature, step=0.1, label="Temperature: 0 picks the likeliest word")
         textbox = gr.MultimodalTextbox(
             file_count="multiple",
             file_types=["image"],
@@ -220,9 +223,7 @@ class Page:
         try:
             if (pictures := _pictures(message, history)) > (most := self.server.limits.media.pictures):
                 raise RequestError(413, f"{pictures} pictures in one conversation; at most {most} are read")
-            messages = [*_messages(history, self.folder), _asked(message, self.folder)]
-            body = json.dumps({**fields, "messages": messages}).encode()
-            del messages
+            body = await asyncio.to_thread(_body, fields, message, history, self.folder)  # pictures may have 160 MB
             with self.server.guard.holding(len(body)):
                 reply = await self.server.answer(body, request.request.scope["state"]["owner"])
             del body
@@ -257,6 +258,11 @@ def _pictures(message: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) 
     said = [one for turn in history for one in (turn["content"] if isinstance(turn["content"], list) else [turn["content"]])]
     shown = [one for one in said if not isinstance(one, str) and one.get("type") != "text"]
     return len(message.get("files") or ()) + len(shown)
+
+
+def _body(fields: Mapping[str, Any], message: Mapping[str, Any], history: Sequence[Mapping[str, Any]], folder: Path) -> bytes:
+    """A question as a request to the interface."""
+    return json.dumps({**fields, "messages": [*_messages(history, folder), _asked(message, folder)]}).encode()
 
 
 def _asked(message: Mapping[str, Any], folder: Path) -> dict[str, Any]:
