@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -102,11 +102,13 @@ def open_session(
         slots = from_main(accelerator, lambda: counted.slots_of(survey.sources, out, resumed))
         survey = counted.with_slots(survey, slots)
 
-        def resolve() -> tuple[Recipe, Mixture]:
+        def resolve() -> tuple[int | None, int | None, Mixture]:
             saved = resume.saved_values(out) if resumed else None
-            return resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
+            settled, mixture = resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
+            return settled.batch, settled.steps, mixture  # a recipe with a function out of ./mine.py cannot be sent
 
-        settled, mixture = from_main(accelerator, resolve)  # decided once, so a failing disk does not part the processes
+        batch, steps, mixture = from_main(accelerator, resolve)  # once, so a failing disk does not part the processes
+        settled = replace(recipe, batch=batch, steps=steps, epochs=None)
         rank, world = accelerator.process_index, accelerator.num_processes
         examples = Examples(survey.sources, owl.processor, settled.encoding, settled.seed)
         dataset = StepDataset(examples, mixture, settled.micro_batch, rank, world)
