@@ -185,6 +185,8 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
     if recipe.base is not None and is_sharded(accelerator):
         raise UserError(f"base={recipe.base}: FSDP cannot split quantised weights; leave one of the two out")
     if recipe.objective == "blip2" and is_sharded(accelerator):
+    if recipe.text_distillation and is_sharded(accelerator):
+        raise UserError("text_distillation: parts passes, and FSDP needs as many in every process; leave one of the two out")
         raise UserError("objective=blip2: FSDP splits the layers that words and queries share; launch without FSDP")
     model = distribute_model(accelerator, learner)
     language_model = owl.model.model.language_model
