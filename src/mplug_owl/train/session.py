@@ -99,6 +99,7 @@ def open_session(
         opened.callback(reporter.close)
         reporter.start(recipe.name, parts)
 
+        from_main(accelerator, lambda: opened.enter_context(resume.held(out)))
         slots = from_main(accelerator, lambda: counted.slots_of(survey.sources, out, resumed))
         survey = counted.with_slots(survey, slots)
 
@@ -184,9 +185,9 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
         raise UserError("an exam in the middle of a run needs a whole model, and FSDP has none; leave out --eval-every")
     if recipe.base is not None and is_sharded(accelerator):
         raise UserError(f"base={recipe.base}: FSDP cannot split quantised weights; leave one of the two out")
-    if recipe.objective == "blip2" and is_sharded(accelerator):
     if recipe.text_distillation and is_sharded(accelerator):
         raise UserError("text_distillation: parts passes, and FSDP needs as many in every process; leave one of the two out")
+    if recipe.objective == "blip2" and is_sharded(accelerator):
         raise UserError("objective=blip2: FSDP splits the layers that words and queries share; launch without FSDP")
     model = distribute_model(accelerator, learner)
     language_model = owl.model.model.language_model
