@@ -236,8 +236,9 @@ def _gradients(forward: Forward, weights: Sequence[Tensor], threads: int = 1) ->
     """The loss of one pass and its gradients, left apart; None where the pass does not reach a weight."""
     torch.set_num_threads(threads)  # every thread of Python has a number of its own
     loss = forward()
-    found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
-    return loss.detach(), found
+    if not loss.requires_grad:
+        return loss.detach(), [None] * len(weights)
+    return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 def _draws(forward: Forward, weights: Sequence[Tensor]) -> bool:
