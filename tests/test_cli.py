@@ -148,6 +148,10 @@ MISTAKES = {
     "unknown recipe": (["train", "tiny.pretrian"], "no recipe 'tiny.pretrian'; there are tiny.lookups, "),
     "unknown field": (["train", "tiny.pretrain", "--set", "stepz=3"], "Recipe has no field 'stepz'; it has name, modules"),
     "wrong type": (["train", "tiny.pretrain", "--set", "steps=few"], "--set steps=few: Input should be a valid integer"),
+    "modules that are not built": (
+        ["plan", "tiny.pretrain", "--from", "owl-tiny", "--set", "modules.vocabulary=500"],
+        "--set modules.vocabulary=500: the run starts from owl-tiny and its modules; --set init_from=none builds",
+    ),
     "no data": (["train", "paper.pretrain"], "no data: give --data FORMAT:PATH[@WEIGHT]"),
     "no file": (["train", "tiny.pretrain", "--data", "captions:none.jsonl"], "none.jsonl: no such file"),
     "no format": (["train", "tiny.pretrain", "--data", "capshuns:broken.jsonl"], "no format is called 'capshuns'"),

@@ -106,9 +106,10 @@ def recipes() -> None:
 def _changed(
     recipe: "Recipe", data: list[str], settings: list[str], init_from: str | None, image_root: Path | None
 ) -> "Recipe":
-    """A recipe with what the command line says put in."""
+    """A recipe with what the command line says put in. Raises UserError for modules of a run that does not build them."""
     from dataclasses import replace
 
+    from mplug_owl.errors import UserError
     from mplug_owl.train.recipe import override
 
     recipe = replace(
@@ -117,4 +118,10 @@ def _changed(
         init_from=init_from or recipe.init_from,
         image_root=str(image_root) if image_root else recipe.image_root,
     )
-    return override(recipe, settings)
+    changed = override(recipe, settings)
+    named = [setting for setting in settings if setting.strip().startswith("modules.")]
+    if named and changed.init_from is not None:
+        raise UserError(
+            f"--set {named[0]}: the run starts from {changed.init_from} and its modules; --set init_from=none builds"
+        )
+    return changed

@@ -131,3 +131,11 @@ def test_a_task_without_descriptions_is_asked_as_it_is(asked: list[str]) -> None
         "eval/picture/reading",
         "eval/picture/overall",
     }
+
+
+def test_never_and_a_name_that_is_taken_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^Exam: every is 0; it must be 1 or more$"):
+        Exam(0, lambda owl: {})
+    recipe, sources = lesson(steps=1), lessons(data)
+    with pytest.raises(UserError, match=r"^exam: loss is the name of another figure in metrics\.jsonl; call it exam_loss$"):
+        quietly(recipe, initial_model(recipe, sources), sources, tmp_path, exam=Exam(1, lambda owl: {"loss": 1.0}))

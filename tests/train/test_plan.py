@@ -12,6 +12,7 @@ from mplug_owl.data.encode import Encoding
 from mplug_owl.data.survey import Survey
 from mplug_owl.recipes import find, names, paper, tiny
 from mplug_owl.train.flops import Flops, Utilisation, device_tflops
+from mplug_owl.train.optim import make_optimizer
 from mplug_owl.train.plan import Device, plan
 from mplug_owl.train.plan_report import compare, show
 from mplug_owl.train.recipe import Recipe, Trainable, override
@@ -71,7 +72,13 @@ def test_one_picture_a_sample_is_said_as_one(quick) -> None:
 
 @pytest.mark.parametrize(
     "trainable",
-    [("full", "full", "frozen"), ("frozen", "frozen", "full"), ("full", "full", "full"), ("frozen", "frozen", "lora")],
+    [
+        ("full", "full", "frozen"),
+        ("frozen", "frozen", "full"),
+        ("full", "full", "full"),
+        ("frozen", "frozen", "lora"),
+        ("frozen", "full", "last"),
+    ],
 )
 def test_flops_are_what_a_step_really_takes(trainable: tuple[str, str, str], tmp_path) -> None:
     """Counted while it runs. The plan leaves out the language model's attention, which is little for short samples.
@@ -174,6 +181,20 @@ def test_memory_by_part() -> None:
     assert first.memory["activations"] / 2**30 == pytest.approx(73.9, rel=0.01)  # of 32 samples
     assert first.memory["bf16 copies of what learns"] == 2 * learned
     assert "bf16 copies of what learns" not in plan(replace(tiny.pretrain(), precision="fp32")).memory
+
+
+def test_what_muon_remembers_is_what_it_really_does(tmp_path) -> None:
+    recipe = lesson(optimizer=replace(lesson().optimizer, muon=True))
+    owl = initial_model(recipe, lessons(tmp_path))
+    recipe = replace(recipe, modules=replace(recipe.modules, config=lambda: owl.model.config))
+    optimizer = make_optimizer(owl.model, recipe.optimizer)
+    for weight in owl.model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    kept = sum(
+        value.numel() * 4 for part in optimizer.parts for state in part.state.values() for value in state.values() if value.ndim
+    )
+    assert plan(recipe).memory["averages, Muon's and AdamW's"] == kept
 
 
 def test_activations_grow_with_the_micro_batch_and_shrink_by_computing_layers_again() -> None:

@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, distributed
 
 from mplug_owl.train import metrics
+from mplug_owl.train.processes import joined_processes
 from mplug_owl.train.run import open_data
 from tests.school import initial_model, lessons, quietly
+from tests.train.worker import met, typed
 from tests.train.worker import run as recipe
-from tests.train.worker import typed
 
 ROOT = Path(__file__).parents[2]
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -102,10 +104,10 @@ def left(out: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
 def assert_the_same(one: tuple, many: tuple, off: float = 1e-5) -> None:
     """Losses and gradients of every step, and the weights at the end."""
     assert [row["step"] for row in many[0]] == [row["step"] for row in one[0]]
-    for alone, joined_processes in zip(one[0], many[0], strict=True):
-        assert joined_processes["loss"] == pytest.approx(alone["loss"], abs=off)
-        assert joined_processes["grad_norm"] == pytest.approx(alone["grad_norm"], rel=off)
-        assert joined_processes["supervised_tokens"] == alone["supervised_tokens"]
+    for alone, together in zip(one[0], many[0], strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], abs=off)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=off)
+        assert together["supervised_tokens"] == alone["supervised_tokens"]
     assert many[1].keys() == one[1].keys()
     worst = max(float((one[1][name] - weight).abs().max()) for name, weight in many[1].items())
     assert worst <= 10 * off, worst
@@ -216,6 +218,28 @@ def test_a_hung_process_is_started_again_and_nothing_is_lost(data: Path, two: tu
     done = launched(2, data, tmp_path, "--resume", "--set=process_timeout=10", HARM="STOP:3")
     assert_the_same(left(two[0]), finished(done, tmp_path), off=0)
     assert "resuming after step 2" in " ".join(done.stderr.split())  # long paths are broken into lines
+
+
+def test_nodes_that_count_their_restarts_differently_meet() -> None:
+    """Of two nodes the one whose process died counts one restart more, and the store remembers what the dead one asked."""
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store.set("asking 1", "dead")
+    context = get_context("forkserver")
+    both = [context.Process(target=met, args=(rank, restarts, store.port)) for rank, restarts in ((0, 0), (1, 1))]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        process.kill()
+    assert [process.exitcode for process in both] == [41, 41]
+
+
+def test_the_recipe_alone_says_the_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher's configuration may ask for fp16, whose losses would have to be scaled."""
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with joined_processes(recipe(), tmp_path) as accelerator:
+        assert accelerator.mixed_precision == "no"
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from mplug_owl.data.encode import Encoding
 from mplug_owl.errors import UserError
 from mplug_owl.recipes import paper
-from mplug_owl.train.recipe import Tuning, as_json, override
+from mplug_owl.train.recipe import Trainable, Tuning, as_json, override
 from tests.school import lesson
 
 
@@ -98,6 +99,17 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
         ("optimizer.weight_decay=-1", r"optimizer\.weight_decay is -1\.0; it must be 0 or more"),
         ("schedule.warmup_steps=-1", r"schedule\.warmup_steps is -1; it must be 0 or more"),
         ("schedule.min_lr=-1", r"schedule\.min_lr is -1\.0; it must be 0 or more"),
+        ("optimizer.lr=1e-9 schedule.min_lr=1e-8", r"schedule\.min_lr is 1e-08; it must be at most optimizer\.lr, 1e-09"),
+        ("optimizer.lr=nan", r"optimizer\.lr is nan; it must be a number"),
+        ("clip=nan", "clip is nan; it must be a number"),
+        ("lora.alpha=0", r"lora\.alpha is 0; it must be 1 or more"),
+        ("patience=-1", "patience is -1; it must be 0 or more"),
+        ("rollbacks=-1", "rollbacks is -1; it must be 0 or more"),
+        ("order_in_memory=-1", "order_in_memory is -1; it must be 0 or more"),
+        ("max_bad_share=5", r"max_bad_share is 5\.0; it must be between 0 and 1"),
+        ("spike=0.5", r"spike is 0\.5; it must be above 1, or none"),
+        ("tflops=0", r"tflops is 0\.0; it must be above 0, or none"),
+        ("grace_seconds=0", r"grace_seconds is 0\.0; it must be above 0, or none"),
         ("workers=-1", "workers is -1; it must be 0 or more"),
         ("seed=-1", "seed is -1; it must be 0 or more"),
         ("batch=none", "batch and batch_tokens are none; one of them must say how large a step is"),
@@ -105,8 +117,26 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
 )
 def test_a_wrong_setting_is_told_with_what_would_be_right(setting: str, told: str) -> None:
     with pytest.raises(ValueError, match=told) as caught:
-        override(lesson(), [setting])
-    assert setting in str(caught.value)
+        override(lesson(), setting.split(" "))
+    assert setting.split(" ")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, bf16"),
+        ({"trackers": ("wandb", "wanbd")}, "trackers is 'wanbd'; it must be one of tensorboard, trackio, wandb"),
+        (
+            {"trainable": Trainable("Full", "full", "lora")},
+            "trainable.vision is 'Full'; it must be one of frozen, lora, last, ",
+        ),
+        ({"encoding": Encoding(256, learn="answer")}, "encoding.learn is 'answer'; it must be one of "),
+    ],
+)
+def test_a_word_that_python_let_pass_is_told_too(change: dict, told: str) -> None:
+    """Taken for one of the others it would train something else in silence."""
+    with pytest.raises(UserError, match=f"^{re.escape(told)}"):
+        replace(lesson(), **change)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """What a run says on a terminal and elsewhere."""
 
+import contextlib
 import io
+import os
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -46,3 +50,22 @@ def test_on_a_terminal_a_bar_moves_and_is_left_as_it_is() -> None:
 def test_of_several_processes_the_first_speaks(rank: str, quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", rank)
     assert Screen().console.quiet == quiet
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("end", ["full", "closed"])
+def test_a_log_that_cannot_be_written_ends_no_run(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk is full, or whoever read the pipe is gone."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    log = os.fdopen(os.open("/dev/full", os.O_WRONLY) if end == "full" else writes, "w")
+    monkeypatch.setattr(sys, "stderr", log)
+    screen = Screen()
+    screen.start("lesson", PARTS)
+    screen.progress(Progress(1, 2, 4.5, 1e-3, 1234.5, 70.0))
+    screen.note("goes on")
+    screen.close()
+    assert screen.console.quiet == (end == "closed")
+    monkeypatch.undo()
+    with contextlib.suppress(OSError):
+        log.close()

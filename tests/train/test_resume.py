@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +183,30 @@ def test_data_of_another_size_would_come_in_another_order(tmp_path: Path) -> Non
     grown = lessons(tmp_path / "data")
     with pytest.raises(UserError, match=rf"chats\.jsonl: has {len(lines) + 1} records and had {len(lines)} when .*/run was"):
         quietly(recipe, initial_model(recipe, grown), grown, tmp_path / "run", resume=True)
+
+
+def test_before_its_first_checkpoint_another_recipe_is_refused_too(tmp_path: Path) -> None:
+    """A finished run may have no checkpoint, and its metrics and its model would be overwritten."""
+    write_recipe(tmp_path, RECIPE)
+    with pytest.raises(UserError, match="was trained under another recipe; it differs in seed: 0 then, 3 now"):
+        begin(tmp_path, replace(RECIPE, seed=3), True, print)
+    assert saved_values(tmp_path)["seed"] == 0
+    assert begin(tmp_path, replace(RECIPE, workers=3), True, print) is None
+
+
+HOLDER = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('holds', flush=True); input()"
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
+    """The second is refused before it writes anything; a kill of the first is enough for another."""
+    recipe, sources, out = lesson(steps=1), lessons(tmp_path / "data"), tmp_path / "run"
+    out.mkdir()
+    command = [sys.executable, "-c", HOLDER, str(out / ".training")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "holds\n"
+        with pytest.raises(UserError, match=r"run: another process trains into it; wait for its end, or choose another --out$"):
+            quietly(recipe, initial_model(recipe, sources), sources, out)
+        assert [path.name for path in out.iterdir()] == [".training"]
+        holder.kill()
+    quietly(recipe, initial_model(recipe, sources), sources, out)
+    assert not (out / ".training").exists()

@@ -115,3 +115,22 @@ def test_what_is_frozen_has_no_gradient_to_clip(sources: list[Source], tmp_path:
     assert row["grad_norm"] == pytest.approx(length.item(), rel=1e-5)
     moved = {name for name, tensor in weights(owl.model).items() if not torch.equal(tensor, before[name])}
     assert moved == {f"model.abstractor.{name}" for name, _ in owl.model.model.abstractor.named_parameters()}
+
+
+def test_words_that_reach_nothing_that_learns_teach_nothing(sources: list[Source], tmp_path: Path) -> None:
+    """A pass without pictures while the language model is frozen: so is one of a process whose samples are all bad."""
+    recipe = lesson("full", "full", "frozen", steps=2, batch=4, micro_batch=1, **SETTINGS)
+    words = lessons(tmp_path / "data", "text")
+    owl = initial_model(recipe, words)
+    before = weights(owl.model)
+    quietly(recipe, owl, words, tmp_path / "words")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(owl.model).items())
+    assert [(row["loss"] > 5, row["grad_norm"]) for row in metrics.read(tmp_path / "words" / "metrics.jsonl")] == 2 * [
+        (True, 0)
+    ]
+    both = [*sources, *words]
+    owl = initial_model(recipe, both)
+    before = weights(owl.model)
+    quietly(recipe, owl, both, tmp_path / "both")
+    moved = {name.split(".")[1] for name, tensor in weights(owl.model).items() if not torch.equal(tensor, before[name])}
+    assert moved == {"vision_tower", "abstractor"}

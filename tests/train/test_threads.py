@@ -137,6 +137,14 @@ def test_cores_by_the_first_version_of_cgroup(tmp_path: Path, monkeypatch: pytes
 # What it computes
 
 
+def test_a_pass_that_reaches_no_weight_adds_its_loss_alone() -> None:
+    model = nn.Linear(2, 1)
+    for chosen in (Threads(model, 1), Threads(model, most=2)):
+        chosen.choice = Always(2)
+        assert chosen.backward([lambda: torch.tensor(2.0), lambda: torch.tensor(3.0)], (0, 1), POSITIONS) == 5
+        assert model.weight.grad is None
+
+
 class Layers(nn.Module):
     """A layer of every kind whose sums torch splits among threads, and dropout."""
 

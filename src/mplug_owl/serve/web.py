@@ -81,7 +81,7 @@ def _fetch_nothing(gradio: Any) -> None:
     async def refused(*_: object, **__: object) -> Any:
         raise gradio.Error("pictures are sent; this page fetches none", print_exception=False)
 
-    processing = import_module("gradio.processing_utils")
+    processing: Any = import_module("gradio.processing_utils")
     processing.async_ssrf_protected_download = processing.async_ssrf_protected_get = refused
 
 

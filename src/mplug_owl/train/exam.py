@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl
 
 
@@ -14,6 +15,10 @@ class Exam:
 
     every: int
     take: Callable[[Owl], Mapping[str, float]]
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UserError(f"Exam: every is {self.every}; it must be 1 or more")
 
     def due(self, done: int, steps: int) -> bool:
         """Whether there is one after this step, counted from 1."""

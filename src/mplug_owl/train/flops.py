@@ -93,7 +93,8 @@ def passes(part: Part, something_in_front_learns: bool) -> float:
     if part.tuning == "full":
         return 3
     if part.tuning == "last":
-        return (2 if something_in_front_learns else 1) + 2 * part.trainable / part.parameters
+        share = part.trainable / part.parameters
+        return 2 + share if something_in_front_learns else 1 + 2 * share
     return 2 if part.tuning == "lora" or something_in_front_learns else 1
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mplug_owl.data.loader import Batch, StepBatches, step_loader
 from mplug_owl.data.survey import Survey
-from mplug_owl.errors import Interrupted
+from mplug_owl.errors import Interrupted, UserError
 from mplug_owl.model.load import Owl
 from mplug_owl.train import checkpoint
 from mplug_owl.train.distillation import Distilled, distillation_loss, part_text, without_lora
@@ -173,6 +173,8 @@ def log(run: Session, step: Step, examines: bool) -> None:
         return
     line = run.window.line()
     figures = run.exam.figures(run.owl, run.recipe.precision) if examines and run.exam is not None else {}
+    if taken := sorted(figures.keys() & {"step", "lr", "grad_norm", "loss", *line}):
+        raise UserError(f"exam: {taken[0]} is the name of another figure in metrics.jsonl; call it exam_{taken[0]}")
     run.metrics.write(step=step.done, lr=step.rate, grad_norm=step.norm, **line, **figures)
     loss, speed = line.get("loss", float("nan")), line["tokens_per_second"]
     run.reporter.progress(Progress(step.done, run.steps, loss, step.rate, speed, run.time_left.after(step.done)))

@@ -20,7 +20,7 @@ def make_optimizer(model: MplugOwlForConditionalGeneration, settings: Optimizer)
     its module's rate over the common one, for whoever sets the rate of a step.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    matrices = _matrices(model) if settings.muon else set()
+    matrices = muon_matrices(model) if settings.muon else set()
     for name, modules in parts_of(model).items():
         rate = getattr(settings.rates, name)
         scale = 1.0 if rate is None else rate / settings.lr
@@ -123,7 +123,7 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _matrices(model: MplugOwlForConditionalGeneration) -> set[int]:
+def muon_matrices(model: MplugOwlForConditionalGeneration) -> set[int]:
     """The weights of linear layers: those that turn one layer's values into another's, not words into vectors or back."""
     linear = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
     return {id(module.weight) for name, module in linear if module is not model.lm_head and ".lora_" not in name}

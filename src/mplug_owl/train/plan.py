@@ -15,6 +15,7 @@ from mplug_owl.train.activations import activation_bytes
 from mplug_owl.train.batch_size import mean_sample, steps_of, text_only
 from mplug_owl.train.flops import Flops, count_flops
 from mplug_owl.train.objective import add_objective
+from mplug_owl.train.optim import muon_matrices
 from mplug_owl.train.recipe import Recipe, override
 from mplug_owl.train.trainable import Part, prepare, table
 
@@ -152,6 +153,15 @@ def _frozen_bytes(model: MplugOwlForConditionalGeneration, recipe: Recipe, froze
     return each * (frozen - small) + BYTES[recipe.base] * small
 
 
+def _averages(model: MplugOwlForConditionalGeneration, recipe: Recipe, trainable: int) -> dict[str, float]:
+    """Bytes of what the optimiser remembers: AdamW two numbers a weight, Muon one."""
+    if not recipe.optimizer.muon:
+        return {"AdamW's two averages": 8.0 * trainable}
+    theirs = muon_matrices(model)
+    once = sum(weight.numel() for weight in model.parameters() if weight.requires_grad and id(weight) in theirs)
+    return {"averages, Muon's and AdamW's": 4.0 * once + 8.0 * (trainable - once)}
+
+
 def _memory(
     model: MplugOwlForConditionalGeneration, recipe: Recipe, parts: Sequence[Part], tokens: float, pictures: float
 ) -> dict[str, float]:
@@ -169,7 +179,7 @@ def _memory(
         "weights that learn": 4.0 * trainable,
         "weights that are frozen": _frozen_bytes(model, recipe, frozen),
         "gradients": 4.0 * trainable,
-        "AdamW's two averages": 8.0 * trainable,
+        **_averages(model, recipe, trainable),
         "activations": samples * language + pictures * vision,
         # The loss is taken in fp32: scores, their softmax and its gradient.
         "logits": samples * words * model.config.text_config.vocab_size * (element + 4.0 + 4.0),

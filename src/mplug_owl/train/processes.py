@@ -4,11 +4,13 @@ Every process holds the whole model, or under FSDP its share of every weight: se
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +36,11 @@ def joined_processes(recipe: Recipe, out: Path) -> Iterator[Accelerator]:
     _meet(silence)
     patience = InitProcessGroupKwargs(backend=None, timeout=silence)
     accelerator = Accelerator(
-        cpu=many_cpus or None, kwargs_handlers=[patience], log_with=list(recipe.trackers) or None, project_dir=out
+        mixed_precision="no",  # the recipe says it; a launcher's fp16 would go round it, with no scaling of losses
+        cpu=many_cpus or None,
+        kwargs_handlers=[patience],
+        log_with=list(recipe.trackers) or None,
+        project_dir=out,
     )
     if recipe.optimizer.muon and is_sharded(accelerator):
         raise UserError("optimizer.muon: needs whole matrices, and FSDP leaves each process a share; launch without FSDP")
@@ -56,8 +62,33 @@ def _meet(silence: timedelta) -> None:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not distributed.is_initialized():
         store, rank, world = next(distributed.rendezvous("env://", timeout=silence))
-        life = distributed.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        life = distributed.PrefixStore(f"life {_life(store, rank, world, silence)}", store)
         distributed.init_process_group(store=life, rank=rank, world_size=world, timeout=silence)
+
+
+def _life(store: distributed.Store, rank: int, world: int, silence: timedelta) -> str:
+    """A name for this life of the processes, which the first one chooses and tells each that asks.
+
+    torchrun's count of restarts is none: of two nodes the one whose process died counts one more. Each asks by a name of its
+    own, so that nobody takes an answer that was a dead one's.
+    """
+    mine = uuid4().hex
+    if rank > 0:
+        store.set(f"asking {rank}", mine)
+        store.wait([f"answer {mine}"], silence)
+        life = store.get(f"answer {mine}").decode()
+        store.add(f"met {life}", 1)
+        return life
+    until, answered = time.monotonic() + silence.total_seconds(), set[str]()
+    while store.add(f"met {mine}", 0) < world - 1:
+        if time.monotonic() > until:
+            raise TimeoutError(f"of {world} processes some did not come within {silence}")
+        for other in range(1, world):
+            if store.check([f"asking {other}"]) and (asks := store.get(f"asking {other}").decode()) not in answered:
+                store.set(f"answer {asks}", mine)
+                answered.add(asks)
+        time.sleep(0.05)
+    return mine
 
 
 def _leave(accelerator: Accelerator) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from mplug_owl.errors import UserError
 
@@ -12,15 +14,38 @@ if TYPE_CHECKING:
 
 def check_ranges(recipe: Recipe) -> None:
     """Raises UserError that names the field, its value and what it may be."""
+    _check_words(recipe)
     _check_optimizer(recipe)
     _check_encoding(recipe)
-    if recipe.lora.rank < 1:
-        raise UserError(f"lora.rank is {recipe.lora.rank}; it must be 1 or more")
+    for name in ("rank", "alpha"):
+        if getattr(recipe.lora, name) < 1:
+            raise UserError(f"lora.{name} is {getattr(recipe.lora, name)}; it must be 1 or more")
     if not 0 <= recipe.lora.dropout < 1:
         raise UserError(f"lora.dropout is {recipe.lora.dropout}; it must be 0 or more and below 1")
-    for name in ("workers", "seed"):
+    for name in ("workers", "seed", "patience", "rollbacks", "order_in_memory"):
         if getattr(recipe, name) < 0:
             raise UserError(f"{name} is {getattr(recipe, name)}; it must be 0 or more")
+    if not 0 <= recipe.max_bad_share <= 1:
+        raise UserError(f"max_bad_share is {recipe.max_bad_share}; it must be between 0 and 1")
+    for name, least in (("spike", 1), ("tflops", 0), ("grace_seconds", 0)):
+        if (value := getattr(recipe, name)) is not None and value <= least:
+            raise UserError(f"{name} is {value}; it must be above {least}, or none")
+
+
+def _check_words(part: Any, path: str = "") -> None:
+    """What `--set` reads by its type may come from Python as any word, and another word than those that are known is taken for
+    one of them. A number that is none passes every comparison below.
+    """
+    for name, hint in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        if is_dataclass(value) and not isinstance(value, type):
+            _check_words(value, f"{path}{name}.")
+        known = [word for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal for word in get_args(kind)]
+        for one in value if isinstance(value, tuple) else (value,):
+            if known and one is not None and one not in known:
+                raise UserError(f"{path}{name} is {one!r}; it must be one of {', '.join(map(str, known))}")
+            if isinstance(one, float) and math.isnan(one):
+                raise UserError(f"{path}{name} is nan; it must be a number")
 
 
 def _check_optimizer(recipe: Recipe) -> None:
@@ -41,6 +66,8 @@ def _check_optimizer(recipe: Recipe) -> None:
     for name, value in least.items():
         if value < 0:
             raise UserError(f"{name} is {value}; it must be 0 or more")
+    if schedule.min_lr > optimizer.lr:  # the rate would rise to the end
+        raise UserError(f"schedule.min_lr is {schedule.min_lr}; it must be at most optimizer.lr, {optimizer.lr}")
     if recipe.clip is not None and recipe.clip <= 0:
         raise UserError(f"clip is {recipe.clip}; it must be above 0, or none")
 

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
@@ -65,6 +66,19 @@ class Silent:
         """Nothing."""
 
 
+class LastingConsole(Console):
+    """A console that ends no run: not with its log on a full disk, nor where nobody reads the other end of a pipe any more."""
+
+    def print(self, *said: Any, **options: Any) -> None:
+        """Print, or leave it where that fails."""
+        with suppress(OSError):
+            super().print(*said, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet from now on; rich would leave the program."""
+        self.quiet = True
+
+
 class Screen:
     """A reporter for a terminal: a table of who learns, a progress bar, and notes. Elsewhere each progress is a line.
 
@@ -72,7 +86,7 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+        self.console = console or LastingConsole(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
         self._name = ""
         self._bar: Bar | None = None
         self._task = TaskID(0)
@@ -102,8 +116,9 @@ class Screen:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.stop()
+        with suppress(OSError):
+            if self._bar is not None:
+                self._bar.stop()
 
 
 def trainable_table(parts: Sequence[Part], title: str) -> Table:

@@ -1,7 +1,9 @@
 """Resuming a run: the recipe it was started with, and the checkpoint it continues from."""
 
+import fcntl
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,27 @@ FREE_TO_CHANGE = (
     "process_timeout",
     "index",
 )
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Within it no other process trains into this folder: srun without torchrun starts as many runs as there are tasks.
+
+    A hold ends with its process, however that ends. Where a file system knows none, nobody is refused. Raises UserError where
+    another process has it.
+    """
+    file = out / ".training"
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            opened = stack.enter_context(file.open("w"))
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.callback(file.unlink, missing_ok=True)
+        except BlockingIOError:
+            raise UserError(f"{out}: another process trains into it; wait for its end, or choose another --out") from None
+        except OSError:
+            pass
+        yield
 
 
 def saved_values(out: Path) -> dict[str, Any] | None:
@@ -88,13 +111,14 @@ def begin(out: Path, recipe: Recipe, resume: bool, note: Callable[[str], None]) 
     found, notes = checkpoint.newest(out / "checkpoints") if resume else (None, [])
     for sentence in notes:
         note(sentence)
+    before = checkpoint.recipe_of(found) if found is not None else saved_values(out) if resume else None
+    if before is not None and (different := differences(_numbers(completed(before)), _numbers(as_json(recipe)))):
+        raise UserError(f"{out}: was trained under another recipe; it differs in {'; '.join(different)}")
     if found is None:
         if resume:
             note(f"{out}: no whole checkpoint; starting from the beginning")
         write_recipe(out, recipe)
         return None
-    if different := differences(_numbers(completed(checkpoint.recipe_of(found))), _numbers(as_json(recipe))):
-        raise UserError(f"{out}: was trained under another recipe; it differs in {'; '.join(different)}")
     note(f"{out}: resuming after step {found.step}")
     return found
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,17 @@ def open_session(
         opened.callback(reporter.close)
         reporter.start(recipe.name, parts)
 
+        from_main(accelerator, lambda: opened.enter_context(resume.held(out)))
         slots = from_main(accelerator, lambda: counted.slots_of(survey.sources, out, resumed))
         survey = counted.with_slots(survey, slots)
 
-        def resolve() -> tuple[Recipe, Mixture]:
+        def resolve() -> tuple[int | None, int | None, Mixture]:
             saved = resume.saved_values(out) if resumed else None
-            return resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
+            settled, mixture = resolve_batch_size(recipe, survey, owl.processor, saved, reporter.note)
+            return settled.batch, settled.steps, mixture  # a recipe with a function out of ./mine.py cannot be sent
 
-        settled, mixture = from_main(accelerator, resolve)  # decided once, so a failing disk does not part the processes
+        batch, steps, mixture = from_main(accelerator, resolve)  # once, so a failing disk does not part the processes
+        settled = replace(recipe, batch=batch, steps=steps, epochs=None)
         rank, world = accelerator.process_index, accelerator.num_processes
         examples = Examples(survey.sources, owl.processor, settled.encoding, settled.seed)
         dataset = StepDataset(examples, mixture, settled.micro_batch, rank, world)
@@ -194,6 +197,8 @@ def _on_device(accelerator: Accelerator, learner: nn.Module, owl: Owl, recipe: R
         raise UserError("an exam in the middle of a run needs a whole model, and FSDP has none; leave out --eval-every")
     if recipe.base is not None and is_sharded(accelerator):
         raise UserError(f"base={recipe.base}: FSDP cannot split quantised weights; leave one of the two out")
+    if recipe.text_distillation and is_sharded(accelerator):
+        raise UserError("text_distillation: parts passes, and FSDP needs as many in every process; leave one of the two out")
     if recipe.objective == "blip2" and is_sharded(accelerator):
         raise UserError("objective=blip2: FSDP splits the layers that words and queries share; launch without FSDP")
     model = distribute_model(accelerator, learner)

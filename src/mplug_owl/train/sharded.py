@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mplug_owl.data.loader import Batch
+from mplug_owl.errors import UserError
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.towers import image_size
 
@@ -31,6 +32,8 @@ def shard(accelerator: Accelerator, learner: nn.Module) -> nn.Module:
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     options = {}
     if (plugin := getattr(accelerator.state, "fsdp_plugin", None)) is not None:
+        if plugin.fsdp_version != 2:  # whose settings mean something else
+            raise UserError(f"fsdp_version is {plugin.fsdp_version}; weights are shared by FSDP2: launch with --fsdp_version 2")
         options = {"offload_policy": plugin.cpu_offload, "reshard_after_forward": plugin.reshard_after_forward}
     for layer in reversed([part for part in learner.modules() if isinstance(part, GradientCheckpointingLayer)]):
         fully_shard(layer, mesh=mesh, **options)
@@ -95,7 +98,15 @@ def _with_blank(batch: Batch, model: MplugOwlForConditionalGeneration) -> Batch:
     if batch.position_ids is not None:
         ids, labels = torch.cat([batch.input_ids, blank.input_ids], 1), torch.cat([batch.labels, blank.labels], 1)
         positions = torch.cat([batch.position_ids, torch.arange(blank.input_ids.shape[1])[None]], 1)
-        return replace(batch, input_ids=ids, labels=labels, position_ids=positions, pixel_values=blank.pixel_values)
+        weights = None if batch.loss_weights is None else nn.functional.pad(batch.loss_weights, (0, blank.input_ids.shape[1]))
+        return replace(
+            batch,
+            input_ids=ids,
+            labels=labels,
+            position_ids=positions,
+            pixel_values=blank.pixel_values,
+            loss_weights=weights,
+        )
     mask = batch.attention_mask if batch.attention_mask is not None else torch.ones_like(batch.input_ids)
     return replace(
         batch,
@@ -103,6 +114,7 @@ def _with_blank(batch: Batch, model: MplugOwlForConditionalGeneration) -> Batch:
         labels=_below(batch.labels, blank.labels, -100),
         attention_mask=_below(mask, torch.ones_like(blank.input_ids), 0),
         pixel_values=blank.pixel_values,
+        loss_weights=None if batch.loss_weights is None else _below(batch.loss_weights, torch.zeros(blank.labels.shape), 0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGUSR1 let the step end and the checkpoint be written; a second one leaves at once."""
+"""Being asked to stop: SIGTERM and SIGUSR1 let the step end and the checkpoint be written; one more later leaves at once."""
 
 import os
 import signal
@@ -9,17 +9,22 @@ from typing import Self
 
 # What schedulers send before they kill: SLURM's --signal=USR1@120, Kubernetes' TERM.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# A job's signal may come twice: SLURM sends it to every process, and torchrun passes its own on to those that it started.
+# Signals of so many seconds are one.
+TOGETHER = 5.0
 
 
 class Stop:
     """Within `with Stop() as stop:`, `stop.asked` turns true at the first signal. Off the main thread it listens to none.
 
+    Another one after `TOGETHER` seconds ends the process at once.
     `grace_seconds` is how many seconds the scheduler gives before it kills, None for as many as it takes.
     """
 
     def __init__(self, grace_seconds: float | None = None) -> None:
         self.asked, self.grace_seconds = False, grace_seconds
         self._step_ended: float | None = None
+        self._heard_at = -TOGETHER
 
     def __enter__(self) -> Self:
         listens = threading.current_thread() is threading.main_thread()  # elsewhere signals are somebody else's
@@ -45,6 +50,8 @@ class Stop:
         return [sentence]
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self._heard_at > TOGETHER:
             os._exit(128 + number)
+        self._heard_at = self._heard_at if self.asked else now
         self.asked = True

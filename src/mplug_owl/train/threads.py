@@ -113,7 +113,8 @@ class Threads:
         for forward, seed in zip(passes, seeds, strict=True):
             torch.manual_seed(seed)
             loss = forward()
-            loss.backward()
+            if loss.requires_grad:  # words alone reach nothing that learns where f_L is frozen
+                loss.backward()
             losses.append(loss.detach())
         return losses
 
@@ -235,6 +236,8 @@ def _gradients(forward: Forward, weights: Sequence[Tensor], threads: int = 1) ->
     """The loss of one pass and its gradients, left apart; None where the pass does not reach a weight."""
     torch.set_num_threads(threads)  # every thread of Python has a number of its own
     loss = forward()
+    if not loss.requires_grad:
+        return loss.detach(), [None] * len(weights)
     return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
 
