@@ -91,8 +91,8 @@ def _errors_of(where: str) -> Iterator[None]:
         if not frames and isinstance(error, UserError):
             raise  # it is about finding the module, and one of ours
         location = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else where
-        told = " ".join(str(error).split())  # one line, also of what the hub says in several
-        problem = told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
+        words = " ".join(str(error).split())  # one line, also of what the hub says in several
+        problem = words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"
         raise UserError(f"{location}: {problem}") from error
 
 
