@@ -296,9 +296,12 @@ def test_a_whole_story(owl, world: Path, tmp_path: Path) -> None:
         "def language():\n"
         "    return replace(tiny.language(), modules=replace(tiny.PACKABLE, config=config, vision=None))\n"
     )
-    short = ["--set", "steps=3", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
+    short = ["--set", "steps=3", "--set", "batch=2", "--set", "micro_batch=2"]
     stages = {
-        "./llama.py:language": ["--data", f"text:{world}/words.jsonl@1", "--data", f"chat:{world}/text.jsonl@3"],
+        "./llama.py:language": [
+            *("--data", f"text:{world}/words.jsonl@1", "--data", f"chat:{world}/text.jsonl@3"),
+            *("--set", "modules.vocabulary=300"),
+        ],
         "tiny.pretrain": ["--data", f"captions:{world}/captions.jsonl", "--from", "runs/tiny.language"],
         "tiny.instruct": ["--data", f"chat:{world}/chats.jsonl", "--from", "runs/tiny.pretrain", "--out", "runs/done"],
     }

@@ -27,12 +27,14 @@ def test_the_table_of_paradigms_is_of_the_scores_that_are_kept(column: str) -> N
     told = {row[0]: (int(row[1]), float(row[head.index(column)].split()[0])) for head, _, *rows in tables for row in rows}
     assert told
     found: dict[str, list[float]] = {arm: [] for arm in told}
+    study = paradigms()
     with tarfile.open(ROOT / "docs" / "studies" / "paradigms-scores.tar.xz") as kept:
         names = [name for name in kept.getnames() if name.endswith("scores.json")]
         for arm in told:
-            last = Cell(paradigms().arm(arm), 0, Path())
+            last = Cell(study.arm(arm), 0, Path())
+            stage, exam = last.runs[-1].recipe.name, last.exam_folder(study).name
             for name in names:
-                if name.startswith(f"{last.runs[-1].recipe.name}-") and last.exam_folder(paradigms()).name in name:
+                if name.startswith(f"{stage}-") and f"/{exam}/" in name:
                     file = kept.extractfile(name)
                     assert file is not None
                     rows = json.loads(file.read())[column]

@@ -218,6 +218,7 @@ def test_owl_judge_scores_a_folder_and_resumes(bench: Path, tmp_path: Path, monk
     file, out, stub = lines(tmp_path / "mine.jsonl", *rows), tmp_path / "out", StubJudge()
     monkeypatch.setattr(judge_run, "find", lambda name, device: stub)
     monkeypatch.setattr(judge_run, "_identity", lambda name: name)
+    monkeypatch.setattr(judge_run, "weights_digest", lambda name: "")
     run = judge_run.JudgeRun("stub", (str(file),), Judging(), "text", bench, out)
     for _ in range(2):  # the second time, everything is known
         assert judge_run.run_judge(run) == out

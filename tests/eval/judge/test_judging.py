@@ -106,7 +106,10 @@ def test_others_grades_in_the_file_stay(tmp_path: Path) -> None:
 def test_an_older_prompts_grades_are_given_anew(tmp_path: Path) -> None:
     judged(Compares(), tmp_path, Judging())
     path = tmp_path / "grades.jsonl"
-    path.write_text(path.read_text().replace('"prompt": 1', '"prompt": 0').replace('"grade": "B"', '"grade": "D"'))
+    older = {'"prompt": 1': '"prompt": 0', '"grade": "B", "score": 1.0': '"grade": "D", "score": 0.0'}
+    for now, then in older.items():
+        assert now in path.read_text()
+        path.write_text(path.read_text().replace(now, then))
     grades, _ = judged(Compares(), tmp_path, Judging())
     assert {grade.letter for grade in grades} == {"B", None}
     assert len(rows(path)) == 18
