@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mplug_owl.errors import UserError
@@ -73,6 +73,7 @@ def test_grades_that_were_lost_come_from_the_cache(tmp_path: Path) -> None:
     assert (len(grades), len(pairs), stub.heard) == (18, 4, [])
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 8), max_size=8), st.lists(st.integers(0, 60), max_size=8))
 def test_cut_off_anywhere_it_resumes(failures: list[int], cuts: list[int]) -> None:
     """The judge fails after so many replies, and a crash cuts so many bytes off the last lines of the files."""
