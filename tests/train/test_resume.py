@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mplug_owl.errors import UserError
-from mplug_owl.train import checkpoint, metrics
+from mplug_owl.train import checkpoint, metrics, resume
 from mplug_owl.train.checkpoint import MANIFEST, SEAL
 from mplug_owl.train.recipe import Recipe, as_json, completed, from_json, override, renamed
 from mplug_owl.train.reporter import Progress
@@ -194,12 +194,13 @@ def test_before_its_first_checkpoint_another_recipe_is_refused_too(tmp_path: Pat
     assert begin(tmp_path, replace(RECIPE, workers=3), True, print) is None
 
 
-HOLDER = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('holds', flush=True); input()"
+HOLDER = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('holds', flush=True); input()"
 
 
-def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is refused before it writes anything; a kill of the first is enough for another."""
     recipe, sources, out = lesson(steps=1), lessons(tmp_path / "data"), tmp_path / "run"
+    monkeypatch.setattr(resume, "PATIENCE", 0.1)
     out.mkdir()
     command = [sys.executable, "-c", HOLDER, str(out / ".training")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

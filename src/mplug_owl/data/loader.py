@@ -4,7 +4,6 @@ A sample that cannot be read is named with its reason; none is put in its stead.
 """
 
 import contextlib
-import resource
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -274,8 +273,10 @@ def step_loader(steps: StepDataset, first: int, last: int, workers: int) -> Iter
 
 def _allow_open_files() -> None:
     """Every tensor that a worker hands over is an open file, and a step may have thousands; the usual limit is 1,024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not above: Windows has none
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -286,6 +287,8 @@ def _check_open_files(batches: Sequence[Batch]) -> None:
     """
     if get_worker_info() is None or torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
         return
+    import resource  # not above: Windows has none, and another strategy
+
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 2 * sum(len(batch.inputs) for batch in batches) > allowed != resource.RLIM_INFINITY:
         raise UserError(

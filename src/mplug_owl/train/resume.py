@@ -1,6 +1,5 @@
 """Resuming a run: the recipe it was started with, and the checkpoint it continues from."""
 
-import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -8,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from mplug_owl.errors import UserError
@@ -32,24 +32,29 @@ FREE_TO_CHANGE = (
 )
 
 
+# Seconds after which data workers of a killed run have noticed; older filelocks leave its hold to them.
+PATIENCE = 6.0
+
+
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Within it no other process trains into this folder: srun without torchrun starts as many runs as there are tasks.
+    """Within it nobody else trains into this folder: srun without torchrun starts as many runs as there are tasks.
 
     A hold ends with its process, however that ends. Where a file system knows none, nobody is refused. Raises UserError where
     another process has it.
     """
-    file = out / ".training"
+    lock = FileLock(out / ".training")
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            opened = stack.enter_context(file.open("w"))
-            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stack.callback(file.unlink, missing_ok=True)
-        except BlockingIOError:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
             raise UserError(f"{out}: another process trains into it; wait for its end, or choose another --out") from None
-        except OSError:
+        except (OSError, NotImplementedError):
             pass
+        else:
+            stack.callback(lock.release)
+            stack.callback(Path(lock.lock_file).unlink, missing_ok=True)
         yield
 
 
