@@ -20,13 +20,16 @@ ImageSource = str | Path | bytes | Image.Image
 IMAGE_MARK = "<image>"
 # What some programs write beside a turn's words, and would be lost in silence.
 UNUSED_IN_TURNS = ("image", "images", "video", "videos", "audio", "audios", "tool_calls", "function_call")
-# Where they say of an answer whether it is learned; 0 or false means that it is not.
-WEIGHTS = ("weight", "loss_weight", "train", "loss")
 # The sentence every released mPLUG-Owl was trained with.
 SYSTEM_PROMPT = (
     "The following is a conversation between a curious human and AI assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+
+
+def is_learned(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer is learned, by the fields in which programs say it; 0 or false means that it is not."""
+    return 0 not in [answer.get(key) for key in ("weight", "loss_weight", "train", "loss")]
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,7 @@ class Conversation:
                 continue
             if role == "assistant" and pictures:
                 raise UserError(f"{where} is an answer with a picture; an owl answers in words")
-            weights = [message[key] for key in WEIGHTS if message.get(key) is not None]
-            said.append(Message(role, parts, supervised=role != "assistant" or 0 not in weights))
+            said.append(Message(role, parts, supervised=role != "assistant" or is_learned(message)))
         return cls(tuple(said), system, name=name)
 
     @classmethod

@@ -13,11 +13,11 @@ from mplug_owl.conversation import (
     IMAGE_MARK,
     SYSTEM_PROMPT,
     UNUSED_IN_TURNS,
-    WEIGHTS,
     Conversation,
     ImageSource,
     Message,
     Picture,
+    is_learned,
 )
 from mplug_owl.data.sources.location import Location
 from mplug_owl.data.sources.records import describe, field, is_missing, present, texts
@@ -114,8 +114,7 @@ def baize(record: Any, location: Location) -> Conversation:
 def answer(record: Any, name: str, where: object) -> Message:
     """An answer, its other wordings where a list has several. One of weight 0 is not learned."""
     first, *others = texts(present(record, name, where), name, where)
-    weights = [record[key] for key in WEIGHTS if key in record]
-    return Message("assistant", (first,), supervised=0 not in weights, alternatives=tuple(others))
+    return Message("assistant", (first,), supervised=is_learned(record), alternatives=tuple(others))
 
 
 def assembled(
