@@ -177,6 +177,7 @@ MISTAKES = {
         "runs/none/here",
     ),
     "a plan for none": (["plan", "paper.pretrian"], "no recipe 'paper.pretrian'"),
+    "a plan from none": (["plan", "paper.instruct", "--from", "runs/none/here"], "runs/none/here: no such folder"),
     "nothing to convert": (["convert", "empty_run", "out"], "empty_run: no config.json"),
     "another to convert": (["convert", "other", "out"], "config.json says model_type 'llama'"),
     "no source to inspect": (["inspect"], "no data is named; expected FORMAT:PATH, or --formats"),
@@ -276,6 +277,15 @@ def test_a_mistake_of_ours_is_a_crash_and_no_sentence(raised: Exception, monkeyp
     monkeypatch.setattr(sys, "argv", ["owl", "eval", "owl-tiny", "scenes", "--limit", "1"])
     with pytest.raises(type(raised), match=str(raised).replace("(", r"\(").replace(")", r"\)")):
         mplug_owl_cli.main()
+
+
+@pytest.mark.parametrize(("start", "counted"), [("owl-tiny", "2,906,112"), ("owl-smol", "134,515,008")])
+def test_a_plan_counts_the_model_that_the_run_starts_from(owl, start: str, counted: str) -> None:
+    """Not the recipe's 7 B: a whole owl's sizes, and those of eyes alone with the language model they were made for."""
+    code, out, _ = owl("plan", "paper.instruct", "--from", start, "--set", "encoding.max_tokens=128")
+
+    assert code == 0
+    assert counted in out
 
 
 # A story

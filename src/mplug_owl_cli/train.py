@@ -70,7 +70,10 @@ def plan(
     memory: Annotated[float, typer.Option(help="Memory of one device in GB.", min=1e-6)] = 141.0,
     mfu: Annotated[float, typer.Option(help="The share of that rate that training reaches.", min=0.01, max=1)] = 0.4,
 ) -> None:
-    """What recipes will cost: trainable parameters, tokens, FLOPs, memory and time. Nothing is run."""
+    """What recipes will cost: trainable parameters, tokens, FLOPs, memory and time. Nothing is run.
+
+    With --from it counts that model's sizes, else the recipe's.
+    """
     from rich.console import Console
 
     from mplug_owl.data.survey import Survey
@@ -85,6 +88,8 @@ def plan(
     console, device = Console(), Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
     plans = []
     for made in [_changed(find(stage), data, settings, init_from, image_root) for name in recipes for stage in stages(name)]:
+        if made.init_from and (init_from or Path(made.init_from).exists()):  # else an earlier stage is still to make it
+            made = _with_sizes_of(made, made.init_from)
         survey = Survey(*open_data(made.data, made.image_root)) if made.data else None
         processor = load_processor(made.init_from) if survey and made.init_from else None
         plans.append(make_plan(made, survey, processor))
@@ -94,6 +99,16 @@ def plan(
         console.print()
     if len(plans) > 1:
         console.print(compare(plans, device))
+
+
+def _with_sizes_of(recipe: "Recipe", start: str) -> "Recipe":
+    """The recipe with the sizes of the model that it starts from."""
+    from dataclasses import replace
+
+    from mplug_owl.model.load import load_config
+
+    config = load_config(start)
+    return replace(recipe, modules=replace(recipe.modules, config=lambda: config))
 
 
 def recipes() -> None:

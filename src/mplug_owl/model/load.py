@@ -11,6 +11,8 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.checkpoints import fit_to_weights, read_config
+from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.locate import are_eyes, locate, standing_on
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.processor import MplugOwlProcessor
@@ -72,6 +74,14 @@ def load_processor(path: str | os.PathLike[str]) -> MplugOwlProcessor:
         return _load(where, "auto").processor
     with quiet():
         return MplugOwlProcessor.from_pretrained(where)
+
+
+def load_config(path: str | os.PathLike[str]) -> MplugOwlConfig:
+    """The config alone of what `load` would open; of a hub id nothing else is fetched. Raises UserError as `load` does."""
+    where = standing_on(locate(path))[-1]
+    with quiet():
+        config = read_config(where)
+        return config if are_eyes(where) else fit_to_weights(config, where)
 
 
 @contextmanager
