@@ -160,7 +160,7 @@ def test_each_record_is_read_once_whatever_is_asked(processor: MplugOwlProcessor
     assert known.pictured == [1.0]
     assert len(list(known.texts(1000))) >= 36
     assert known.lengths([1.0], processor, HOW, seed=0).pictures == 0.9
-    assert known.cuts(processor, Encoding(max_tokens=8), seed=0) == [Cut("made", 36, 36, 36)]
+    assert known.cuts(processor, Encoding(max_tokens=8), seed=0) == [Cut("made", 36, 36, 36, 36)]
     assert set(source.read.values()) == {1}
     assert sorted(source.read) == list(range(40))
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from mplug_owl.data.encode import Encoding
 from mplug_owl.errors import UserError
-from mplug_owl.train.recipe import Recipe
+from mplug_owl.train.recipe import Recipe, Trainable
 from mplug_owl.train.reporter import Screen
 from mplug_owl.train.run import open_data, train
 from tests.school import initial_model, lesson, lessons, weights
@@ -43,6 +44,19 @@ def test_what_is_cut_is_told_before_it_starts(tmp_path: Path, console: Console) 
     told = said(console)
     assert "data [v2]/chats.jsonl: of the first 4, 4 are cut at 30 tokens and 4 have nothing left to learn" in told
     assert told.index("nothing left to learn") < told.index("step 1/2")
+
+
+@pytest.mark.parametrize(("language", "noted"), [("frozen", True), ("lora", False)])
+def test_text_alone_beside_a_frozen_language_model_is_told(
+    language: str, noted: bool, tmp_path: Path, console: Console
+) -> None:
+    """It takes its share of the steps and moves no weight."""
+    made = recipe(tmp_path / "data")
+    data = (*made.data, f"chat:{tmp_path}/data/text.jsonl")
+    train(replace(made, data=data, trainable=Trainable("full", "full", language)), tmp_path / "run", reporter=Screen(console))
+    told = said(console)
+    assert ("text.jsonl: of the first 8 none shows a picture; text alone teaches nothing" in told) is noted
+    assert "chats.jsonl: of the first 4 none" not in told
 
 
 def test_samples_longer_than_the_models_positions_are_refused_before_the_first_step(tmp_path: Path, console: Console) -> None:

@@ -43,12 +43,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Cut:
-    """Of so many examples of a source: how many are cut at `max_tokens`, and how many have nothing left to learn."""
+    """Of so many examples of a source: how many are cut at `max_tokens`, have nothing left to learn, and show a picture."""
 
     source: str
     examples: int
     cut: int
     empty: int
+    pictured: int
 
 
 class Survey:
@@ -112,12 +113,13 @@ class Survey:
         """What `max_tokens` cuts of the first `LOOKED_FOR_CUTS` records of each source that can be read."""
         read, found = Examples(self._readers, processor, encoding, seed), []
         for number, reader in enumerate(self._readers):
-            examples = []
+            examples, pictured = [], 0
             for index in in_turn(reader, range(min(len(reader), LOOKED_FOR_CUTS))):
                 with contextlib.suppress(BadSample):
                     examples.append(read[SampleId(number, 0, index)])
+                    pictured += bool(reader[index].pictures)  # of the record: the example's own may be cut
             empty = sum(not any(example.loss_mask) for example in examples)
-            found.append(Cut(reader.name, len(examples), sum(example.cut > 0 for example in examples), empty))
+            found.append(Cut(reader.name, len(examples), sum(example.cut > 0 for example in examples), empty, pictured))
         return found
 
     def _measured(self, read: Examples, number: int) -> np.ndarray:

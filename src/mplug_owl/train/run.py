@@ -148,7 +148,13 @@ def _report_problems(recipe: Recipe, survey: Survey, reporter: Reporter) -> None
 
 
 def _report_cuts(recipe: Recipe, survey: Survey, owl: Owl, reporter: Reporter) -> None:
+    frozen = recipe.trainable.language == "frozen" and recipe.encoding.pictures
     for cut in survey.cuts(owl.processor, recipe.encoding, recipe.seed):
+        if frozen and cut.examples and not cut.pictured:
+            reporter.note(
+                f"{cut.source}: of the first {cut.examples} none shows a picture; text alone teaches nothing while "
+                "trainable.language is frozen, so leave it out"
+            )
         if cut.cut or cut.empty:
             reporter.note(
                 f"{cut.source}: of the first {cut.examples}, {cut.cut} are cut at {recipe.encoding.max_tokens} tokens and "
