@@ -218,7 +218,7 @@ def test_no_block_is_left_out_by_how_it_is_fenced(page: Path) -> None:
     """Indented, with spaces or without a language it would be neither run nor parsed."""
     marks = re.findall(r"^[ \t>]*(?:`{3,}|~{3,})", page.read_text("utf-8"), re.MULTILINE)
     assert len(marks) == 2 * len(blocks(page))
-    assert {block.language for block in blocks(page)} <= {*SHELL, "python", "json"}
+    assert {block.language for block in blocks(page)} <= {*SHELL, "python", "json", "text"}
 
 
 def test_the_documentation_shows_every_verb() -> None:
