@@ -5,12 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mplug_owl.data.sources.store import cache_folder
 from mplug_owl.writing import replacing
-
-
-def test_what_the_tests_learn_of_files_is_kept_in_nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert cache_folder().is_relative_to(tmp_path_factory.getbasetemp())
 
 
 def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
