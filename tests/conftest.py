@@ -19,6 +19,9 @@ from tests.tiny import tiny_config, tiny_owl, tiny_processor
 SHARED = Path(__file__).parents[2] / "shared"
 
 disable_progress_bar()
+# The longest: begun first where several processes share the tests, or one would end long after the others.
+LONG = ("test_owleval_memory.py", "test_kills.py", "test_processes.py", "test_demo.py", "test_documentation.py")
+
 # The same examples in every run, and no folder of them left behind.
 settings.register_profile("owl", deadline=None, derandomize=True, database=None)
 settings.load_profile("owl")
@@ -29,6 +32,12 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     """Every warning is an error, but this one is between peft 0.21 and transformers 5.23."""
     config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest first in a process of pytest-xdist's; alone, in the order of their files."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)

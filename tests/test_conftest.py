@@ -1,10 +1,12 @@
 """What tests keep to wherever they run: they ask no network and leave nothing in a home."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from mplug_owl.data.sources.store import cache_folder
+from tests.conftest import LONG
 
 
 def test_what_they_learn_of_files_is_kept_in_nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -17,3 +19,7 @@ def test_they_know_no_name_but_this_machines() -> None:
             socket.getaddrinfo(name, 443)
     for name in ("localhost", "127.0.0.1", None):
         assert socket.getaddrinfo(name, 80)
+
+
+def test_those_that_are_begun_first_are_there() -> None:
+    assert {path.name for path in Path(__file__).parent.rglob("test_*.py")} >= set(LONG)
