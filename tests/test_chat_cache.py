@@ -1,6 +1,5 @@
 """What a conversation computed is kept: the same words as anew, for every kind of cache, and only what is new is computed."""
 
-import string
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -9,29 +8,19 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 from mplug_owl import Conversation, Message, Picture
 from mplug_owl.chat import Chat, Decoding, OwlChatModel
 from mplug_owl.conversation import PLAIN
 from mplug_owl.errors import UserError
 from mplug_owl.model.load import Owl
+from tests.chat.test_decode import Spelling
 from tests.tiny import LANGUAGES, tiny_config, tiny_owl, tiny_processor
 from tests.tiny import picture as tiny_picture
 
 DECODING = Decoding(max_new_tokens=12)
 # Keys and values; convolutions; positions as a slope; sliding windows of 8, shorter than one picture with its words.
 CACHES = ("llama", "lfm2", "bloom", "gemma3", "gpt2", "opt")
-
-
-class Spelling(OwlChatModel):
-    """An owl that answers in small letters alone, each its own token: its words have the tokens that it generated."""
-
-    def _generation_config(self, decoding: Decoding) -> GenerationConfig:
-        config = super()._generation_config(decoding)
-        letters = set(self.processor.tokenizer.convert_tokens_to_ids(list(string.ascii_lowercase)))
-        config.suppress_tokens = [token for token in range(len(self.processor.tokenizer)) if token not in letters]
-        return config
 
 
 def owl(language: str) -> Owl:

@@ -203,13 +203,22 @@ def test_a_python_block_compiles_and_its_imports_are_there(block: Block) -> None
 
 
 def test_a_recipe_in_a_python_block_can_be_made() -> None:
-    for block in BLOCKS:
-        if block.language == "python" and "-> Recipe:" in block.text:
-            space: dict = {}
-            exec(compile(block.text, block.place, "exec"), space)
-            made = [thing() for thing in space.values() if getattr(thing, "__annotations__", {}).get("return") is Recipe]
-            assert made
-            assert all(isinstance(recipe, Recipe) for recipe in made)
+    found = [block for block in BLOCKS if block.language == "python" and "-> Recipe:" in block.text]
+    assert found
+    for block in found:
+        space: dict = {}
+        exec(compile(block.text, block.place, "exec"), space)
+        made = [thing() for thing in space.values() if getattr(thing, "__annotations__", {}).get("return") is Recipe]
+        assert made
+        assert all(isinstance(recipe, Recipe) for recipe in made)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_block_is_left_out_by_how_it_is_fenced(page: Path) -> None:
+    """Indented, with spaces or without a language it would be neither run nor parsed."""
+    marks = re.findall(r"^[ \t>]*(?:`{3,}|~{3,})", page.read_text("utf-8"), re.MULTILINE)
+    assert len(marks) == 2 * len(blocks(page))
+    assert {block.language for block in blocks(page)} <= {*SHELL, "python", "json", "text"}
 
 
 def test_the_documentation_shows_every_verb() -> None:

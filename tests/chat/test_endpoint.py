@@ -306,8 +306,8 @@ def free_port() -> int:
 def test_a_server_that_is_not_there_is_found_in_seconds() -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=r"127\.0\.0\.1.*#parrot: the connection failed"):
-        model(f"http://127.0.0.1:{free_port()}/v1", retries=50, backoff=10).answers(talks(100), DECODING)
-    assert time.monotonic() - began < 5
+        model(f"http://127.0.0.1:{free_port()}/v1", retries=50, backoff=60).answers(talks(100), DECODING)
+    assert time.monotonic() - began < 30
 
 
 def test_a_server_that_never_replies_is_found_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +427,7 @@ def test_whoever_stops_listening_stops_the_requests() -> None:
         arriving = model(server, timeout=60).arriving(talks(50), DECODING)
         assert next(arriving) == (0, words_for("question 0"))
         arriving.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert len(server.requests) <= 6
 
 
@@ -514,7 +514,7 @@ def test_a_stream_that_is_closed_closes_the_connection() -> None:
         words = model(server).stream(talks(1)[0], DECODING)
         next(words)
         words.close()
-        assert server.hung_up.wait(5)
+        assert server.hung_up.wait(20)
 
 
 def test_nothing_is_left_open() -> None:
@@ -524,7 +524,7 @@ def test_nothing_is_left_open() -> None:
         asked.answers(talks(3), DECODING)
         list(asked.stream(talks(1)[0], DECODING))
     gc.collect()  # an open socket or loop would warn here, and a warning is an error
-    end = time.monotonic() + 5  # the server's threads see their connections close a moment later
+    end = time.monotonic() + 20  # the server's threads see their connections close a moment later
     while (left := set(threading.enumerate()) - before) and time.monotonic() < end:
         time.sleep(0.01)
     assert not left

@@ -136,9 +136,13 @@ def test_words_are_drawn_where_the_temperature_says_so(opened) -> None:
 
 
 def test_a_stream_that_is_closed_stops_the_model(opened) -> None:
-    words = opened("llava").stream(SHOWN, Decoding(max_new_tokens=500))
+    model, passes = opened("llava"), []
+    hook = model.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    words = model.stream(SHOWN, Decoding(max_new_tokens=500))
     next(words)
-    words.close()
+    words.close()  # which waits for the model's thread
+    hook.remove()
+    assert 0 < len(passes) < 250
 
 
 def test_nothing_asked_is_nothing_answered(opened) -> None:

@@ -13,7 +13,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.lfm2.modeling_lfm2 import Lfm2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from mplug_owl.chat.lean import _is_plain_norm, _takes_bias_along, last_position_asked, prepare
+from mplug_owl.chat.lean import _is_plain_norm, last_position_asked, prepare
 from mplug_owl.model.config import MplugOwlVisionConfig
 from mplug_owl.model.vision import VisionEmbeddings
 from tests.tiny import LANGUAGES, shaken, tiny_config, tiny_owl
@@ -61,7 +61,7 @@ def test_a_norm_in_bf16_has_the_same_bits(shape: tuple[int, ...]) -> None:
     expected, given = norm(states), states.clone()
     prepare(norm, norm)  # type: ignore[arg-type]  # a model of one norm
     assert "forward" in vars(norm)
-    assert (norm(states) != expected).float().mean() < 1e-3  # a mean summed in another order, where it is just between two
+    assert (norm(states) != expected).sum() <= 2  # a mean summed in another order, where it is just between two
     torch.testing.assert_close(norm(states), expected)
     assert torch.equal(states, given)
 
@@ -90,12 +90,12 @@ def test_a_linear_in_bf16_has_the_same_numbers() -> None:
         linear, states = nn.Linear(160, 480).bfloat16(), torch.randn(2, rows, 160).bfloat16()
         expected = linear(states)
         prepare(linear, linear)  # type: ignore[arg-type]
+        assert "forward" in vars(linear)
         torch.testing.assert_close(linear(states), expected)
         # Another dtype, and weights that are computed, go where they went.
         torch.testing.assert_close(linear.float()(states.float()), linear(states.float()))
         parametrize.register_parametrization(linear, "weight", nn.Identity())
         assert linear(states.float()).dtype == torch.float32
-    assert isinstance(_takes_bias_along(), bool)
 
 
 def test_gradients_copies_and_files_are_as_before() -> None:
@@ -108,8 +108,10 @@ def test_gradients_copies_and_files_are_as_before() -> None:
     assert losses[0] == losses[1] == losses[2]
     losses[0].backward()
     losses[1].backward()
-    pairs = zip(model.parameters(), other.parameters(), strict=True)
-    assert all(torch.equal(one.grad, two.grad) for one, two in pairs if one.grad is not None and two.grad is not None)
+    ours, theirs = ({name: p.grad for name, p in owl.named_parameters() if p.grad is not None} for owl in (model, other))
+    assert ours.keys() == theirs.keys()
+    assert ours.keys() == {name for name, _ in model.named_parameters() if name.startswith(("model.language_model", "lm_head"))}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         next(copied.parameters()).add_(1.0)

@@ -119,15 +119,18 @@ def test_a_folder_is_named_by_recipe_data_and_seed() -> None:
 
 def test_a_field_at_its_default_leaves_a_cell_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that was begun before a field came is found again, for every stage of the paper's studies."""
-    cells = [Cell(arm, 1, Path("out")) for name in ("training", "data") for arm in find(name).arms]
-    now = [cell.folder for cell in cells]
+
+    def folders() -> list[Path]:  # of new cells, for a cell keeps its name once it is asked for
+        return [Cell(arm, 1, Path("out")).folder for name in ("training", "data") for arm in find(name).arms]
+
+    now = folders()
     later = ("objective", "text_distillation", "base")
 
     def before(recipe: Recipe) -> dict[str, object]:
         return {name: value for name, value in as_json(recipe).items() if name not in later}
 
     monkeypatch.setattr(cells_of_a_study, "as_json", before)
-    assert [cell.folder for cell in cells] == now
+    assert folders() == now
 
 
 def test_how_a_run_is_watched_does_not_name_it_and_what_it_computes_does() -> None:

@@ -35,6 +35,7 @@ def test_the_drawn_worlds_questions_are_those_of_owl_eval(tmp_path: Path) -> Non
     for name in names:
         text = (tmp_path / f"{name}.yaml").read_text("utf-8")
         functions = [word.removeprefix("owl_tasks.") for word in text.split() if word.startswith("owl_tasks.")]
+        assert {"pictures", "words", "messages"} < set(functions)
         assert all(callable(getattr(lmms_tasks, function)) for function in functions)
         assert str((tmp_path / f"{name}.jsonl").resolve()) in text
 

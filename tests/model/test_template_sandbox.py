@@ -47,7 +47,7 @@ def watched() -> Iterator[None]:
     """What a template leaves running would slow everything after it."""
     before = threading.active_count()
     yield
-    for _ in range(100):
+    for _ in range(1000):
         if threading.active_count() <= before:
             return
         time.sleep(0.02)

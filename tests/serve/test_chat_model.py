@@ -1,8 +1,10 @@
 """The engine as a ChatModel: what `owl chat` says, beside others, whoever asks."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,11 +69,15 @@ def test_what_goes_wrong_is_said(owl: Owl, engine: Engine, tmp_path: Path) -> No
         model.answers([Conversation(()).said("user", Picture(tmp_path / "a.png"), "What?")], Decoding())
     with pytest.raises(UserError, match="positions"):
         model.answers([Conversation(()).said("user", "a" * 2000)], Decoding())
+    lane: Any = engine.batches["owl"]
+    steps, step = [], lane.rows.step
+    lane.rows.step = lambda: (steps.append(1), step())
     stream = model.stream(talks()[0], Decoding(max_new_tokens=300))
     next(stream)
     stream.close()
-    while engine.batches["owl"].busy:
-        pass
+    while lane.busy:
+        time.sleep(0.001)
+    assert len(steps) < 150
     engine.close()
     with pytest.raises(ClosedError):
         model.answers(talks(1), Decoding())

@@ -218,9 +218,13 @@ def test_a_picture_that_nobody_waits_for_keeps_its_turn(monkeypatch: pytest.Monk
 
     async def run() -> None:
         for seed in (2, 3, 4):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await media.read([url(picture(seed))], b"a", IMAGES)
+            asking = asyncio.create_task(media.read([url(picture(seed))], b"a", IMAGES))
+            await asyncio.sleep(0.05)
+            while not opened:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
         await asyncio.wait_for(media.read([data_url(GOOD)], b"b", IMAGES), 10)
         assert len(opened) == 2
         slow.set()
@@ -314,7 +318,7 @@ def test_a_host_that_never_ends_is_left_in_time(dripped: bytes) -> None:
         lambda address, port, host, wait: socket.create_connection(where, wait),
     )
     begin = time.monotonic()
-    killer = threading.Timer(5, ended.set)
+    killer = threading.Timer(20, ended.set)
     killer.start()
     with pytest.raises(FetchError):
         fetcher.fetch("https://pictures.example/a.png")
@@ -323,7 +327,7 @@ def test_a_host_that_never_ends_is_left_in_time(dripped: bytes) -> None:
     killer.cancel()
     thread.join()
     listening.close()
-    assert took < 3
+    assert took < 10
 
 
 def test_what_a_name_takes_counts_in_the_seconds() -> None:
@@ -339,8 +343,8 @@ def test_what_a_name_takes_counts_in_the_seconds() -> None:
         raise OSError
 
     with pytest.raises(FetchError):
-        Fetcher(["pictures.example"], 1000, 0.5, resolve, connect).fetch("https://pictures.example/a.png")
-    assert 0 < left[0] <= 0.31
+        Fetcher(["pictures.example"], 1000, 20.0, resolve, connect).fetch("https://pictures.example/a.png")
+    assert 0 < left[0] <= 19.81
 
 
 def test_a_process_that_does_not_begin_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

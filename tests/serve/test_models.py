@@ -74,7 +74,11 @@ def test_a_head_that_is_the_embedding_is_laid_out_too() -> None:
     one, two = (
         dict(owl.model.named_modules()) for owl in open_models({"a": "owl-tiny", "b": "owl-tiny"}, "cpu", "auto").values()
     )
-    assert all(two[name] is module for name, module in one.items() if isinstance(module, PackedLinear))
+    packed = {name: module for name, module in one.items() if isinstance(module, PackedLinear)}
+    if not packed:
+        pytest.skip("this CPU multiplies no bf16 by oneDNN")
+    assert "lm_head" in packed
+    assert all(two[name] is module for name, module in packed.items())
 
 
 def test_quantised_models_are_those_of_owl_chat(folder: Path) -> None:

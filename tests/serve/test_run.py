@@ -100,8 +100,8 @@ def test_a_head_that_does_not_come_is_not_waited_for(owl: Owl, monkeypatch: pyte
             )
             assert (nothing, idle) == (b"", b"")
             assert one.count(b"HTTP/1.1 200") == 1
-            assert first < 2
-            assert second < 2
+            assert first < 10  # all of it would take a minute
+            assert second < 10
 
     asyncio.run(run())
 
@@ -117,9 +117,9 @@ def test_a_client_that_reads_nothing_is_left(owl: Owl, monkeypatch: pytest.Monke
                 client.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
                 await asyncio.get_running_loop().sock_sendall(client, get("/metrics") * 20)
-                await asyncio.sleep(0.1)
-                assert len(http.server_state.connections) == 1
-                end = time.monotonic() + 5
+                while not http.server_state.connections:
+                    await asyncio.sleep(0.001)
+                end = time.monotonic() + 20
                 while http.server_state.connections:
                     assert time.monotonic() < end, "the connection is still there"
                     await asyncio.sleep(0.02)

@@ -17,9 +17,8 @@ from mplug_owl.data.survey import Survey
 from mplug_owl.errors import UserError
 from mplug_owl.train import counted, metrics
 from mplug_owl.train.recipe import override
-from mplug_owl.train.reporter import Progress
 from tests.data.sources.layouts import shard, tar
-from tests.school import initial_model, lesson, quietly
+from tests.school import PowerCutError, initial_model, killed_at, lesson, quietly
 
 RECIPE = override(lesson(), ["steps=4", "save_every=2", "index=false"])
 
@@ -42,15 +41,6 @@ def forget(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents_of.cache_clear()
 
 
-class PowerCutError(Exception):
-    """What a kill looks like from inside."""
-
-
-def cut_power(progress: Progress) -> None:
-    if progress.step == 3:
-        raise PowerCutError
-
-
 def test_a_resumed_run_sees_what_the_whole_one_saw(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [read(str(data))]
     quietly(RECIPE, initial_model(RECIPE, whole), whole, tmp_path / "whole")
@@ -58,7 +48,7 @@ def test_a_resumed_run_sees_what_the_whole_one_saw(data: Path, tmp_path: Path, m
     sources = [read(str(data))]
     owl = initial_model(RECIPE, sources)
     with pytest.raises(PowerCutError):
-        quietly(RECIPE, owl, sources, tmp_path / "run", report=cut_power)
+        quietly(RECIPE, owl, sources, tmp_path / "run", report=killed_at(3))
 
     index(str(data), is_beside=True)
     for path in data.glob("*_stats.json"):

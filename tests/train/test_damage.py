@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from mplug_owl.model.build import Modules
 from mplug_owl.train import checkpoint, metrics
 from mplug_owl.train.recipe import LoRA
-from mplug_owl.train.reporter import Progress
-from tests.school import initial_model, lesson, lessons, quietly, small_with_dropout
+from tests.school import PowerCutError, initial_model, killed_at, lesson, lessons, quietly, small_with_dropout
 
 TRIES = 20
 # In these the whole run goes on behind the damage and its end is compared; in all, what it would go on from.
@@ -24,26 +23,10 @@ RECIPE = lesson(
 )  # fmt: skip
 
 
-class PowerCutError(Exception):
-    """What a kill looks like from inside."""
-
-
 def learn(data: Path, out: Path, **options) -> Path:
     sources = lessons(data)
     quietly(RECIPE, initial_model(RECIPE, sources), sources, out, **options)
     return out
-
-
-def cut_power(progress: Progress) -> None:
-    if progress.step == 5:
-        raise PowerCutError
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    lessons(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +40,7 @@ def broken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run killed in step 5, with checkpoints behind steps 2 and 4."""
     folder = tmp_path_factory.mktemp("broken")
     with pytest.raises(PowerCutError):
-        learn(data, folder, report=cut_power)
+        learn(data, folder, report=killed_at(5))
     return folder
 
 

@@ -17,6 +17,8 @@ from mplug_owl.train.reporter import Progress
 from mplug_owl.writing import writing
 from tests.school import initial_model, lesson, lessons, quietly
 
+USUAL, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+
 
 def limit_files(size: int) -> None:
     """From now on no file may grow beyond this many bytes: writes fail as on a full disk, by the kernel's own hand."""
@@ -26,7 +28,7 @@ def limit_files(size: int) -> None:
 @pytest.fixture
 def disk() -> Iterator[None]:
     yield
-    limit_files(resource.RLIM_INFINITY)
+    limit_files(USUAL)
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def room(size: int) -> Iterator[None]:
     try:
         yield
     finally:
-        limit_files(resource.RLIM_INFINITY)
+        limit_files(USUAL)
 
 
 def test_a_line_is_held_back_until_there_is_room(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_while_it_is_full_a_run_goes_on_and_says_so(tmp_path: Path) -> None:
         if progress.step == 3:
             limit_files(200)
         if progress.step == 7:
-            limit_files(resource.RLIM_INFINITY)
+            limit_files(USUAL)
             seen.append(sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()))
 
     quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", report=fill, note=told.append)
@@ -120,7 +122,7 @@ def test_no_room_for_the_finished_model_is_one_line_and_loses_nothing(tmp_path: 
     with pytest.raises(WriteError, match=r"^.*run/model could not be written \(.*File too large.*\)"):
         quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", report=fill)
     assert checkpoint.newest(tmp_path / "run" / "checkpoints")[0].step == 2
-    limit_files(resource.RLIM_INFINITY)
+    limit_files(USUAL)
     quietly(recipe, initial_model(recipe, sources), sources, tmp_path / "run", resume=True)
     assert [row["step"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()

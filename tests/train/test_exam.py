@@ -30,13 +30,6 @@ FORGETFUL = lesson(
 ABILITIES = ("reading", "talking", "overall")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    lessons(folder)
-    return folder
-
-
 @pytest.fixture
 def asked() -> list[str]:
     return []

@@ -26,7 +26,19 @@ from mplug_owl.train import checkpoint, loop, metrics
 from mplug_owl.train.loop import dropout_seed
 from mplug_owl.train.recipe import LoRA, Optimizer, Recipe, Schedule
 from mplug_owl.train.reporter import Progress
-from tests.school import SCENES, SEED, initial_model, lesson, lessons, quietly, small_with_dropout, taught, weights
+from tests.school import (
+    SCENES,
+    SEED,
+    PowerCutError,
+    initial_model,
+    killed_at,
+    lesson,
+    lessons,
+    quietly,
+    small_with_dropout,
+    taught,
+    weights,
+)
 from tests.world import scenes
 
 STEADY = {
@@ -34,13 +46,6 @@ STEADY = {
     "schedule": Schedule(warmup_steps=0),
     "clip": None,
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    lessons(folder)
-    return folder
 
 
 def trained(recipe: Recipe, data: Path, out: Path, *formats: str, **options) -> dict[str, torch.Tensor]:
@@ -197,18 +202,6 @@ def test_asked_to_stop_it_leaves_behind_a_checkpoint_and_goes_on_from_it(
 
 
 # It goes on after a kill
-
-
-class PowerCutError(Exception):
-    """What a kill looks like from inside."""
-
-
-def killed_at(step: int):
-    def report(progress: Progress) -> None:
-        if progress.step == step:
-            raise PowerCutError
-
-    return report
 
 
 FORGETFUL = lesson(

@@ -26,7 +26,7 @@ from torch import Tensor, distributed
 from mplug_owl.train import metrics
 from mplug_owl.train.processes import joined_processes
 from mplug_owl.train.run import open_data
-from tests.school import initial_model, lessons, quietly
+from tests.school import initial_model, quietly
 from tests.train.worker import met, typed
 from tests.train.worker import run as recipe
 
@@ -111,13 +111,6 @@ def assert_the_same(one: tuple, many: tuple, off: float = 1e-5) -> None:
     assert many[1].keys() == one[1].keys()
     worst = max(float((one[1][name] - weight).abs().max()) for name, weight in many[1].items())
     assert worst <= 10 * off, worst
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    lessons(folder)
-    return folder
 
 
 def alone_into(data: Path, out: Path, resume: bool = False) -> tuple:

@@ -15,9 +15,8 @@ from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint, metrics, resume
 from mplug_owl.train.checkpoint import MANIFEST, SEAL
 from mplug_owl.train.recipe import Recipe, as_json, completed, from_json, override, renamed
-from mplug_owl.train.reporter import Progress
 from mplug_owl.train.resume import as_started, begin, saved_values, with_what_was_done, write_recipe
-from tests.school import initial_model, lesson, lessons, quietly
+from tests.school import PowerCutError, initial_model, killed_at, lesson, lessons, quietly
 
 
 def as_of_0_1(values: dict) -> dict:
@@ -44,21 +43,13 @@ def test_values_of_0_1_are_read_under_todays_names() -> None:
     assert renamed(new) == new
 
 
-class PowerCutError(Exception):
-    """What a kill looks like from inside."""
-
-
 def test_a_run_of_0_1_is_resumed(tmp_path: Path) -> None:
     """Its recipe.json and its checkpoint's manifest have the old names."""
     sources = lessons(tmp_path / "data")
 
-    def cut_power(progress: Progress) -> None:
-        if progress.step == 3:
-            raise PowerCutError
-
     quietly(RECIPE, initial_model(RECIPE, sources), sources, tmp_path / "whole")
     with pytest.raises(PowerCutError):
-        quietly(RECIPE, initial_model(RECIPE, sources), sources, tmp_path / "run", report=cut_power)
+        quietly(RECIPE, initial_model(RECIPE, sources), sources, tmp_path / "run", report=killed_at(3))
     saved = tmp_path / "run" / "recipe.json"
     saved.write_text(json.dumps(as_of_0_1(json.loads(saved.read_text()))))
     found, _ = checkpoint.newest(tmp_path / "run" / "checkpoints")

@@ -17,23 +17,12 @@ from mplug_owl.train import disk, loop, metrics, session
 from mplug_owl.train.loss_guard import LossGuard
 from mplug_owl.train.recipe import LoRA, Schedule
 from mplug_owl.train.reporter import Progress
-from tests.school import SCENES, initial_model, lesson, lessons, quietly, small_with_dropout
+from tests.school import SCENES, PowerCutError, initial_model, killed_at, lesson, lessons, quietly, small_with_dropout
 
 RECIPE = lesson(
     "full", "full", "lora", steps=12, save_every=3, patience=1, lora=LoRA(rank=2, alpha=4, dropout=0.3),
     modules=Modules(small_with_dropout, vocabulary=300),
 )  # fmt: skip
-
-
-class PowerCutError(Exception):
-    """What a kill looks like from inside."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    lessons(folder)
-    return folder
 
 
 @pytest.fixture
@@ -96,12 +85,8 @@ def test_killed_anywhere_around_it_the_end_is_the_same(killed: int, data: Path, 
     poisoned((5, 6, 7))
     whole = learn(data, tmp_path / "whole")
 
-    def cut_power(progress: Progress) -> None:
-        if progress.step == killed:
-            raise PowerCutError
-
     with pytest.raises(PowerCutError):
-        learn(data, tmp_path / "run", report=cut_power)
+        learn(data, tmp_path / "run", report=killed_at(killed))
     assert same(learn(data, tmp_path / "run", resume=True), whole)
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert skipped(tmp_path / "run") == skipped(tmp_path / "whole")

@@ -215,12 +215,7 @@ def test_a_field_that_has_a_value_is_taken(write: Write, tmp_path: Path) -> None
 NAMES = ["type", "text", "role", "from", "value", "content", "user", "image"]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("<image>") | st.just("cat.png"),
-    lambda inside: (
-        st.lists(inside, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["type", "text", "role", "from", "value", "content", "user", "image"]), inside, max_size=4
-        )
-    ),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inside, max_size=4),
     max_leaves=6,
 )
 

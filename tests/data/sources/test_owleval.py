@@ -60,7 +60,9 @@ def test_owleval_says_what_is_missing(owleval: Path) -> None:
 def test_the_real_owleval(shared: Path) -> None:
     if not (folder := shared / "owleval").is_dir():
         pytest.skip(f"{folder} is not here")
-    for answers in sorted((folder / "answer").glob("*.jsonl")):
+    files = sorted((folder / "answer").glob("*.jsonl"))
+    assert "mPLUG_Owl_7b_answer.jsonl" in {file.name for file in files}
+    for answers in files:
         source = read(f"owleval:{answers}")
         assert check(source, decode=False) == []
         talks = [source[i] for i in range(len(source))]

@@ -212,12 +212,19 @@ def test_words_are_never_given_to_another_picture_of_the_same_name(tmp_path: Pat
 
 
 def test_a_kept_index_that_is_damaged_is_made_anew(shards: Path, cache: Path) -> None:
-    before = every(read(f"{shards}/*.tar"))
-    for damage in (b"", b"\x93NUMPY", b"owl"):
-        for kept in (*cache.glob("*.npy"), *cache.glob("*.json")):
-            kept.write_bytes(damage)
-        contents_of.cache_clear()
-        assert every(read(f"{shards}/*.tar")) == before
+    """And what was passed over in a shard, which is kept in a file beside it."""
+    (shards / "00002.tar").write_bytes(tar({**shard(2, 2), "readme.md": b"hello"}))
+    before, passed_over = every(read(f"{shards}/*.tar")), open_shards(f"{shards}/*.tar").passed_over
+    assert "readme.md" in passed_over
+    for pattern, count in (("*.npy", 3), ("*.json", 1)):
+        for damage in (b"", b"\x93NUMPY", b"owl"):
+            kept = list(cache.glob(pattern))
+            assert len(kept) == count
+            for file in kept:
+                file.write_bytes(damage)
+            contents_of.cache_clear()
+            assert every(read(f"{shards}/*.tar")) == before
+            assert open_shards(f"{shards}/*.tar").passed_over == passed_over
 
 
 def test_a_full_disk_makes_shards_slow_and_not_wrong(shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

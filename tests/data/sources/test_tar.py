@@ -47,7 +47,7 @@ def test_a_byte_flipped_anywhere_is_said_or_lies_in_a_files_own_bytes(
         assert found(path, bytes(damaged)) == whole
     else:
         try:
-            assert [entry.name for entry in found(path, bytes(damaged))] != []
+            assert found(path, bytes(damaged)) == whole  # another blank around the checksum, say
         except UserError as error:
             assert "damaged or cut" in str(error) or "not a tar file" in str(error)  # noqa: PT017  either is right
 

@@ -108,6 +108,7 @@ def test_owleval_is_answered_with_traces_kept_and_shown(stubbed: Stub, tmp_path:
     assert page.open == []
     assert "<b>OPEN</b> & more" in page.words
     assert "known before" in page.words
+    assert page.sources
     assert all(source.startswith("data:image/jpeg") for source in page.sources)
     # The same command again asks nothing, and shows the same.
     again = CliRunner().invoke(app, command, catch_exceptions=False)
