@@ -69,7 +69,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         `mm_encoder_outputs={"image": get_image_features(...)}` in place of `pixel_values` uses pictures encoded before.
         `inputs_embeds` are taken as they are, pictures and BLOOM's norm included.
         """
-        begins = past_key_values is None  # else words go on where others were read before
+        begins = past_key_values is None  # else there are words that were read before
         visual_INE = self._visual(pixel_values, mm_encoder_outputs)  # steps 1 and 2
         inputs_BTE = self._inputs(input_ids, inputs_embeds, visual_INE, decodes=not begins)  # step 3
         if begins and position_ids is None and attention_mask is not None and attention_mask.ndim == 2:

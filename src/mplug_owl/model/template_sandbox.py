@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2 import Environment, Template, TemplateError, nodes, pass_environment
 from jinja2.compiler import CodeGenerator, Frame
@@ -186,9 +186,13 @@ def render(source: str, values: Mapping[str, Any], seconds: float | None = None)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(_TooLongError))
         worker.join(1.0)
         raise UserError(f"the chat template takes longer than {limit:g} seconds; expected one that ends, or prompt=owl")
-    if found:
-        return found[0]
-    error = failed[0]
+    if not found:
+        _raise(failed[0])
+    return found[0]
+
+
+def _raise(error: BaseException) -> NoReturn:
+    """What a template's thread met, as `render` says it."""
     if isinstance(error, (MemoryError, OverflowError, RecursionError)):
         raise UserError(f"the chat template is too large to render ({type(error).__name__} {error})") from error
     if isinstance(error, TemplateError):
