@@ -151,6 +151,7 @@ def test_heads_divide_their_width() -> None:
     assert MplugOwlVisualAbstractorConfig(connector="mlp", hidden_size=20).hidden_size == 20
 
 
-def test_a_config_without_words_is_no_language_models() -> None:
-    with pytest.raises(UserError, match="text_config: a clip_vision_model reads no words; expected a language model's config"):
-        MplugOwlConfig(text_config={"model_type": "clip_vision_model"})
+@pytest.mark.parametrize("kind", ["clip_vision_model", "t5"])
+def test_what_continues_no_text_is_no_language_model(kind: str) -> None:
+    with pytest.raises(UserError, match=f"text_config: {kind} is no language model that continues text"):
+        MplugOwlConfig(text_config={"model_type": kind})

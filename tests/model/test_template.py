@@ -269,3 +269,13 @@ def test_a_template_that_cannot_be_used_has_a_way_without(monkeypatch: pytest.Mo
         monkeypatch.setattr(tokenizer, "chat_template", text)
         with pytest.raises(UserError, match="prompt=owl"):
             chosen_template("auto", tokenizer)
+
+
+def test_of_several_templates_the_default_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = _kept("qwen2_5")
+    own = tokenizer.chat_template
+    monkeypatch.setattr(tokenizer, "chat_template", {"default": own, "rag": "{{ 1 }}"})
+    assert (chosen_template("auto", tokenizer) or "").endswith(own)
+    monkeypatch.setattr(tokenizer, "chat_template", {"tool_use": own, "rag": own})
+    with pytest.raises(UserError, match="its chat templates are tool_use, rag and none is default; expected prompt=FILE, or"):
+        chosen_template("auto", tokenizer)

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def load(
         if (source := config if config is not None else path) is None:
             raise ValueError("give a path, or a config and a state_dict")
         config = read_config(source, **hub_options(kwargs))
-    config = fit_to_weights(config, folder)
+    config = fit_to_weights(deepcopy(config), folder)
     try:
         # Misshapen weights are let through to be named below, with the others.
         model, info = base_load(path, *args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
@@ -193,14 +194,14 @@ def hub_options(options: Mapping[str, object]) -> dict[str, Any]:
     return {name: options[name] for name in _HUB if name in options}
 
 
-def fit_to_weights(config: MplugOwlConfig, folder: Path | None) -> MplugOwlConfig:
+def fit_to_weights(config: MplugOwlConfig, path: str | os.PathLike[str] | None) -> MplugOwlConfig:
     """The config with the abstractor's inner width as the weight file has it.
 
     Released files carry 2816, the original's default says 4096 and its config.json need not say which.
     """
-    if folder is None or not folder.is_dir():
+    if path is None or not Path(path).is_dir():
         return config
-    files = weight_files(folder)
+    files = weight_files(Path(path))
     if config.visual_abstractor_config.connector != "abstractor":
         return config
     if (width := _first_shape(files, _INNER_WIDTH)) is not None:

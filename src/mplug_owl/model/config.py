@@ -7,7 +7,7 @@ sub-config: any transformers vision model, any decoder language model, one of fi
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 
 from mplug_owl.errors import UserError
 
@@ -129,7 +129,7 @@ class MplugOwlConfig(PreTrainedConfig):
         tie_word_embeddings: Left as the language model's config has it, whatever is given here.
 
     Raises:
-        UserError: A part has a model_type that transformers does not know.
+        UserError: A part has a model_type that transformers does not know, or the text's is no language model's.
 
     Example:
         >>> from mplug_owl import MplugOwlConfig
@@ -156,8 +156,8 @@ class MplugOwlConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: object) -> None:
         self.vision_config = _sub_config(self.vision_config, "vision_config", "mplug_owl_vision_model")
         self.text_config = _sub_config(self.text_config, "text_config", "llama")
-        if not hasattr(self.text_config, "vocab_size"):
-            raise UserError(f"text_config: a {self.text_config.model_type} reads no words; expected a language model's config")
+        if type(self.text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UserError(f"text_config: {self.text_config.model_type} is no language model that continues text")
         self.visual_abstractor_config = _abstractor_config(self.visual_abstractor_config, vision_width(self.vision_config))
         # A language model with tied embeddings says so in its own config; the original's outer field is always false.
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)

@@ -309,6 +309,11 @@ def chosen_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str | No
         return None if text.startswith(_ORIGINAL) else _usable(text, tokenizer, prompt)
     template: Any = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):  # several, by name
+        if template and "default" not in template:
+            raise UserError(
+                f"the language model: its chat templates are {', '.join(template)} and none is default; "
+                "expected prompt=FILE, or prompt=owl"
+            )
         template = template.get("default")
     if not template or template.startswith(_ORIGINAL):
         return None
