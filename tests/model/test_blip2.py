@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerConfig
@@ -261,3 +262,21 @@ def test_the_text_side_comes_off_and_goes_on_again(tmp_path: Path) -> None:
         blip2.load_text_side(owl, tmp_path / "other")
     with pytest.raises(UserError, match="connector is linear"):
         blip2.add_text_side(tiny_owl(tiny_config(connector="linear")), 6)
+
+
+def test_a_picture_without_a_text_teaches_nothing() -> None:
+    """A text that was cut away whole leaves no words to take a mean of."""
+    loss = blip2.FirstStep(learner())(LABELS[:1], torch.full((1, 5), -100), PIXELS[:1].double()).loss
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+def test_a_text_side_that_is_damaged_is_named(tmp_path: Path) -> None:
+    owl, file = learner(), tmp_path / "text_side.safetensors"
+    blip2.save_text_side(owl, file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"text_side\.safetensors: not readable as weights"):
+        blip2.load_text_side(owl, file)
+    save_file({"other": torch.ones(1)}, file)
+    with pytest.raises(UserError, match=r"text_side\.safetensors: does not fit this model's Q-Former"):
+        blip2.load_text_side(owl, file)

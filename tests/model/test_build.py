@@ -1,15 +1,27 @@
 """An owl out of parts, trained ones and fresh ones."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPImageProcessorPil
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPImageProcessorPil,
+    MobileViTImageProcessorPil,
+    ViTImageProcessorPil,
+)
 
+from mplug_owl import MplugOwlProcessor
 from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules, build, count
+from mplug_owl.model.clip import load_vision
 from mplug_owl.model.load import load
 from tests.tiny import LANGUAGES, VISIONS, picture, shaken, tiny_config, tiny_owl, tiny_tokenizer
 
@@ -189,3 +201,49 @@ def test_eyes_that_are_not_there_are_named(tmp_path: Path) -> None:
     trained(tmp_path, AutoModel, VISIONS["siglip"])
     with pytest.raises(UserError, match=r"vision=.*: no image processor can be loaded from there"):
         build(Modules(lambda: tiny_config("siglip"), vocabulary=300, vision=str(tmp_path)), TEXTS, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("generation_config.json", b"{"),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[]"),
+        ("tokenizer_config.json", b"[]"),
+        ("config.json", b"null"),
+    ],
+)
+def test_a_language_models_damaged_file_is_named(tmp_path: Path, name: str, damage: bytes) -> None:
+    """Of generation_config.json transformers would say nothing, and end answers by settings of its own."""
+    trained(tmp_path, AutoModelForCausalLM, LANGUAGES["llama"])
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(damage)
+    with pytest.raises(UserError, match=r"language=.*: no language model can be loaded|generation_config\.json: damaged"):
+        build(Modules(tiny_config, language=str(tmp_path)), [], seed=0)
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="what is missing is here")
+def test_an_encoder_whose_package_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224"}))
+    with pytest.raises(UserError, match=r"vision=.*: no vision encoder can be loaded from there; .*timm"):
+        load_vision(str(tmp_path), tiny_config())
+
+
+def test_pictures_are_normalised_as_the_encoders_were() -> None:
+    """A processor may rescale or normalise nothing; its statistics are then beside the point."""
+    owl, tokenizer = tiny_owl(tiny_config()), tiny_tokenizer()
+    white = Image.new("RGB", (28, 28), "white")
+
+    def level(**fields: Any) -> float:
+        images = MplugOwlProcessor.for_model(owl, tokenizer, ViTImageProcessorPil(**fields)).image_processor
+        return float(images(white)["pixel_values"].mean())
+
+    assert level() == pytest.approx(1.0)  # (1 - 0.5) / 0.5
+    assert level(do_normalize=False) == pytest.approx(1.0)
+    assert level(do_normalize=False, image_mean=[0.2] * 3, image_std=[0.1] * 3) == pytest.approx(1.0)
+    assert level(do_normalize=False, do_rescale=False) == pytest.approx(255.0)
+    turned = MobileViTImageProcessorPil()
+    with pytest.raises(UserError, match=r"MobileViTImageProcessorPil gives blue before red .*an owl's pictures are RGB"):
+        MplugOwlProcessor.for_model(owl, tokenizer, turned)
+    turned.do_flip_channel_order = False
+    assert float(MplugOwlProcessor.for_model(owl, tokenizer, turned).image_processor(white)["pixel_values"].max()) == 1.0

@@ -315,3 +315,12 @@ def test_max_length_of_our_layout_is_transformers_own(ours: Path) -> None:
     (ours / "generation_config.json").write_text(json.dumps({"max_length": 100}))
     settings = load(ours).generation_config
     assert (settings.max_new_tokens, settings.max_length) == (None, 100)
+
+
+def test_a_config_that_is_given_is_left_as_it_is(ours: Path) -> None:
+    """The weights' inner width is taken, in a copy."""
+    config = MplugOwlConfig.from_pretrained(ours)
+    config.visual_abstractor_config.intermediate_size = 48
+    model = MplugOwlForConditionalGeneration.from_pretrained(ours, config=config)
+    assert model.config.visual_abstractor_config.intermediate_size == 32
+    assert config.visual_abstractor_config.intermediate_size == 48

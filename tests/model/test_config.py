@@ -140,3 +140,18 @@ def test_the_config_is_known_by_its_names(tmp_path: Path) -> None:
 def test_an_untied_head_is_the_default() -> None:
     assert MplugOwlConfig().tie_word_embeddings is False
     assert MplugOwlConfig().initializer_range == MplugOwlVisualAbstractorConfig().initializer_range == 0.02
+
+
+def test_heads_divide_their_width() -> None:
+    with pytest.raises(UserError, match="vision_config: hidden_size 20 is not divisible by its num_attention_heads, 3"):
+        MplugOwlVisionConfig(hidden_size=20, num_attention_heads=3)
+    for connector in ("abstractor", "qformer", "resampler"):
+        with pytest.raises(UserError, match=r"visual_abstractor_config: hidden_size 20 is not divisible by .*, 16"):
+            MplugOwlVisualAbstractorConfig(connector=connector, hidden_size=20)
+    assert MplugOwlVisualAbstractorConfig(connector="mlp", hidden_size=20).hidden_size == 20
+
+
+@pytest.mark.parametrize("kind", ["clip_vision_model", "t5"])
+def test_what_continues_no_text_is_no_language_model(kind: str) -> None:
+    with pytest.raises(UserError, match=f"text_config: {kind} is no language model that continues text"):
+        MplugOwlConfig(text_config={"model_type": kind})

@@ -148,3 +148,11 @@ def test_a_base_is_the_installed_packages_file_or_the_hubs_name() -> None:
     assert Path(here.locate()).is_file()
     assert replace(here, file="no_such_file").locate() == "owner/name"
     assert replace(here, package="no_such_package").locate() == "owner/name"
+
+
+def test_weights_that_were_cut_are_named(tmp_path: Path, language: Path) -> None:
+    take_eyes(trained(language, tmp_path / "owl"), tmp_path / "eyes", Base(str(language)))
+    file = tmp_path / "eyes" / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"eyes\.safetensors: not readable as weights"):
+        give_eyes(tmp_path / "eyes")

@@ -157,6 +157,7 @@ def test_of_a_model_that_sees_already_the_half_that_reads_is_taken(tmp_path: Pat
         ({"model_type": "t5"}, "t5 is no language model that continues text"),
         ({"model_type": "nobodys"}, "no language model can be loaded from there"),
         ({"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantised"),
+        ({"model_type": "gemma3", "quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantised"),
     ],
 )
 def test_what_is_no_language_model_for_an_owl_is_refused(tmp_path: Path, values: dict, reason: str) -> None:

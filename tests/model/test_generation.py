@@ -116,3 +116,16 @@ def test_pipeline_answers_one_and_many(owl: MplugOwlForConditionalGeneration, pr
     inputs = processor.apply_chat_template(chats[1], tokenize=True, return_dict=True, add_generation_prompt=True)
     said = owl.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
     assert processor.batch_decode(said, skip_special_tokens=True) == [single[1]]
+
+
+def test_without_a_begin_token_they_count_for_no_word_either(processor: MplugOwlProcessor) -> None:
+    """Qwen has none: token 0 would be punished in every prompt with a picture."""
+    owl = owl_of("llama", bos_token_id=None)
+    inputs = processor(text="<image>ab<image>", images=[picture(), picture(1)], add_special_tokens=False)
+    steps = owl.generate(
+        **inputs, **GREEDY, repetition_penalty=5.0, return_dict_in_generate=True, output_scores=True, output_logits=True
+    )
+    penalised = steps.scores[0][0].ne(steps.logits[0][0]).nonzero().flatten().tolist()
+    assert penalised == sorted(set(inputs["input_ids"][0].tolist()) - {owl.config.image_token_id})
+    alone = processor(text="<image>", images=[picture()], add_special_tokens=False)
+    assert len(owl.generate(**alone, **GREEDY, repetition_penalty=5.0)) == 1

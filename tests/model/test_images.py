@@ -447,3 +447,11 @@ def test_every_picture_of_the_cases_is_right_or_refused_in_one_sentence(shared: 
     held = {name: image.size for name, image in read.items() if name.startswith("exif_")}
     upright = ("cut", "cut_more", "empty", "garbage", "orient0", "orient9", "orient_ascii")
     assert held == {name: (64, 48) if name[5:-4] in upright else (48, 64) for name in held}
+
+
+def test_a_tensor_is_an_array_wherever_and_however_it_is_kept() -> None:
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(4, 5, 3)
+    assert open_image(red).getpixel((0, 0)) == (255, 0, 0)
+    for other in (red.bfloat16(), red.float().requires_grad_()):
+        with pytest.raises(BadSample, match=r"array \(4, 5, 3\) of float32; expected \[height, width, 3\] of uint8"):
+            open_image(other)

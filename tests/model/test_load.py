@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mplug_owl import MplugOwlForConditionalGeneration
 from mplug_owl.errors import UserError
 from mplug_owl.model.adapter import merge
 from mplug_owl.model.load import load, load_processor
@@ -228,3 +229,32 @@ def test_a_training_checkpoint_of_peft_is_named(saved: Path, tmp_path: Path) -> 
     (saved / "model" / "config.json").unlink()
     with pytest.raises(UserError, match=advice):
         load(saved / "model")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "relu", "int32", torch.int8])
+def test_a_precision_that_is_none_is_named(saved: Path, dtype: str | torch.dtype) -> None:
+    with pytest.raises(UserError, match=f"dtype {dtype}: expected float32, bfloat16 or float16"):
+        load(saved, dtype=dtype)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])
+def test_damaged_generation_settings_are_named(saved: Path, text: str) -> None:
+    """transformers would take its own in their place, and an answer would end where others end."""
+    (saved / "model" / "generation_config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"generation_config\.json: damaged; expected a JSON object, or no such file"):
+        load(saved)
+    (saved / "model" / "generation_config.json").unlink()
+    assert load(saved).model.generation_config.eos_token_id == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+@pytest.mark.parametrize("text", ["null", "[1]", "\xff"])
+def test_settings_that_are_no_object_are_named(saved: Path, name: str, text: str) -> None:
+    (saved / "model" / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=rf"model: its {name} cannot be read"):
+        load(saved)
+
+
+def test_a_model_may_lie_in_a_folder_of_a_folder(saved: Path) -> None:
+    inner = MplugOwlForConditionalGeneration.from_pretrained(saved, subfolder="model")
+    assert torch.equal(inner.lm_head.weight, load(saved).model.lm_head.weight)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from mplug_owl import MplugOwlForConditionalGeneration, MplugOwlProcessor
+from mplug_owl.errors import UserError
 from mplug_owl.model.attention import use_packed_attention
 from mplug_owl.model.owl import MplugOwlModel
 from tests.model.conftest import GREEDY, PICTURES, PROMPTS
@@ -330,3 +331,25 @@ def test_losses_may_be_weighed() -> None:
     torch.testing.assert_close(
         owl(input_ids=ids, labels=labels, loss_weights=half, num_items_in_batch=4).loss, owl(input_ids=ids, labels=less).loss
     )
+
+
+def test_weights_that_sum_to_less_than_one_are_divided_by_their_sum() -> None:
+    owl, ids = tiny_owl(tiny_config()), torch.randint(3, 90, (1, 9))
+    weights = torch.full((1, 9), 0.1)
+    weighed = owl(input_ids=ids, labels=ids, loss_weights=weights, num_items_in_batch=weights[:, 1:].sum()).loss
+    torch.testing.assert_close(weighed, owl(input_ids=ids, labels=ids).loss)
+
+
+@torch.no_grad()
+def test_no_pictures_may_be_a_tensor_of_none(owl: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor) -> None:
+    words = processor(text="ab")
+    assert torch.equal(owl(**words, pixel_values=torch.zeros(0, 3, 28, 28)).logits, owl(**words).logits)
+
+
+def test_pictures_of_another_width_than_words_are_not_scattered_over_them() -> None:
+    """OPT-350m's embeddings are half as wide as its hidden states; torch would fill the positions with half a picture."""
+    config = tiny_config(language="opt")
+    config.text_config.word_embed_proj_dim = 12
+    owl = tiny_owl(config)
+    with pytest.raises(UserError, match=r"positions of width 24 and the language model's word embeddings have 12"):
+        owl(**tiny_processor(owl)(text="a<image>b", images=[picture()]))

@@ -284,6 +284,7 @@ def test_ids_become_words_in_whatever_they_come(processor: MplugOwlProcessor) ->
     for rows in ([[a, IMAGE], [b]], [torch.tensor([a, IMAGE]), torch.tensor([b])], torch.tensor([[a, IMAGE], [b, END]])):
         assert processor.decode(rows, skip_special_tokens=True) == ["a", "b"]
         assert processor.post_process_image_text_to_text(rows) == ["a", "b"]
+    assert processor.decode([*torch.tensor([a, b])]) == "ab"
     assert processor.decode(a) == processor.decode([a]) == processor.decode(torch.tensor([a])) == "a"
     assert processor.decode([]) == ""
     assert processor.post_process_image_text_to_text([[a, END]], skip_special_tokens=False) == ["a</s>"]

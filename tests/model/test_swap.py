@@ -105,3 +105,30 @@ def test_a_left_padded_batch_of_eight_is_eight_single_prompts(language: str) -> 
         alone, length = owl(**single).logits[0], single["input_ids"].shape[1]
         torch.testing.assert_close(together[row, -length:], alone, atol=1e-5, rtol=0)  # the issue's bar; worst measured 1.1e-6
         assert torch.equal(said[row, -GREEDY["max_new_tokens"] :], owl.generate(**single, **GREEDY)[0, length:])
+
+
+def test_what_a_connector_computes_and_does_not_save_is_there_again(tmp_path: Path) -> None:
+    class Waves(torch.nn.Module):
+        """The whole picture in one position, with a table beside it that no file has."""
+
+        num_tokens = 1
+
+        def __init__(self, seen: int, width: int) -> None:
+            super().__init__()
+            self.project = torch.nn.Linear(seen, width)
+            self.register_buffer("table", torch.arange(seen).sin(), persistent=False)
+
+        def forward(self, patches_IPD: torch.Tensor) -> torch.Tensor:
+            return self.project(patches_IPD.mean(1, keepdim=True) + self.table)
+
+    class WavesOwl(MplugOwlForConditionalGeneration):
+        def build_connector(self, config):
+            return Waves(config.vision_config.hidden_size, config.text_config.hidden_size)
+
+    owl = WavesOwl(tiny_config()).eval()
+    inputs = tiny_processor(owl)(text="a<image>b", images=[picture()])
+    owl.save_pretrained(tmp_path)
+    again = WavesOwl.from_pretrained(tmp_path)
+    assert torch.equal(again.model.abstractor.table, owl.model.abstractor.table)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, owl(**inputs).logits)

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,3 +253,29 @@ def test_a_conversation_that_the_template_refuses_is_named() -> None:
     for apart, once in (((PICTURE,), (PICTURE, "b")), (("a",), ("a\nb",))):
         said, asked = (Conversation((*(Message("user", parts) for parts in each),)) for each in ((apart, ("b",)), (once,)))
         assert tokenizer.decode(ours.encode(said, [0])[0]) == tokenizer.decode(ours.encode(asked, [0])[0])
+
+
+def test_a_prompt_that_is_no_file_of_text_is_named(tmp_path: Path) -> None:
+    tokenizer = _kept("qwen2_5")
+    (tmp_path / "latin.jinja").write_bytes("{{ 'é' }}".encode("latin-1"))
+    for prompt in ("{{ messages }}" * 50, str(tmp_path / "latin.jinja"), str(tmp_path)):
+        with pytest.raises(UserError, match=r"prompt is '.*; expected auto, owl, or the file of a chat template"):
+            chosen_template(prompt, tokenizer)
+
+
+def test_a_template_that_cannot_be_used_has_a_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = _kept("qwen2_5")
+    for text in ("{% for", "{{ raise_exception('never') }}", "{{ 'a' * 10**12 }}"):
+        monkeypatch.setattr(tokenizer, "chat_template", text)
+        with pytest.raises(UserError, match="prompt=owl"):
+            chosen_template("auto", tokenizer)
+
+
+def test_of_several_templates_the_default_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = _kept("qwen2_5")
+    own = tokenizer.chat_template
+    monkeypatch.setattr(tokenizer, "chat_template", {"default": own, "rag": "{{ 1 }}"})
+    assert (chosen_template("auto", tokenizer) or "").endswith(own)
+    monkeypatch.setattr(tokenizer, "chat_template", {"tool_use": own, "rag": own})
+    with pytest.raises(UserError, match="its chat templates are tool_use, rag and none is default; expected prompt=FILE, or"):
+        chosen_template("auto", tokenizer)

@@ -134,3 +134,18 @@ def test_what_multiplies_text_is_refused(source: str, monkeypatch: pytest.Monkey
 def test_texts_may_be_as_long_as_conversations_are() -> None:
     words = "a" * (LARGEST // 4)
     assert len(render("{{ words + words }}", {"words": words})) == 2 * len(words)
+
+
+def test_a_thread_that_has_ended_is_asked_for_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own documentation: to ask may end the process."""
+    alive = list[bool]()
+
+    def computed(worker: threading.Thread, begin: float) -> float:
+        time.sleep(0.3)  # meanwhile the template has ended
+        alive.append(worker.is_alive())
+        return 0.0
+
+    monkeypatch.setattr("mplug_owl.model.template_sandbox._compiled", lambda source: time.sleep(0.2) or _Slow())
+    monkeypatch.setattr("mplug_owl.model.template_sandbox._computed", computed)
+    assert render("", {}, 1.0) == "done"
+    assert alive == [True]

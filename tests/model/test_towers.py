@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from mplug_owl import MplugOwlVisionConfig
+from mplug_owl import MplugOwlConfig, MplugOwlVisionConfig
+from mplug_owl.errors import UserError
 from mplug_owl.model.towers import encode_images, image_size, vision_tokens
-from tests.tiny import VISIONS
+from tests.tiny import CONNECTORS, LANGUAGES, VISIONS, picture, tiny_owl, tiny_processor
 
 TOKENS = {"own": 5, "clip": 5, "siglip": 4, "siglip2": 4, "dinov2": 5, "dinov2-registers": 7}
 
@@ -52,3 +53,32 @@ def test_siglip_2_sees_the_picture_as_siglip_does() -> None:
     second.load_state_dict(weights)
     pixels = torch.randn(2, 3, 28, 28)
     torch.testing.assert_close(encode_images(second, pixels).last_hidden_state, encode_images(first, pixels).last_hidden_state)
+
+
+STAGES = {
+    "convnext": {"image_size": 64, "hidden_sizes": [4, 8, 8, 16], "depths": [1, 1, 1, 1]},
+    "swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("connector", CONNECTORS)
+def test_an_encoder_in_stages_is_an_owls_in_any_precision(kind: str, connector: str) -> None:
+    """Its width is that of its last stage, and pixels in fp32 go into weights in bf16."""
+    small = {"connector": connector, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MplugOwlConfig(
+        vision_config={"model_type": kind, **STAGES[kind]},
+        visual_abstractor_config=small,
+        text_config=LANGUAGES["llama"],
+        num_query_tokens=3,
+    )
+    owl = tiny_owl(config)
+    inputs = tiny_processor(owl)(text="a<image>b", images=[picture()])
+    assert owl(**inputs).logits.dtype == torch.float32
+    assert owl.bfloat16()(**inputs).logits.isfinite().all()
+
+
+def test_an_encoder_that_does_not_say_its_width_is_named() -> None:
+    with pytest.raises(UserError, match="vision_config: a timm_wrapper does not say by hidden_size how wide its tokens are"):
+        MplugOwlConfig(vision_config={"model_type": "timm_wrapper"})

@@ -21,9 +21,10 @@ NORM_EPS = 1e-5
 
 
 class VisualAbstractor(nn.Module):
-    """Queries attend to the picture layer by layer; a linear brings them to language width and a learned end vector follows.
+    """A picture in Q + 1 language positions, `num_tokens`: 65 in the released models, of 64 queries.
 
-    `num_tokens` = Q + 1 is how many language positions a picture takes: 65 in the released models.
+    The queries attend to the picture layer by layer, `visual_fc` brings them to language width, and a learned end vector,
+    `vit_eos`, follows. Weights have the names that the released files have.
 
     Args:
         config: An owl's; its `visual_abstractor_config` says the sizes and `num_query_tokens` is Q.
@@ -70,7 +71,12 @@ class VisualAbstractor(nn.Module):
 
 
 class AbstractorLayer(GradientCheckpointingLayer):
-    """Queries attend to themselves and to the picture, then a SwiGLU."""
+    """One layer, for queries q and a picture's vision tokens x:
+
+    q = norm1(q)
+    q = q + attention(q, [q, normk(x)])
+    q = q + mlp(norm2(q))
+    """
 
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from mplug_owl.errors import UserError
 from mplug_owl.model.checkpoints import WRAPPED, our_name, read_tensors, refuse_pointers
@@ -20,8 +22,20 @@ ORIGINAL_ALPHA = 32
 
 
 def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlForConditionalGeneration:
-    """The model with a LoRA adapter in its own weights. Raises UserError as `attach` does."""
-    return _wrapped(model, adapter).merge_and_unload()
+    """The model with a LoRA adapter in its own weights. Raises UserError as `attach` does.
+
+    A head that is the embedding table too, and that the adapter changes alone, becomes a table of its own.
+    """
+    wrapped = _wrapped(model, adapter)
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if isinstance(head, BaseTunerLayer) or isinstance(table, BaseTunerLayer):
+        base = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        base.weight = nn.Parameter(base.weight.detach().clone())
+    with known_warnings():
+        merged = wrapped.merge_and_unload()
+    if merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
+        merged.config.tie_word_embeddings = merged.config.text_config.tie_word_embeddings = False
+    return merged
 
 
 def attach(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlForConditionalGeneration:
@@ -41,9 +55,12 @@ def _wrapped(model: MplugOwlForConditionalGeneration, adapter: Path) -> Any:
     tensors = read_tensors(_adapter_file(adapter))
     given = {_adapted_name(name): tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
 
-    # Where all weights were saved together, those under the adapter are the trained ones.
-    whole = {f"{WRAPPED}{name}" for name in model.state_dict()} & given.keys()
     settings = _settings(adapter, given)
+    # Where all weights were saved together, those under the adapter are the trained ones. A module that peft has a copy of is
+    # none of these: a head that is the embedding table too would take the table along.
+    copies = tuple(f".{name}." for name in getattr(settings, "modules_to_save", None) or ())
+    whole = {f"{WRAPPED}{name}" for name in model.state_dict()} & given.keys()
+    whole = {name for name in whole if not any(copy in name for copy in copies)}
     settings.base_model_name_or_path = None  # the base is loaded, and peft would look for it from the folder one works in
     try:
         model.load_state_dict({name.removeprefix(WRAPPED): given[name] for name in whole}, strict=False)
@@ -89,13 +106,15 @@ def _settings(adapter: Path, given: dict[str, torch.Tensor]) -> PeftConfig:
 
 @contextmanager
 def known_warnings() -> Iterator[None]:
-    """Around peft's wrapping, without what it says needlessly.
+    """Around peft's wrapping and merging, without what it says needlessly.
 
-    peft 0.21 asks transformers 5 by an old name, and says that it sees GPT-2's transposed linears for what they are.
+    peft 0.21 asks transformers 5 by an old name, says that it sees GPT-2's transposed linears for what they are, and warns of
+    merging into a head that is the embedding table, which `merge` parts from it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        warnings.filterwarnings("ignore", "Model (has|with) .tie_word_embeddings=True|.*no longer tied", UserWarning)
         yield
 
 

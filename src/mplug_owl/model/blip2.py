@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.checkpoints import read_tensors
 from mplug_owl.model.connectors import QFormer, QFormerLayer
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.towers import encode_images
@@ -117,7 +118,7 @@ class FirstStep(nn.Module):
         Raises UserError where pictures and rows do not pair up.
         """
         side = text_side(self.owl)
-        if pixel_values is None and not bool((labels != -100).any()):  # a process with nothing to do
+        if not bool((labels[:, 1:] != -100).any()):  # a process with nothing to do; or a mean over no words would be no number
             return ModelOutput(loss=0.0 * side.temperature)
         if pixel_values is None or len(pixel_values) != len(input_ids):
             images = 0 if pixel_values is None else len(pixel_values)
@@ -154,11 +155,11 @@ def load_text_side(owl: MplugOwlForConditionalGeneration, file: Path) -> None:
     """Put a text side back on the Q-Former that it learned with. Raises UserError where the two do not fit."""
     if not file.is_file():
         raise UserError(f"{file}: no such file; a run of BLIP-2's first step leaves it beside its model/")
-    weights = load_file(file)
-    add_text_side(owl, len(weights["positions.weight"]) - 1)
+    weights = read_tensors(file)
     try:
+        add_text_side(owl, len(weights["positions.weight"]) - 1)
         text_side(owl).load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         raise UserError(f"{file}: does not fit this model's Q-Former ({str(error).splitlines()[-1].strip()})") from error
 
 

@@ -15,7 +15,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from mplug_owl.errors import UserError
 from mplug_owl.model.checkpoints import leave_out_drawing, refuse_pointers, usable
 from mplug_owl.model.clip import load_vision
-from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.config import MplugOwlConfig, vision_width
 from mplug_owl.model.fresh import add_rows, learn_tokenizer, look_for_alike
 from mplug_owl.model.language import load_language, load_tokenizer
 from mplug_owl.model.load import Owl, quiet
@@ -98,9 +98,10 @@ def build(modules: Modules, texts: Iterable[str], seed: int) -> Owl:
 
 def join(config: MplugOwlConfig, vision: PreTrainedModel, language: PreTrainedModel) -> MplugOwlForConditionalGeneration:
     """Two trained or fresh modules and a fresh connector between them."""
-    for name, part, expected in (("vision", vision, config.vision_config), ("text", language, config.text_config)):
-        if (found := part.config.hidden_size) != expected.hidden_size:
-            raise UserError(f"{name}_config: hidden_size is {expected.hidden_size} but the weights have {found}")
+    for name, part, given in (("vision", vision, config.vision_config), ("text", language, config.text_config)):
+        expected, found = (vision_width(one) if name == "vision" else one.hidden_size for one in (given, part.config))
+        if found != expected:
+            raise UserError(f"{name}_config: hidden_size is {expected} but the weights have {found}")
         part.config.name_or_path = ""  # a folder of this machine would be saved with the owl
     config.text_config, config.vision_config = language.config, vision.config
     config.image_token_id = language.config.vocab_size

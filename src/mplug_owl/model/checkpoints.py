@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,15 @@ def load(
     wants_info = kwargs.pop("output_loading_info", False)
     misshapen_too = kwargs.pop("ignore_mismatched_sizes", False)
     config = kwargs.pop("config", None)
-    if path is not None:
-        refuse_pointers(Path(path))
+    folder = None if path is None else Path(path, kwargs.get("subfolder") or "")
+    if folder is not None:
+        refuse_pointers(folder)
+        refuse_damaged_settings(folder)
     if not isinstance(config, PreTrainedConfig):
         if (source := config if config is not None else path) is None:
             raise ValueError("give a path, or a config and a state_dict")
         config = read_config(source, **hub_options(kwargs))
-    config = fit_to_weights(config, path)
+    config = fit_to_weights(deepcopy(config), folder)
     try:
         # Misshapen weights are let through to be named below, with the others.
         model, info = base_load(path, *args, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
@@ -107,10 +110,11 @@ def load(
     except SafetensorError as error:
         raise UserError(_damaged(path, error)) from error
     except (RuntimeError, EOFError):  # of a pickle that was cut short, or of something else
-        for file in weight_files(Path(path)) if path is not None and Path(path).is_dir() else ():
+        for file in weight_files(folder) if folder is not None and folder.is_dir() else ():
             read_tensors(file, "meta")  # which names the file
         raise
     _check(path, info, misshapen_too)
+    _fill_buffers(model)
     if (settings := getattr(model, "generation_config", None)) is not None:
         if _was_renamed(model):
             _count_new_tokens(settings)
@@ -146,9 +150,10 @@ def usable(part: str, source: str, kind: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # Not there; of a kind that transformers does not know; a damaged file.
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
+    # Not there; of a kind that transformers does not know; a package that is missing. Damage makes readers raise anything else.
+    except Exception as error:
         reason = " ".join(str(error).split()).split(" Model type should be one of")[0].split(" If this is a private")[0]
+        reason = reason or type(error).__name__
         raise UserError(f"{part}={source}: no {kind} can be loaded from there; {reason}") from error
 
 
@@ -168,7 +173,9 @@ def read_config(path: str | os.PathLike[str], **hub: object) -> MplugOwlConfig:
     """The config of an owl's folder or hub id. Raises UserError where there is none, or it is damaged or another model's."""
     try:
         values, _ = MplugOwlConfig.get_config_dict(path, **hub)
-    except OSError as error:  # not there, not JSON, no connection: transformers has one class for them
+        values = dict(values)
+    # Not there, not JSON, no connection: transformers has one class for them. The others are JSON, but no object.
+    except (OSError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its config.json cannot be read; {str(error).splitlines()[0]}") from error
     if (model_type := values.get("model_type")) != MplugOwlConfig.model_type:
         raise UserError(
@@ -225,6 +232,16 @@ def refuse_pointers(folder: Path) -> None:
             raise UserError(f"{file}: a git-lfs pointer, not the file; run git lfs pull in {folder}")
 
 
+def refuse_damaged_settings(folder: Path) -> None:
+    """Raises UserError for a damaged generation_config.json, for which transformers takes others and says nothing."""
+    file = folder / "generation_config.json"
+    try:
+        if file.is_file() and not isinstance(json.loads(file.read_text("utf-8")), dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise UserError(f"{file}: damaged; expected a JSON object, or no such file ({error})") from error
+
+
 def is_wrapped(folder: Path) -> bool:
     """Whether a folder's weights were saved by a Trainer from a model that peft had wrapped."""
     return any(name.startswith(WRAPPED) for file in weight_files(folder) for name in read_tensors(file, "meta"))
@@ -251,6 +268,17 @@ def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
         if device == "meta":
             return {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in names}
         return {name: opened.get_tensor(name) for name in names}
+
+
+@torch.no_grad()
+def _fill_buffers(model: Any) -> None:
+    """Give a connector the buffers that it computes and does not save; transformers leaves whatever was in the memory."""
+    connector = getattr(getattr(model, "model", None), "abstractor", None)
+    held = {} if connector is None else dict(connector.named_buffers())
+    if computed := held.keys() - connector.state_dict().keys() if held else ():
+        fresh = dict(model.build_connector(model.config).named_buffers())
+        for name in computed:
+            held[name].copy_(fresh[name])
 
 
 def _was_renamed(model: PreTrainedModel) -> bool:

@@ -7,7 +7,7 @@ sub-config: any transformers vision model, any decoder language model, one of fi
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 
 from mplug_owl.errors import UserError
 
@@ -49,7 +49,9 @@ class MplugOwlVisionConfig(PreTrainedConfig):
     learn sees where things are much sooner when positions start as loud as what the patches show.
 
     `stem_channels` puts convolutions of 3 x 3 before the patches (arXiv 2106.14881), as many as it has numbers, each halving
-    height and width; the paper has none. Raises UserError where halves of `patch_size` do not come out even.
+    height and width; the paper has none.
+
+    Raises UserError where halves of `patch_size` do not come out even, or heads do not divide the width.
     """
 
     model_type = "mplug_owl_vision_model"
@@ -75,6 +77,7 @@ class MplugOwlVisionConfig(PreTrainedConfig):
                 f"stem_channels: {halves} convolutions halve a patch {halves} times; patch_size {self.patch_size} is not "
                 f"divisible by {2**halves}"
             )
+        _refuse_uneven_heads(self)
         super().__post_init__(**kwargs)
 
 
@@ -83,8 +86,10 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     """f_K, what joins vision to language. Defaults are the released abstractor: 6 layers, inner width 2816.
 
     `connector` names the kind. `abstractor`, `qformer` and `resampler` have `num_query_tokens` learned queries (a field of
-    `MplugOwlConfig`) and read every field here; `linear` and `mlp` map each patch and read none but `connector`. Raises
-    UserError for a kind that nobody has added.
+    `MplugOwlConfig`). The abstractor reads every field here; the other two have no dropout and torch's epsilon in every norm,
+    and take any `encoder_hidden_size`. `linear` and `mlp` map each patch and read none but `connector`.
+
+    Raises UserError for a kind that nobody has added, or heads that do not divide the width.
     """
 
     model_type = "mplug_owl_visual_abstract"
@@ -104,6 +109,8 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
         if self.connector not in CONNECTOR_NAMES:
             known = ", ".join(CONNECTOR_NAMES)
             raise UserError(f"connector {self.connector!r}: expected {known}, or one that add_connector has named before")
+        if self.connector in ("abstractor", "qformer", "resampler"):
+            _refuse_uneven_heads(self)
         super().__post_init__(**kwargs)
 
 
@@ -122,7 +129,7 @@ class MplugOwlConfig(PreTrainedConfig):
         tie_word_embeddings: Left as the language model's config has it, whatever is given here.
 
     Raises:
-        UserError: A part has a model_type that transformers does not know.
+        UserError: A part has a model_type that transformers does not know, or the text's is no language model's.
 
     Example:
         >>> from mplug_owl import MplugOwlConfig
@@ -149,7 +156,9 @@ class MplugOwlConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: object) -> None:
         self.vision_config = _sub_config(self.vision_config, "vision_config", "mplug_owl_vision_model")
         self.text_config = _sub_config(self.text_config, "text_config", "llama")
-        self.visual_abstractor_config = _abstractor_config(self.visual_abstractor_config, self.vision_config.hidden_size)
+        if type(self.text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UserError(f"text_config: {self.text_config.model_type} is no language model that continues text")
+        self.visual_abstractor_config = _abstractor_config(self.visual_abstractor_config, vision_width(self.vision_config))
         # A language model with tied embeddings says so in its own config; the original's outer field is always false.
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         if self.image_token_id is None:
@@ -180,6 +189,25 @@ def _abstractor_config(given: dict[str, Any] | PreTrainedConfig | None, vision_w
     values.setdefault("hidden_size", values["encoder_hidden_size"])
     values.pop("model_type", None)
     return MplugOwlVisualAbstractorConfig(**values)
+
+
+def _refuse_uneven_heads(config: MplugOwlVisionConfig | MplugOwlVisualAbstractorConfig) -> None:
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{config.base_config_key}: hidden_size {config.hidden_size} is not divisible by its "
+            f"num_attention_heads, {config.num_attention_heads}"
+        )
+
+
+def vision_width(vision_config: PreTrainedConfig) -> int:
+    """D, how wide a vision encoder's tokens are; of one in stages, such as ConvNeXt, the last stage's width.
+
+    Raises UserError for a config that does not say it.
+    """
+    width = getattr(vision_config, "hidden_size", None) or [None, *getattr(vision_config, "hidden_sizes", [])][-1]
+    if width is None:
+        raise UserError(f"vision_config: a {vision_config.model_type} does not say by hidden_size how wide its tokens are")
+    return int(width)
 
 
 def max_positions(text_config: PreTrainedConfig) -> int | None:

@@ -14,7 +14,7 @@ from transformers import initialization as init
 from mplug_owl.errors import UserError
 from mplug_owl.model.abstractor import VisualAbstractor
 from mplug_owl.model.attention_cpu import CPU, cpu_attention
-from mplug_owl.model.config import CONNECTOR_NAMES, MplugOwlConfig
+from mplug_owl.model.config import CONNECTOR_NAMES, MplugOwlConfig, vision_width
 from mplug_owl.model.towers import vision_tokens
 
 
@@ -48,7 +48,7 @@ class Linear(nn.Module):
     def __init__(self, config: MplugOwlConfig) -> None:
         super().__init__()
         self.num_tokens = vision_tokens(config.vision_config)
-        self.project = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
+        self.project = nn.Linear(vision_width(config.vision_config), config.text_config.hidden_size)
 
     def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         return self.project(patches_IPD)
@@ -61,7 +61,7 @@ class MLP(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.num_tokens = vision_tokens(config.vision_config)
-        self.project = nn.Sequential(nn.Linear(config.vision_config.hidden_size, width), nn.GELU(), nn.Linear(width, width))
+        self.project = nn.Sequential(nn.Linear(vision_width(config.vision_config), width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         return self.project(patches_IPD)
@@ -96,7 +96,7 @@ class QFormerLayer(nn.Module):
     def __init__(self, config: MplugOwlConfig, sees: bool) -> None:
         super().__init__()
         connector_config = config.visual_abstractor_config
-        vision = config.vision_config.hidden_size
+        vision = vision_width(config.vision_config)
         # `own`: attention of the queries to themselves. Saved weights have this name.
         self.own = Attention(config, connector_config.hidden_size)
         self.own_norm = nn.LayerNorm(connector_config.hidden_size)
@@ -131,7 +131,7 @@ class Resampler(nn.Module):
         self.layers = nn.ModuleList(ResamplerLayer(config) for _ in range(connector_config.num_hidden_layers))
         self.norm = nn.LayerNorm(connector_config.hidden_size)
         self.project = nn.Linear(connector_config.hidden_size, config.text_config.hidden_size)
-        self.enter = nn.Linear(config.vision_config.hidden_size, connector_config.hidden_size)
+        self.enter = nn.Linear(vision_width(config.vision_config), connector_config.hidden_size)
 
     def forward(self, patches_IPD: Tensor, **kwargs: object) -> Tensor:
         queries_IQD = self.query_tokens.expand(len(patches_IPD), -1, -1)

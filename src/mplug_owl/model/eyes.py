@@ -18,7 +18,7 @@ from torch import Tensor
 from mplug_owl.errors import UserError
 from mplug_owl.model.adapter import attach, merge
 from mplug_owl.model.build import Modules, build
-from mplug_owl.model.checkpoints import read_config, refuse_pointers
+from mplug_owl.model.checkpoints import read_config, read_tensors, refuse_pointers
 from mplug_owl.model.images import MplugOwlImageProcessor
 from mplug_owl.model.load import Owl, find_dtype, load
 from mplug_owl.model.locate import EYES_BASE
@@ -93,8 +93,10 @@ def give_eyes(eyes: Path, language: str | None = None, dtype: str | torch.dtype 
     refuse_pointers(eyes)
     try:
         base = Base(**json.loads((eyes / EYES_BASE).read_text(encoding="utf-8")))
-        weights = load_file(eyes / WEIGHTS)
+        weights = read_tensors(eyes / WEIGHTS)
         images = MplugOwlImageProcessor.from_pretrained(eyes) if (eyes / IMAGES).is_file() else None
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{eyes}: not a folder of eyes; expected {WEIGHTS} and {EYES_BASE} in it ({error})") from error
     source = language or base.locate()

@@ -49,8 +49,7 @@ class PictureGenerationMixin(Generation):
     def _get_logits_processor(self, *args: object, **kwargs: object) -> LogitsProcessorList:
         """Repetition penalties and the like look tokens up by id; a picture's id is in no table."""
         processors = super()._get_logits_processor(*args, **kwargs)
-        begin = self.config.text_config.bos_token_id or 0
-        return _PictureBlind(processors, self.config.image_token_id, begin) if processors else processors
+        return _PictureBlind(processors, self.config.image_token_id) if processors else processors
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
@@ -90,12 +89,15 @@ def refuse_too_long(length: int, text_config: PreTrainedConfig) -> None:
 
 
 class _PictureBlind(LogitsProcessorList):
-    """Logits processors that see the begin token, which every prompt holds anyway, at the positions of pictures."""
+    """Logits processors that see, at the positions of pictures, the first word of the row, which it holds anyway."""
 
-    def __init__(self, processors: LogitsProcessorList, image_token_id: int, begin: int) -> None:
+    def __init__(self, processors: LogitsProcessorList, image_token_id: int) -> None:
         super().__init__(processors)
-        self.image_token_id, self.begin = image_token_id, begin
+        self.image_token_id = image_token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        words = input_ids.masked_fill(input_ids.eq(self.image_token_id), self.begin)
+        is_picture = input_ids.eq(self.image_token_id)
+        first_B1 = input_ids.gather(1, is_picture.int().argmin(1, keepdim=True))
+        first_B1 = first_B1.masked_fill(first_B1.eq(self.image_token_id), 0)  # a row of pictures alone
+        words = torch.where(is_picture, first_B1, input_ids)
         return super().__call__(cast(LongTensor, words), cast(FloatTensor, scores), **kwargs)

@@ -27,7 +27,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mplug_owl.errors import UserError
-from mplug_owl.model.checkpoints import refuse_gaps, refuse_pointers, usable
+from mplug_owl.model.checkpoints import refuse_damaged_settings, refuse_gaps, refuse_pointers, usable
 from mplug_owl.model.locate import bundled
 
 SUFFIX = ".gguf"
@@ -51,8 +51,10 @@ def load_language(source: str) -> PreTrainedModel:
     """
     folder, file = _split(source)
     if file is None:
-        config = language_config(source)
-        if hasattr(config, "quantization_config"):
+        with usable("language", source, "language model"):
+            whole = AutoConfig.from_pretrained(folder)
+            config = whole.get_text_config(decoder=True)
+        if hasattr(whole, "quantization_config") or hasattr(config, "quantization_config"):
             raise UserError(f"language={source}: its weights are quantised; give the model as it was before")
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise UserError(f"language={source}: {config.model_type} is no language model that continues text")
@@ -105,6 +107,7 @@ def language_config(source: str) -> PreTrainedConfig:
 def _whole(folder: str, source: str, **options: object) -> PreTrainedModel:
     """The model as transformers reads it, with no weight that it had to make up."""
     # What is misshapen is let through to be named with what is missing.
+    refuse_damaged_settings(Path(folder))
     read: Any = AutoModelForCausalLM.from_pretrained  # which gives two things where it is asked to
     asked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, **options}
     model, info = read(folder, **asked)

@@ -47,7 +47,7 @@ def load(
         The model in eval mode and its processor.
 
     Raises:
-        UserError: There is no such model, its files do not fit together, or the device is not here.
+        UserError: There is no such model, its files do not fit together, or there is no such device or precision.
 
     Example:
         >>> from mplug_owl.model.load import load
@@ -56,8 +56,9 @@ def load(
         41
     """
     target, where = find_device(device), locate(path)
+    precision = dtype if dtype == "auto" else find_dtype("float32" if dtype == INT8 else dtype)
     with quiet():
-        owl = _load(where, torch.float32 if dtype == INT8 else dtype, merged=quantize is None)
+        owl = _load(where, precision, merged=quantize is None)
     module: torch.nn.Module = owl.model  # whose `to` type checkers can read; transformers' own is wrapped
     module.to(target)
     if dtype == INT8:

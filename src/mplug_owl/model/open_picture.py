@@ -27,7 +27,7 @@ from mplug_owl.errors import BadSample
 
 # What a photograph or a drawing comes as (JPEG includes MPO). Pillow's rarer decoders are not reachable from here.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# Half of a full-frame camera's largest, far above what 224 x 224 keeps; a header alone decides.
+# Above the 61 million of the largest full-frame sensors, and far above what 224 x 224 keeps; a header alone decides.
 MAX_PIXELS = 64_000_000
 # A name in an error is cut after so many characters: it may be a whole file in base64.
 SHOWN = 200
@@ -73,8 +73,11 @@ def open_image(source: Any, name: str = "") -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _from_pil(source, name or "picture")
-    if isinstance(source, np.ndarray) or _is_tensor(source):
-        return Image.fromarray(_as_uint8(np.asarray(source), name or "array"))
+    if _is_tensor(source):  # on any device; NumPy knows no bf16
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_as_uint8(source, name or "array"))
     if isinstance(source, str) and (raw := picture_bytes(source, name)) is not None:
         source = raw
     if isinstance(source, (bytes, bytearray)):

@@ -22,6 +22,7 @@ from mplug_owl.model.loss import summed_cross_entropy
 from mplug_owl.model.pretrained import MplugOwlCausalLMOutputWithPast, MplugOwlModelOutputWithPast, MplugOwlPreTrainedModel
 from mplug_owl.model.towers import encode_images
 
+# Pictures encoded before, as transformers hands them on: {"image": what get_image_features gave}.
 MmEncoderOutputs = dict[str, BaseModelOutputWithPooling]
 
 
@@ -51,62 +52,6 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         self.set_language_model(language_model if language_model is not None else AutoModel.from_config(config.text_config))
         self.post_init()
 
-    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
-        """A whole owl's checkpoint has a head; here it is left out on purpose."""
-        super()._adjust_missing_and_unexpected_keys(loading_info)
-        loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not key.startswith("lm_head.")}
-
-    def set_language_model(self, language_model: PreTrainedModel) -> None:
-        """Put a decoder in as f_L.
-
-        BLOOM norms its embeddings. That belongs to words alone, so it happens before the pictures go in between them.
-        """
-        self.language_model = language_model
-        self.embedding_norm: nn.Module = nn.Identity()
-        if isinstance(norm := getattr(language_model, "word_embeddings_layernorm", None), nn.Module):
-            self.embedding_norm = norm
-            language_model.word_embeddings_layernorm = nn.Identity()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The language model's embedding table."""
-        return cast(nn.Embedding, self.language_model.get_input_embeddings())
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's embedding table."""
-        self.language_model.set_input_embeddings(value)
-
-    @can_return_tuple
-    def get_image_features(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
-        """Steps 1 and 2: pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
-        outputs = encode_images(self.vision_tower, pixel_values, **kwargs)
-        outputs.pooler_output = self.abstractor(outputs.last_hidden_state)
-        return outputs
-
-    def embed(self, input_ids_BT: Tensor) -> Tensor:
-        """Word embeddings [B, T, E]; token 0's where a picture goes, whose id no table need hold."""
-        words_BT = input_ids_BT.masked_fill(input_ids_BT.eq(self.config.image_token_id), 0)
-        return self.embedding_norm(self.get_input_embeddings()(words_BT))
-
-    def get_placeholder_mask(self, input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor | None) -> Tensor:
-        """Which positions [B, T, 1] pictures [I, N, E] fill.
-
-        Raises:
-            UserError: The text has other positions for pictures than the pictures fill.
-        """
-        mask_BT = input_ids.eq(self.config.image_token_id)
-        images, width = (0, self.num_image_tokens) if image_features is None else image_features.shape[:2]
-        if (marked := int(mask_BT.sum())) != images * width:
-            raise UserError(
-                f"the text has {marked} picture positions, but {images} pictures of {width} positions each were "
-                f"given: {images * width}; the processor makes the two agree"
-            )
-        return mask_BT.unsqueeze(-1).to(inputs_embeds.device)
-
-    @property
-    def num_image_tokens(self) -> int:
-        """N, how many language positions a picture takes."""
-        return int(getattr(self.abstractor, "num_tokens", 0))
-
     @can_return_tuple
     def forward(
         self,
@@ -124,14 +69,16 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         `mm_encoder_outputs={"image": get_image_features(...)}` in place of `pixel_values` uses pictures encoded before.
         `inputs_embeds` are taken as they are, pictures and BLOOM's norm included.
         """
-        visual_INE = self._visual(pixel_values, mm_encoder_outputs)
-        inputs_BTE = self._inputs(input_ids, inputs_embeds, visual_INE, decodes=past_key_values is not None)
-        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+        begins = past_key_values is None  # else there are words that were read before
+        visual_INE = self._visual(pixel_values, mm_encoder_outputs)  # steps 1 and 2
+        inputs_BTE = self._inputs(input_ids, inputs_embeds, visual_INE, decodes=not begins)  # step 3
+        if begins and position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             # Padding takes no position: a row says the same in any batch, whatever kind of positions its language model has.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        if position_ids is not None and attention_mask is None and past_key_values is None and len(position_ids) == 1:
+        if begins and position_ids is not None and attention_mask is None and len(position_ids) == 1:
+            # One row without padding may be packed: its positions start anew with every conversation in it.
             kwargs |= packed_sequences(self.language_model, position_ids)
-        outputs = self.language_model(
+        outputs = self.language_model(  # step 4
             inputs_embeds=inputs_BTE,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -147,9 +94,9 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         )
 
     def _visual(self, pixel_values: Tensor | None, mm_encoder_outputs: MmEncoderOutputs | None) -> Tensor | None:
-        """Pictures' language positions [I, N, E], encoded now or before; None where there are no pictures."""
+        """Steps 1 and 2: language positions of pictures [I, N, E], encoded now or before; None where there are no pictures."""
         encoded = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
+        if pixel_values is not None and len(pixel_values):
             if encoded is not None:
                 raise ValueError("give either pixel_values or mm_encoder_outputs, not both")
             encoded = self.get_image_features(pixel_values, return_dict=True)
@@ -173,6 +120,67 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
             return inputs_BTE  # a token that was just chosen: to count its pictures would make the device wait
         mask_BT1 = self.get_placeholder_mask(input_ids, inputs_BTE, visual_INE)
         return inputs_BTE if visual_INE is None else inputs_BTE.masked_scatter(mask_BT1, visual_INE.to(inputs_BTE))
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
+        """Steps 1 and 2: pictures [I, 3, S, S] to language positions, `pooler_output` [I, N, E]."""
+        outputs = encode_images(self.vision_tower, pixel_values, **kwargs)
+        outputs.pooler_output = self.abstractor(outputs.last_hidden_state)
+        return outputs
+
+    def embed(self, input_ids_BT: Tensor) -> Tensor:
+        """Word embeddings [B, T, E]. Token 0's stands where a picture goes: `image_token_id` need have no row in the table."""
+        words_BT = input_ids_BT.masked_fill(input_ids_BT.eq(self.config.image_token_id), 0)
+        return self.embedding_norm(self.get_input_embeddings()(words_BT))
+
+    def get_placeholder_mask(self, input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor | None) -> Tensor:
+        """Which positions [B, T, 1] pictures [I, N, E] fill.
+
+        Raises:
+            UserError: The text has other positions for pictures than the pictures fill, or these are not as wide as its words.
+        """
+        if image_features is not None and image_features.shape[-1] != inputs_embeds.shape[-1]:  # OPT-350m: 1024 and 512
+            raise UserError(
+                f"the connector gives positions of width {image_features.shape[-1]} and the language model's word embeddings "
+                f"have {inputs_embeds.shape[-1]}; the two have to be alike"
+            )
+        mask_BT = input_ids.eq(self.config.image_token_id)
+        images, width = (0, self.num_image_tokens) if image_features is None else image_features.shape[:2]
+        if (marked := int(mask_BT.sum())) != images * width:
+            raise UserError(
+                f"the text has {marked} picture positions, but {images} pictures of {width} positions each were "
+                f"given: {images * width}; the processor makes the two agree"
+            )
+        return mask_BT.unsqueeze(-1).to(inputs_embeds.device)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """N, how many language positions a picture takes."""
+        return int(getattr(self.abstractor, "num_tokens", 0))
+
+    def set_language_model(self, language_model: PreTrainedModel) -> None:
+        """Put a decoder in as f_L.
+
+        BLOOM norms its embeddings. That belongs to words alone, so it happens before the pictures go in between them.
+        """
+        self.language_model = language_model
+        self.embedding_norm: nn.Module = nn.Identity()
+        if isinstance(norm := getattr(language_model, "word_embeddings_layernorm", None), nn.Module):
+            self.embedding_norm = norm
+            language_model.word_embeddings_layernorm = nn.Identity()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The language model's embedding table."""
+        return cast(nn.Embedding, self.language_model.get_input_embeddings())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's embedding table."""
+        self.language_model.set_input_embeddings(value)
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
+        """A whole owl's checkpoint has a head; here it is left out on purpose."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not key.startswith("lm_head.")}
 
 
 class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGenerationMixin):
@@ -290,7 +298,8 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
         else:
             if not isinstance(logits_to_keep, int) or logits_to_keep:
                 raise ValueError("labels need every position: give them without logits_to_keep")
-            rows = "none" if loss_only and self.has_plain_head else "some" if supervised_only or loss_only else "all"
+            some = "none" if loss_only and self.has_plain_head else "some"
+            rows = some if supervised_only or loss_only else "all"
             logits, loss = self._supervised(hidden_BTE, labels, loss_weights, rows, num_items_in_batch)
             logits = None if loss_only else logits
         return MplugOwlCausalLMOutputWithPast(
@@ -317,8 +326,8 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, PictureGeneratio
             logits_RV = (logits if rows == "some" else logits[supervised_BT]).float()
             losses = nn.functional.cross_entropy(logits_RV, targets_R, reduction="sum" if weights_R is None else "none")
             summed = losses if weights_R is None else (losses * weights_R).sum()
-        count = supervised_BT.sum().clamp(min=1) if items is None else items
-        return logits, summed / torch.as_tensor(count, device=summed.device).clamp(min=1)
+        count = torch.as_tensor(supervised_BT.sum() if items is None else items, device=summed.device)
+        return logits, summed / count.masked_fill(count == 0, 1)
 
     @property
     def has_plain_head(self) -> bool:

@@ -58,20 +58,16 @@ class MplugOwlProcessor(ConversationProcessor):
         image_processor: BaseImageProcessor | None = None,
         chat_template: str | None = None,
     ) -> Self:
-        """The processor of a freshly built owl; pictures are normalised as `image_processor` does, else as CLIP's.
+        """The processor of a freshly built owl; pictures are normalised as `image_processor` does it, or as CLIP's if None.
 
         `chat_template` is the language model's own, as `template.with_pictures` gives it; None for the original's prompt.
 
         The model's `image_token_id` becomes one that the tokenizer has no entry for.
 
         Raises:
-            UserError: The tokenizer is not the language model's.
+            UserError: The tokenizer is not the language model's, or the pictures' channels are turned round.
         """
-        statistics = {
-            name: getattr(image_processor, name)
-            for name in ("image_mean", "image_std", "resample", "rescale_factor")
-            if getattr(image_processor, name, None) is not None
-        }
+        statistics = {} if image_processor is None else _statistics(image_processor)
         images = MplugOwlImageProcessor(size=image_size(model.config.vision_config), **statistics)
         template = chat_template or CHAT_TEMPLATE
         processor = cls(images, tokenizer, model.num_image_tokens, model.config.image_token_id, template)
@@ -272,7 +268,7 @@ class MplugOwlProcessor(ConversationProcessor):
         """What the folder's processor_config.json says; in an original folder, which has none, what config.json implies."""
         try:
             values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        except OSError as error:
+        except (OSError, ValueError, AttributeError) as error:  # not there, not JSON, not UTF-8, no object
             where = pretrained_model_name_or_path
             raise UserError(f"{where}: its processor_config.json cannot be read; {str(error).splitlines()[0]}") from error
         if "num_image_tokens" not in values:
@@ -297,6 +293,19 @@ class MplugOwlProcessor(ConversationProcessor):
             raise UserError(
                 f"{path}: its tokenizer or preprocessor_config.json cannot be read; {error}".splitlines()[0]
             ) from error
+
+
+def _statistics(images: BaseImageProcessor) -> dict[str, Any]:
+    """How another image processor resizes, rescales and normalises; what it leaves undone is undone here too."""
+    if getattr(images, "do_flip_channel_order", None):
+        raise UserError(f"{type(images).__name__} gives blue before red (do_flip_channel_order), and an owl's pictures are RGB")
+    named = ("image_mean", "image_std", "resample", "rescale_factor")
+    found = {name: value for name in named if (value := getattr(images, name, None)) is not None}
+    if getattr(images, "do_normalize", None) is False or "image_mean" not in found:
+        found |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    if getattr(images, "do_rescale", None) is False:
+        found["rescale_factor"] = 1.0
+    return found
 
 
 def _replacements(prompt: str, positions: int) -> list[dict[str, object]]:

@@ -302,13 +302,18 @@ def chosen_template(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str | No
     if prompt == "owl":
         return None
     if prompt != "auto":
-        file = Path(prompt)
-        if not file.is_file():
-            raise UserError(f"prompt is {prompt!r}; expected auto, owl, or the file of a chat template")
-        text = file.read_text("utf-8")
+        try:
+            text = Path(prompt).read_text("utf-8")
+        except (OSError, ValueError) as error:  # not there, or a template itself; not UTF-8
+            raise UserError(f"prompt is {prompt!r:.60}; expected auto, owl, or the file of a chat template") from error
         return None if text.startswith(_ORIGINAL) else _usable(text, tokenizer, prompt)
     template: Any = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):  # several, by name
+        if template and "default" not in template:
+            raise UserError(
+                f"the language model: its chat templates are {', '.join(template)} and none is default; "
+                "expected prompt=FILE, or prompt=owl"
+            )
         template = template.get("default")
     if not template or template.startswith(_ORIGINAL):
         return None
@@ -319,4 +324,5 @@ def _usable(template: str, tokenizer: PreTrainedTokenizerBase, where: str) -> st
     try:
         return with_pictures(template, tokenizer)
     except (TemplateError, UserError) as error:
-        raise UserError(f"{where}: {error}") from error
+        way = "" if "prompt=owl" in str(error) else "; expected another template, or prompt=owl"
+        raise UserError(f"{where}: {error}{way}") from error

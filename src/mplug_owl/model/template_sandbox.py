@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2 import Environment, Template, TemplateError, nodes, pass_environment
 from jinja2.compiler import CodeGenerator, Frame
@@ -164,25 +164,35 @@ def render(source: str, values: Mapping[str, Any], seconds: float | None = None)
     limit = SECONDS if seconds is None else seconds
     found: list[str] = []
     failed: list[BaseException] = []
+    done, asked = threading.Event(), threading.Event()
 
     def work() -> None:
         try:
             found.append(_compiled(source).render(**values))
         except BaseException as error:  # carried to the thread that waits
             failed.append(error)
+        done.set()
+        asked.wait()  # to ask for the clock of a thread that has ended may end the process
 
     worker = threading.Thread(target=work, daemon=True, name="chat template")
     begin = time.monotonic()
     worker.start()
-    while worker.is_alive() and _computed(worker, begin) < limit:
-        worker.join(0.05)
-    if worker.is_alive():
+    try:
+        while not done.wait(0.05) and _computed(worker, begin) < limit:
+            pass
+    finally:
+        asked.set()
+    if not done.is_set():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(_TooLongError))
         worker.join(1.0)
         raise UserError(f"the chat template takes longer than {limit:g} seconds; expected one that ends, or prompt=owl")
-    if found:
-        return found[0]
-    error = failed[0]
+    if not found:
+        _raise(failed[0])
+    return found[0]
+
+
+def _raise(error: BaseException) -> NoReturn:
+    """What a template's thread met, as `render` says it."""
     if isinstance(error, (MemoryError, OverflowError, RecursionError)):
         raise UserError(f"the chat template is too large to render ({type(error).__name__} {error})") from error
     if isinstance(error, TemplateError):
@@ -200,10 +210,7 @@ def _computed(worker: threading.Thread, begin: float) -> float:
     """The seconds that a thread has computed, or where the system does not tell (macOS, Windows) has been there."""
     if not hasattr(time, "pthread_getcpuclockid") or worker.ident is None:
         return time.monotonic() - begin
-    try:
-        return time.clock_gettime(time.pthread_getcpuclockid(worker.ident))
-    except OSError:  # it has just ended
-        return 0.0
+    return time.clock_gettime(time.pthread_getcpuclockid(worker.ident))
 
 
 def _counted(value: Any) -> Any:

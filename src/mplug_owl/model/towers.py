@@ -27,6 +27,7 @@ def encode_images(
     tower: PreTrainedModel, pixels_ICHW: Tensor, **kwargs: Unpack[TransformersKwargs]
 ) -> BaseModelOutputWithPooling:
     """Run a tower; `last_hidden_state` is [I, P, D] whatever the tower's own layout is."""
+    pixels_ICHW = pixels_ICHW.to(tower.dtype)  # some towers do so themselves; ConvNeXt and Swin do not
     if tower.config.model_type == "siglip2_vision_model":
         pictures = _as_patches(pixels_ICHW, tower.config.patch_size)
     else:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mplug_owl.model.blip2 import CONTRAST_WIDTH
-from mplug_owl.model.config import MplugOwlConfig
+from mplug_owl.model.config import MplugOwlConfig, vision_width
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
 from mplug_owl.model.towers import encode_images, image_size, vision_tokens
 from mplug_owl.train.objective import READINGS, Objective
@@ -68,7 +68,7 @@ def _first_step(config: MplugOwlConfig, encoder: float) -> Flops:
     """
     connector = config.visual_abstractor_config
     width, inner, layers = connector.hidden_size, connector.intermediate_size, connector.num_hidden_layers
-    queries, patches, seen = config.num_query_tokens, vision_tokens(config.vision_config), config.vision_config.hidden_size
+    queries, patches, seen = config.num_query_tokens, vision_tokens(config.vision_config), vision_width(config.vision_config)
     position = 8 * width**2 + 4 * width * inner  # of one layer: four projections and the MLP
     beside = 4 * queries * width  # what attention to all queries costs a position, and as much to be seen by them
     word = (
