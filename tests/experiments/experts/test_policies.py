@@ -54,6 +54,8 @@ def test_a_part_is_enlarged_where_reading_the_whole_found_nothing() -> None:
     (answer,) = made(VisualChatGPT(), reader).answers([about("Read the word at the bottom right.")], GREEDY)
     assert called(answer)[:-1] == ["read: picture-1", "zoom: picture-1, bottom right", "read: picture-1-bottom-right"]
     assert [max(size) for size, _ in reader.shown] == [30, 640]
+    (answer,) = made(VisualChatGPT(), Stub("read", "")).answers([about("Read the word in the Center.")], GREEDY)
+    assert called(answer)[1] == "zoom: picture-1, centre"
     (planned,) = made(HuggingGPT(), Stub("read", "")).answers([about("Read the word at the bottom right.")], GREEDY)
     assert called(planned)[:-1] == ["read: picture-1"]
 
