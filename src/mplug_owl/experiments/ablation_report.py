@@ -233,7 +233,7 @@ def draw(found: Findings) -> Figure:
         for side in panel.spines.values():
             side.set_visible(False)
     drawn = any(row.means[OVERALL].interval is not None for row in found.rows if row.seeds)
-    bars = "line: 95 % over seeds and questions" if drawn else "no intervals under three seeds"
+    bars = "line: 95 % over seeds and questions" if drawn else "no intervals under three seeds or six questions"
     words = fill(f"{found.study.name}: {found.study.words}", round(10.5 * figure.get_figwidth()))
     figure.suptitle(words, fontsize=11, x=0.01, ha="left", fontweight="bold", parse_math=False)
     label = f"percent correct · dot: mean · tick: one seed · {bars}" + (f" · {QUICK}" if found.quick else "")
