@@ -47,8 +47,8 @@ def ablate(
     from rich.console import Console
 
     from mplug_owl.errors import UserError
+    from mplug_owl.experiments.ablation import SEEDS, as_run, read_settings
     from mplug_owl.experiments.ablation import ablate as run
-    from mplug_owl.experiments.ablation import as_run, read_settings
     from mplug_owl.experiments.ablation import report as write_report
     from mplug_owl.experiments.ablation_plan import show_plan
     from mplug_owl.experiments.study import find, scaled
@@ -69,8 +69,9 @@ def ablate(
         begun = read_settings(folder) if steps is None else None
         if begun is not None and begun.study != made.name:
             raise UserError(f"{folder}: holds the study {begun.study}, not {made.name}; give another --out")
-        show_plan(as_run(made, begun) if begun else scaled(made, steps or 1.0), folder, seeds or 3, console)
+        length = seeds or (1 if begun is not None and begun.quick else SEEDS)
+        show_plan(as_run(made, begun) if begun else scaled(made, steps or 1.0), folder, length, console)
     elif report:
-        write_report(made, folder, seeds or 3, console)
+        write_report(made, folder, seeds, console)
     else:
-        run(made, folder, seeds or 3, steps, quick, console, arm or (), reuse)
+        run(made, folder, seeds, steps, quick, console, arm or (), reuse)

@@ -107,3 +107,10 @@ def test_scores_that_are_missing_are_left_out() -> None:
     draws = Draws(["a", "b", "c"], resamples=300)
     assert np.nanmax(draws.means([1.0, math.nan, 1.0])) == 1.0
     assert percentiles(draws.means([math.nan] * 3)) == pytest.approx(UNKNOWN, nan_ok=True)
+
+
+def test_what_has_no_score_makes_no_interval_where_all_others_are_alike() -> None:
+    clusters = ["a", "b", "c"]
+    assert mean_interval([1.0, 1.0, math.nan], clusters) is UNKNOWN
+    assert mean_interval([1.0, 0.0, math.nan], ["a", "a", "b"]) is UNKNOWN
+    assert mean_interval([1.0, 0.0, math.nan], clusters) == (0.0, 1.0)

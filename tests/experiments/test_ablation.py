@@ -324,12 +324,15 @@ def test_what_says_how_to_train_is_refused_where_nothing_is_trained(options: lis
 
 
 def test_a_plan_is_of_the_length_that_the_folder_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned: list[Study] = []
-    monkeypatch.setattr(ablation_plan, "show_plan", lambda study, *_: planned.append(study))
+    planned, seeds = list[Study](), list[int]()
+    monkeypatch.setattr(ablation_plan, "show_plan", lambda study, _, count, *__: (planned.append(study), seeds.append(count)))
     (tmp_path / "study.json").write_text(json.dumps({"study": "training", "share": 0.5, "quick": False}))
     for options in (["--out", str(tmp_path)], ["--out", str(tmp_path), "--steps", "0.25"], ["--out", str(tmp_path / "new")]):
         assert CliRunner().invoke(app, ["ablate", "training", "--plan", *options]).exit_code == 0
     assert [study.arm("r1").stages[0].steps for study in planned] == [600, 300, 1200]
+    (tmp_path / "study.json").write_text(json.dumps({"study": "training", "share": 0.5, "quick": True}))
+    assert CliRunner().invoke(app, ["ablate", "training", "--plan", "--out", str(tmp_path)]).exit_code == 0
+    assert seeds == [3, 3, 3, 1]
     with pytest.raises(UserError, match="holds the study training, not data; give another --out"):
         CliRunner().invoke(app, ["ablate", "data", "--plan", "--out", str(tmp_path)], catch_exceptions=False)
 

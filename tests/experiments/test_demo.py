@@ -71,3 +71,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds something else than a demo; choose another --out"):
         demo.demo(tmp_path, 0.01, console=Console(file=io.StringIO()))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_data_that_a_demo_s_look_like_are_left_alone(tmp_path: Path) -> None:
+    """A folder is a demo's by all that is in it: data/captions.jsonl is what anybody calls such a file."""
+    (tmp_path / "data").mkdir()
+    for mine in ("data/captions.jsonl", "world.png", "thesis.txt", "file"):
+        (tmp_path / mine).write_text("years of work")
+    for out in (tmp_path, tmp_path / "data", tmp_path / "file"):
+        with pytest.raises(UserError, match="holds something else than a demo; choose another --out"):
+            demo.demo(out, 0.01, console=Console(file=io.StringIO()))
+    assert (tmp_path / "data" / "captions.jsonl").read_text() == "years of work"

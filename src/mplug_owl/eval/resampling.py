@@ -66,7 +66,11 @@ class Draws:
 
     def mean_interval(self, scores: Sequence[float], confidence: float = 0.95) -> Interval:
         """The interval of a mean. Unknown with fewer than two clusters, or where all scores, and so resamples, are alike."""
-        return percentiles(self.means(scores), confidence) if self.count > 1 and len(set(scores)) > 1 else UNKNOWN
+        values = np.asarray(scores, dtype=np.float64)
+        known = ~np.isnan(values)
+        if min(len(np.unique(self.cluster_of[known])), len(np.unique(values[known]))) < 2:
+            return UNKNOWN
+        return percentiles(self.means(scores), confidence)
 
 
 @lru_cache(maxsize=8)

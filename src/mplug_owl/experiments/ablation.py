@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from mplug_owl.errors import UserError
+from mplug_owl.errors import UserError, WriteError
 from mplug_owl.eval.extra import needs
 from mplug_owl.experiments import ablation_report
 from mplug_owl.experiments.ablation_plan import QUICK_QUESTIONS, quick_share
@@ -23,7 +23,7 @@ from mplug_owl.train.reporter import Screen
 from mplug_owl.train.trainable import Part
 from mplug_owl.writing import replacing, writing
 
-SETTINGS = "study.json"
+SETTINGS, SEEDS = "study.json", 3
 # Seconds between two looks at what other processes have done.
 PAUSE = 5.0
 
@@ -40,7 +40,7 @@ class Settings:
 def ablate(
     study: Study,
     out: Path,
-    seeds: int = 3,
+    seeds: int | None = None,
     share: float | None = None,
     quick: bool = False,
     console: Console | None = None,
@@ -49,10 +49,12 @@ def ablate(
 ) -> Findings:
     """Run what is missing of a study into its folder and write its report there.
 
+    Over 40 lines with its arguments.
+
     Args:
         study: Arms and exam.
         out: The study's folder. A second process with the same folder shares the work; after a kill it resumes.
-        seeds: How many, counted from 0. More may be asked for later.
+        seeds: How many, counted from 0; three where None. More may be asked for later.
         share: Of the study's usual steps; None takes what the folder began with, and all of them where it is new.
         quick: Fit one seed into 30 minutes on this machine: a try of the study, whose figures are not to be believed.
         console: Where progress is printed.
@@ -66,9 +68,12 @@ def ablate(
     console = console or Console(highlight=False)
     with needs("scipy"):
         import scipy.special  # noqa: F401  (before a night of training, not after it)
+    _chosen(study, arms)  # what is asked for is checked before the folder begins: it keeps the length of its first run
+    _check_abilities(study)
+    if reuse is not None and read_settings(reuse) is None:
+        raise UserError(f"{reuse}: holds no study; --reuse takes the folder of one that owl ablate has begun")
     settings = _settings(study, out.resolve(), share, quick, console)
-    made, numbers = as_run(study, settings), range(1 if quick else seeds)
-    _check_abilities(made)
+    made, numbers = as_run(study, settings), range(1 if quick else seeds or SEEDS)
     cells = [Cell(arm, seed, out.resolve()) for seed in numbers for arm in _chosen(made, arms)]
     if reuse is not None:
         _reuse(cells, reuse, console)
@@ -77,8 +82,14 @@ def ablate(
     return report(study, out, seeds, console)
 
 
-def report(study: Study, out: Path, seeds: int = 3, console: Console | None = None) -> Findings:
+def report(study: Study, out: Path, seeds: int | None = None, console: Console | None = None) -> Findings:
     """Write the report of what is done in a study's folder, and train nothing.
+
+    Args:
+        study: As it was when the folder began.
+        out: The study's folder.
+        seeds: How many it is about; where None as many as there are, three at least.
+        console: Where tables are printed.
 
     Raises:
         UserError: The folder holds no study, or another one.
@@ -90,7 +101,8 @@ def report(study: Study, out: Path, seeds: int = 3, console: Console | None = No
         )
     if settings.study != study.name:
         raise UserError(f"{out}: holds the study {settings.study}, not {study.name}; give another --out")
-    made, numbers = as_run(study, settings), range(1 if settings.quick else seeds)
+    made = as_run(study, settings)
+    numbers = range(1 if settings.quick else seeds or _done(made, out.resolve()))
     found = gather(made, out.resolve(), numbers, settings.share, settings.quick)
     ablation_report.write(found, out, console or Console(highlight=False))
     return found
@@ -121,6 +133,14 @@ def read_settings(out: Path) -> Settings | None:
         raise UserError(f"{file}: damaged ({error}); expected what owl ablate writes") from error
 
 
+def _done(study: Study, out: Path) -> int:
+    """How many seeds there are, three at least."""
+    seeds = SEEDS
+    while any(Cell(arm, seeds, out).is_done(study) for arm in study.arms):
+        seeds += 1
+    return seeds
+
+
 def _settings(study: Study, out: Path, share: float | None, quick: bool, console: Console) -> Settings:
     """Those of the folder, or new ones that are written there."""
     saved = read_settings(out)
@@ -130,6 +150,8 @@ def _settings(study: Study, out: Path, share: float | None, quick: bool, console
                 raise UserError(f"{out}: holds another study, {name} {there} there and {now} now; give another --out")
         if share is not None and share != saved.share:
             raise UserError(f"{out}: has {saved.share:g} of the usual steps, not {share:g}; give another --out")
+        if saved.share != 1 and not quick:
+            console.print(f"{out} has {saved.share:g} of the usual steps, as it began", markup=False, soft_wrap=True)
         return saved
     if quick:
         share = quick_share(study, console)
@@ -163,25 +185,23 @@ def _chosen(study: Study, names: Sequence[str]) -> list[Arm]:
 
 
 def _reuse(cells: Sequence[Cell], there: Path, console: Console) -> None:
-    """Copy finished stages from another study's folder, without their exams. Raises UserError where `there` is no study."""
-    if read_settings(there) is None:
-        raise UserError(f"{there}: holds no study; --reuse takes the folder of one that owl ablate has begun")
+    """Copy finished stages from another study's folder, without their exams."""
     for name, run in {run.name: run for cell in cells for run in cell.runs}.items():
         folder = cells[0].out / name
         if not is_trained(there, run):
             continue
-        with contextlib.suppress(Timeout), FileLock(folder.with_name(f".{name}.lock"), timeout=0):  # else somebody trains it
-            if not is_trained(cells[0].out, run):
+        with _held(folder) as mine:  # else somebody trains it
+            if mine and not is_trained(cells[0].out, run):
                 with writing(folder), replacing(folder) as copy:
                     shutil.copytree(there / name, copy, ignore=shutil.ignore_patterns("exam-*"))
                     for exam in folder.glob("exam-*"):  # of a model that was deleted since
                         shutil.copytree(exam, copy / exam.name)
-                console.print(f"{name}: trained already, in {there}", highlight=False)
+                console.print(f"{name}: trained already, in {there}", highlight=False, markup=False)
 
 
 def _work(study: Study, cells: Sequence[Cell], console: Console) -> Iterator[Cell]:
     """Do what nobody has done or is doing, cell by cell, until all are done; yields each cell that is finished here."""
-    left = [cell for cell in cells if not cell.is_done(study)]
+    left, waits = [cell for cell in cells if not cell.is_done(study)], False
     console.print(f"{study.name}: {len(left)} of {len(cells)} cells are left to do", highlight=False)
     while left:
         advanced = False
@@ -195,7 +215,10 @@ def _work(study: Study, cells: Sequence[Cell], console: Console) -> Iterator[Cel
             if mine and cell.is_done(study):
                 yield cell
         if not advanced:
-            time.sleep(PAUSE)  # others are at what is left
+            if not waits:
+                console.print(f"waiting for other processes, at {left[0].arm.name}, seed {left[0].seed}", highlight=False)
+            waits = True
+            time.sleep(PAUSE)
 
 
 def _advance(study: Study, cell: Cell, console: Console) -> bool:
@@ -203,16 +226,35 @@ def _advance(study: Study, cell: Cell, console: Console) -> bool:
     run = cell.next_stage()
     folder = cell.out / run.name if run is not None else cell.folder
     try:
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
-            if run is None:
+        with _held(folder) as mine:
+            if mine and run is None:
                 if not cell.is_done(study):
                     with one_thread():
                         take_exam(study, cell)
-            elif not is_trained(cell.out, run):
-                console.print(f"\n{cell.arm.name}, seed {cell.seed}: {run.recipe.name}", highlight=False)
+            elif mine and run is not None and not is_trained(cell.out, run):
+                console.print(f"\n{cell.arm.name}, seed {cell.seed}: {run.recipe.name}", highlight=False, markup=False)
                 train_stage(cell.out, run, _Brief(console))
-    except Timeout:
-        return False
+            return mine
     except UserError as error:
         raise UserError(f"arm {cell.arm.name}, seed {cell.seed}: {error}") from error
-    return True
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Whether nobody else is at this folder; if so, nobody is until the block ends.
+
+    Raises:
+        WriteError: It cannot be locked, as on a file system that knows no locks.
+    """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        raise WriteError(f"{lock.lock_file}: cannot be locked ({error}); give an --out where files can be") from error
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mplug_owl.experiments.ablation_report import steps_of
 from mplug_owl.experiments.cells import Cell, StageRun, is_trained, read_scores
-from mplug_owl.experiments.effects import detectable, scored
+from mplug_owl.experiments.effects import detectable, seed_means
 from mplug_owl.experiments.minutes import seconds_per_step
 from mplug_owl.experiments.study import Arm, Study
 from mplug_owl.train.plan import Plan, plan
@@ -53,7 +55,7 @@ class Pace:
 
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe's plan, made once: seeds and steps change neither parameters nor FLOPs a step."""
-        key = f"{recipe.name} {recipe.modules} {recipe.trainable} {recipe.lora} {recipe.data}"
+        key = repr([getattr(recipe, one.name) for one in fields(recipe) if one.name not in ("seed", "steps", "schedule")])
         if key not in self.plans:
             self.plans[key] = plan(recipe)
         return self.plans[key]
@@ -68,7 +70,7 @@ def show_plan(study: Study, out: Path, seeds: int, console: Console) -> None:
     """Print what each arm and all together cost, and which difference seeds and questions can show."""
     console.print("timing a few steps of each stage …", highlight=False)
     pace = Pace(study)
-    table = Table(title=f"{study.name}: {study.words}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(f"{study.name}: {study.words}"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("arm", "steps"):
         table.add_column(name, overflow="fold")
     for name in ("learned", "FLOPs", "minutes", "GiB"):
@@ -107,15 +109,16 @@ def _costs(arm: Arm, pace: Pace) -> tuple[str, ...]:
 def _show_power(study: Study, out: Path, seeds: int, console: Console) -> None:
     """The difference that a comparison finds in 8 of 10 tries, for several numbers of seeds and questions."""
     of_seeds, of_questions, measured = _deviations(study, out, seeds)
-    asked = len(study.task.questions(study.asked_in[0].split, study.questions, study.exam_seed))
+    questions = study.task.questions(study.asked_in[0].split, study.questions, study.exam_seed)
+    asked = len({one.cluster for one in questions})  # those about one picture share its difficulty, and count as one
     table = Table(title="a difference found in 8 of 10 tries, in points", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("questions")
+    table.add_column("questions" if asked == len(questions) else "pictures")
     numbers = sorted({3, 5, 10, max(seeds, 2)})
     for number in numbers:
         table.add_column(f"{number} seeds", justify="right")
-    for questions in sorted({max(asked // 4, 1), asked, 4 * asked}):
-        row = [f"{100 * detectable(number, questions, of_seeds, of_questions):.1f}" for number in numbers]
-        table.add_row(f"{questions:,}" + (" (this study)" if questions == asked else ""), *row)
+    for count in sorted({max(asked // 4, 1), asked, 4 * asked}):
+        row = [f"{100 * detectable(number, count, of_seeds, of_questions):.1f}" for number in numbers]
+        table.add_row(f"{count:,}" + (" (this study)" if count == asked else ""), *row)
     console.print(table)
     console.print(
         f"for seeds that differ by {100 * of_seeds:.1f} points and questions by {100 * of_questions:.0f}, standard deviations "
@@ -127,12 +130,12 @@ def _show_power(study: Study, out: Path, seeds: int, console: Console) -> None:
 def _deviations(study: Study, out: Path, seeds: int) -> tuple[float, float, bool]:
     """Standard deviations of a run's score under other seeds, and of a difference at one question; whether measured."""
     title = study.asked_in[0].title
-    found = {arm.name: read_scores(study, [Cell(arm, seed, out) for seed in range(seeds)], title) for arm in study.arms}
-    scores = {name: one.overall for name, one in found.items() if one is not None and len(one.seeds) > 1}
+    found = read_scores(study, {arm.name: [Cell(arm, seed, out) for seed in range(seeds)] for arm in study.arms}, title)
+    scores = {name: one.of() for name, one in found.items() if len(seed_means(one.of())) > 1}
     reference = scores.get(study.compared_with)
     if reference is None or len(scores) < 2:
         return SEED_DEVIATION, QUESTION_DEVIATION, False
-    of_seeds = np.sqrt(np.mean([scored(one).mean(axis=1).var(ddof=1) for one in scores.values()]))
+    of_seeds = np.sqrt(np.mean([np.var(seed_means(one), ddof=1) for one in scores.values()]))
     others = [one for name, one in scores.items() if name != study.compared_with]
     apart = [one.mean(axis=0) - reference.mean(axis=0) for one in others]
     of_questions = np.sqrt(np.mean([np.nanvar(each, ddof=1) for each in apart]))

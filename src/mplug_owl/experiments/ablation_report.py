@@ -2,15 +2,20 @@
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import fill
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mplug_owl.eval.compare.bars import save
 from mplug_owl.eval.compare.values import plain
@@ -36,10 +41,12 @@ def write(found: Findings, out: Path, console: Console) -> Path:
         page.print(tables(found))
     texts = {"results.json": json.dumps(plain(found.as_json()), indent=1) + "\n", "table.txt": captured.get()}
     with writing(out):
-        figure = draw(found)
-        save(figure, out, "figure")
-        with Image.open(out / "figure.png") as picture:
-            texts["study.html"] = _page(found, picture)
+        with TemporaryDirectory(prefix=".", dir=out) as fresh:  # another process may be at its report
+            save(draw(found), Path(fresh), "figure")
+            with Image.open(Path(fresh, "figure.png")) as picture:
+                texts["study.html"] = _page(found, picture)
+            for name in ("figure.png", "figure.svg"):
+                Path(fresh, name).replace(out / name)
         for name, text in texts.items():
             with replacing(out / name) as file:
                 file.write_text(text, encoding="utf-8")
@@ -49,12 +56,12 @@ def write(found: Findings, out: Path, console: Console) -> Path:
 
 def tables(found: Findings) -> RenderableType:
     """All tables: each condition's arms, the abilities, the claims."""
-    parts: list[RenderableType] = [f"[bold]{found.study.name}[/] · {found.study.words}"]
+    parts: list[RenderableType] = [Text.assemble((found.study.name, "bold"), f" · {found.study.words}")]
     if found.quick:
-        parts.append(f"[red]{QUICK}[/]")
+        parts.append(Text(QUICK, "red"))
     parts += [_arms(found, title) for title in found.conditions]
     parts += [_abilities(found, found.conditions[0]), _claims(found.claims), _costs(found)]
-    parts += [*_answering(found), *notes(found)]
+    parts += [*_answering(found), *map(Text, notes(found))]
     return Group(*parts)
 
 
@@ -68,7 +75,9 @@ def notes(found: Findings) -> list[str]:
             f"Noise floor: two runs of one arm whose seeds alone differ are {100 * found.noise.mean:.1f} points apart on "
             f"average and {100 * found.noise.most:.1f} at most ({found.noise.pairs} pairs)."
         )
-    if len(found.seeds) < FEWEST_SEEDS:
+    if found.share != 1:
+        said.append(f"Each stage has {found.share:.3g} of its usual steps.")
+    if max((len(row.seeds) for row in found.rows), default=0) < FEWEST_SEEDS:
         said.append(f"No intervals of differences: they need {FEWEST_SEEDS} seeds.")
     else:
         said.append(
@@ -83,7 +92,7 @@ def _arms(found: Findings, title: str) -> Table:
     table = _table(f"\n{title}, percent correct", "arm", "correct", "seeds ±", "questions ±", f"minus {_reference(found)}")
     table.add_column("which is")  # the only one that may be broken, so that a table fits eighty columns
     for row in found.of(title):
-        table.add_row(row.arm, *figures_of(row))
+        table.add_row(row.arm, *figures_of(row, found))
     return table
 
 
@@ -114,10 +123,10 @@ def _took(took: Answering) -> tuple[str, ...]:
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(escape(name), justify="right", no_wrap=True)
     return table
 
 
@@ -125,16 +134,26 @@ def _reference(found: Findings) -> str:
     return found.study.compared_with
 
 
-def figures_of(row: Row) -> tuple[str, ...]:
-    """A row's cells: mean, seeds' deviation, half the questions' interval, difference, verdict."""
+def figures_of(row: Row, found: Findings) -> tuple[str, ...]:
+    """A row's cells: mean, seeds' deviation, half the questions' interval, difference, verdict.
+
+    Where some seeds are missing, their deviation is followed by how many there are.
+    """
     if not row.seeds:
         return ("–", "–", "–", "–", "not run yet")
     mean, apart = row.means[OVERALL], row.differences.get(OVERALL)
-    spread = "–" if mean.seed_deviation is None else f"{100 * mean.seed_deviation:.1f}"
-    questions = "–" if mean.questions is None else f"{100 * (mean.questions[1] - mean.value):.1f}"
+    spread = "–" if mean.seed_deviation is None else percent(mean.seed_deviation)
+    if len(row.seeds) < len(found.seeds):
+        spread += f" of {len(row.seeds)}"
+    questions = "–" if mean.questions is None else percent(mean.questions[1] - mean.value)
     if apart is None:
-        return (f"{100 * mean.value:.1f}", spread, questions, "–", "")
-    return (f"{100 * mean.value:.1f}", spread, questions, with_interval(apart), apart.verdict)
+        return (percent(mean.value), spread, questions, "–", "" if row.arm == _reference(found) else "no seed in common")
+    return (percent(mean.value), spread, questions, with_interval(apart), apart.verdict)
+
+
+def percent(value: float, sign: str = "") -> str:
+    """A share times 100; a dash where it is no number."""
+    return "–" if math.isnan(value) else f"{100 * value:{sign}.1f}"
 
 
 def _abilities(found: Findings, title: str) -> Table:
@@ -154,27 +173,28 @@ def ability_cell(row: Row, name: str) -> str:
         return "–"
     apart = row.differences.get(name)
     sign = {"better": " +", "worse": " -"}.get(apart.verdict if apart is not None else "", "  ")
-    return f"{100 * row.means[name].value:.1f}{sign}"
+    return percent(row.means[name].value) + sign
 
 
 def _claims(claims: Sequence[Tried]) -> Table:
     table = Table(title="\nclaims", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("claim", "arms", "in points", "ours"):
+    for name in ("claim", "arms", "asked", "in points", "ours"):
         table.add_column(name, overflow="fold")
     for one in claims:
         came = "–" if one.estimate is None else with_interval(one.estimate)
-        table.add_row(one.claim.words, f"{one.claim.better} - {one.claim.worse}", came, one.mark)
+        table.add_row(escape(one.claim.words), f"{one.claim.better} - {one.claim.worse}", escape(asked_of(one)), came, one.mark)
     return table
+
+
+def asked_of(one: Tried) -> str:
+    """What a claim is about: the condition, and abilities where they are not all."""
+    return one.claim.condition + (f": {', '.join(one.claim.abilities)}" if one.claim.abilities else "")
 
 
 def with_interval(found: Estimate) -> str:
     """A difference in points with its interval, where there is one."""
-    value = f"{100 * found.value:+.1f}"
-    return value if found.interval is None else f"{value} {_interval(found.interval, '+')}"
-
-
-def _interval(interval: tuple[float, float], sign: str = "") -> str:
-    return "[{}, {}]".format(*(f"{100 * end:{sign}.1f}" for end in interval))
+    value = percent(found.value, "+")
+    return value if found.interval is None else value + " [{}, {}]".format(*(percent(end, "+") for end in found.interval))
 
 
 def steps_of(arm: Arm) -> str:
@@ -205,22 +225,24 @@ def draw(found: Findings) -> Figure:
                 low, high = (100 * min(max(end, 0.0), 1.0) for end in mean.interval)
                 panel.plot([low, high], [height, height], color=colour, linewidth=1.4)
             panel.plot([100 * mean.value], [height], "o", color=colour, markersize=4.5)
-        panel.set_title(title, fontsize=9, loc="left")
-        panel.set(xlim=(0, 100), ylim=(len(arms) - 0.5, -0.5))
+        panel.set_title(title, fontsize=9, loc="left", parse_math=False)
+        panel.set(xlim=(0, 100), ylim=(max(len(arms), 1) - 0.5, -0.5))
         panel.set_yticks(range(len(arms)), arms, fontsize=8.5)
         panel.tick_params(length=0, labelsize=8)
         panel.grid(axis="x", alpha=0.25)
         for side in panel.spines.values():
             side.set_visible(False)
-    bars = "line: 95 % over seeds and questions" if len(found.seeds) >= FEWEST_SEEDS else "no intervals under three seeds"
-    figure.suptitle(f"{found.study.name}: {found.study.words}", fontsize=11, x=0.01, ha="left", fontweight="bold")
+    drawn = any(row.means[OVERALL].interval is not None for row in found.rows if row.seeds)
+    bars = "line: 95 % over seeds and questions" if drawn else "no intervals under three seeds or six questions"
+    words = fill(f"{found.study.name}: {found.study.words}", round(10.5 * figure.get_figwidth()))
+    figure.suptitle(words, fontsize=11, x=0.01, ha="left", fontweight="bold", parse_math=False)
     label = f"percent correct · dot: mean · tick: one seed · {bars}" + (f" · {QUICK}" if found.quick else "")
-    figure.supxlabel(label, fontsize=8, x=0.01, ha="left", color="#666666")
+    figure.supxlabel(fill(label, round(16 * figure.get_figwidth())), fontsize=8, x=0.01, ha="left", color="#666666")
     return figure
 
 
 def _page(found: Findings, picture: Image.Image) -> str:
-    rows = {title: [(row.arm, figures_of(row)) for row in found.of(title)] for title in found.conditions}
+    rows = {title: [(row.arm, figures_of(row, found)) for row in found.of(title)] for title in found.conditions}
     first = found.of(found.conditions[0])
     names = list(dict.fromkeys(name for row in first for name in row.means if name != OVERALL))
     return render(
@@ -231,7 +253,8 @@ def _page(found: Findings, picture: Image.Image) -> str:
         rows=rows,
         abilities=names,
         by_ability=[(row.arm, [ability_cell(row, name) for name in names]) for row in first],
-        claims=[(one, "–" if one.estimate is None else with_interval(one.estimate)) for one in found.claims],
+        claims=[(one, asked_of(one), "–" if one.estimate is None else with_interval(one.estimate)) for one in found.claims],
+        steps_of=steps_of,
         costs={arm.name: _cost(found, arm.name) for arm in found.study.arms},
         answering={name: _took(took) for name, took in found.answering.items()},
         answering_titles=ANSWERING,

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -200,37 +200,51 @@ def answering_of(study: Study, cells: Sequence[Cell]) -> Answering | None:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the cells of an arm scored in one condition: [seeds, pictures], questions about one picture averaged.
+    """What the cells of an arm scored in one condition.
 
-    Not a number where none of a picture's questions has a score, so that columns are the same pictures in every cell.
-    `abilities` has a score's rows by ability, `seeds` says which seeds there are.
+    Args:
+        seeds: Those of its cells that are done.
+        rows: Id, ability, picture and score of every question, for each of them.
     """
 
     seeds: tuple[int, ...]
-    overall: NDArray[np.float64]
-    abilities: dict[str, NDArray[np.float64]]
+    rows: tuple[list[list[Any]], ...]
 
-    def of(self, abilities: Sequence[str]) -> NDArray[np.float64]:
-        """The scores of these abilities together; all where none is named."""
-        return np.concatenate([self.abilities[name] for name in abilities], axis=1) if abilities else self.overall
+    @property
+    def abilities(self) -> list[str]:
+        """Those that were asked."""
+        return list(dict.fromkeys(ability for _, ability, _, _ in self.rows[0]))
+
+    def of(self, abilities: Sequence[str] = ()) -> NDArray[np.float64]:
+        """The scores of these abilities together, all where none is named: [seeds, pictures].
+
+        A picture's questions are averaged: however many there are, it counts once. Not a number where none of them has a
+        score, so that columns are the same pictures in every cell.
+        """
+        return np.stack([_by_picture(row, abilities) for row in self.rows])
 
 
-def read_scores(study: Study, cells: Sequence[Cell], title: str) -> Scores | None:
-    """The scores of one arm's cells that are done, in the condition of this title; None where none is."""
-    done = [cell for cell in cells if cell.is_done(study)]
-    rows = [json.loads((cell.exam_folder(study) / "scores.json").read_text(encoding="utf-8"))[title] for cell in done]
-    if not rows:
-        return None
-    for cell, row in zip(done, rows, strict=True):
-        if [one[:3] for one in row] != [one[:3] for one in rows[0]]:
-            raise UserError(
-                f"{cell.exam_folder(study)}: other questions than in {done[0].exam_folder(study)}; remove what was asked "
-                "before the task changed, and run owl ablate again"
-            )
-    abilities = dict.fromkeys(ability for _, ability, _, _ in rows[0])
-    by_ability = {name: np.stack([_by_picture(row, name) for row in rows]) for name in abilities}
-    overall = np.stack([_by_picture(row, None) for row in rows])
-    return Scores(tuple(cell.seed for cell in done), overall, by_ability)
+def read_scores(study: Study, arms: Mapping[str, Sequence[Cell]], title: str) -> dict[str, Scores]:
+    """What each arm's cells scored that are done, in the condition of this title; no arm of which none is.
+
+    Raises:
+        UserError: A cell was asked other questions than another: they are compared question by question.
+    """
+    found: dict[str, Scores] = {}
+    first: tuple[Cell, list[list[Any]]] | None = None
+    for name, cells in arms.items():
+        done = [cell for cell in cells if cell.is_done(study)]
+        rows = [json.loads((cell.exam_folder(study) / "scores.json").read_text(encoding="utf-8"))[title] for cell in done]
+        for cell, row in zip(done, rows, strict=True):
+            first = first or (cell, row)
+            if [one[:3] for one in row] != [one[:3] for one in first[1]]:
+                raise UserError(
+                    f"{cell.exam_folder(study)}: other questions than in {first[0].exam_folder(study)}; remove what was asked "
+                    "before the task changed, and run owl ablate again"
+                )
+        if done:
+            found[name] = Scores(tuple(cell.seed for cell in done), tuple(rows))
+    return found
 
 
 def cost_of(cell: Cell) -> Cost | None:
@@ -249,11 +263,11 @@ def cost_of(cell: Cell) -> Cost | None:
     )
 
 
-def _by_picture(rows: Sequence[Sequence[Any]], ability: str | None) -> NDArray[np.float64]:
+def _by_picture(rows: Sequence[Sequence[Any]], abilities: Sequence[str]) -> NDArray[np.float64]:
     """The mean score of each picture's questions, in the order in which pictures come. One without a score is left out."""
     found: dict[str, list[float]] = {}
     for _, named, cluster, score in rows:
-        if ability in (None, named):
+        if not abilities or named in abilities:
             found.setdefault(cluster, []).extend([score] if score is not None else [])
     return np.array([sum(scores) / len(scores) if scores else math.nan for scores in found.values()])
 
@@ -268,7 +282,7 @@ def _cost(recipe: Recipe, folder: Path) -> Cost:
         seen = line["tokens_per_step"] * (line["step"] - before)
         tokens, before = tokens + seen, line["step"]
         seconds += seen / line["tokens_per_second"] if line["tokens_per_second"] else 0.0
-    pictures = (recipe.batch or 0) * (recipe.steps or 0) * _pictured(recipe)
+    pictures = made.samples_per_step * made.steps * _pictured(recipe)
     return Cost(sum(part.trainable for part in made.parts), made.flops_each(tokens, pictures), seconds, made.gib)
 
 

@@ -196,7 +196,9 @@ def one_thread() -> Iterator[None]:
 def _empty(out: Path) -> None:
     """A folder for the story; an earlier demo in it goes. Raises UserError where something else is in it."""
     if out.exists():
-        if any(out.iterdir()) and not (out / "data" / "captions.jsonl").exists():
+        inside = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+        first = {"data", "world.png"}  # what a demo writes before anything else
+        if inside and not first <= inside <= {*first, "story.html", *(lesson.run for lesson in LESSONS)}:
             raise UserError(f"{out}: holds something else than a demo; choose another --out")
         shutil.rmtree(out)
 

@@ -23,6 +23,8 @@ from mplug_owl.eval.resampling import Interval
 CONFIDENCE = 0.95
 # With fewer seeds there is no bar.
 FEWEST_SEEDS = 3
+# Nor with fewer questions: five that all point one way do so by chance in 6 of 100 studies, and their interval has no width.
+FEWEST_QUESTIONS = 6
 POWER = 0.8
 
 
@@ -32,21 +34,23 @@ class Estimate:
 
     Args:
         value: The mean over seeds and questions.
-        interval: Over both, 95 %; None with fewer than three seeds.
+        interval: Over both, 95 %; None with fewer than three seeds or six questions.
         seed_deviation: The standard deviation of the seeds' means, None with one seed.
         questions: The interval over questions alone, for these very seeds; None with one question.
+        count: Of how many questions; those about one picture are one.
     """
 
     value: float
     interval: Interval | None
     seed_deviation: float | None
     questions: Interval | None
+    count: int = 0
 
     @property
     def verdict(self) -> str:
-        """What a difference shows: better, worse, not distinguishable, or too few seeds."""
+        """What a difference shows: better, worse, not distinguishable, or too few questions or seeds."""
         if self.interval is None:
-            return "too few seeds"
+            return "too few seeds" if self.count >= FEWEST_QUESTIONS else "too few questions"
         low, high = self.interval
         return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
 
@@ -55,6 +59,13 @@ def scored(scores_SQ: NDArray[np.float64]) -> NDArray[np.float64]:
     """The questions that have a score under every seed: [seeds, questions], those with one that is no number left out."""
     unknown_Q = np.isnan(scores_SQ).any(axis=0)
     return scores_SQ[:, ~unknown_Q] if unknown_Q.any() else scores_SQ  # the very same: a copy's sums round otherwise
+
+
+def seed_means(scores_SQ: NDArray[np.float64]) -> list[float]:
+    """Each seed's mean over the questions that have a score under every seed; none where there is no such question."""
+    scores_SQ = scored(scores_SQ)
+    means: list[float] = scores_SQ.mean(axis=1).tolist() if scores_SQ.shape[1] else []
+    return means
 
 
 def estimate(scores_SQ: NDArray[np.float64]) -> Estimate:
@@ -71,8 +82,8 @@ def estimate(scores_SQ: NDArray[np.float64]) -> Estimate:
     deviation = float(by_seed.std(ddof=1)) if seeds > 1 else None
     reach = student(questions - 1) * float(by_question.std(ddof=1)) / math.sqrt(questions) if questions > 1 else None
     over_questions = (value - reach, value + reach) if reach is not None else None
-    interval = two_way_interval(scores_SQ) if seeds >= FEWEST_SEEDS and questions > 1 else None
-    return Estimate(value, interval, deviation, over_questions)
+    interval = two_way_interval(scores_SQ) if seeds >= FEWEST_SEEDS and questions >= FEWEST_QUESTIONS else None
+    return Estimate(value, interval, deviation, over_questions, questions)
 
 
 def two_way_interval(scores_SQ: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
@@ -109,7 +120,7 @@ class NoiseFloor:
 
 def noise_floor(arms: list[NDArray[np.float64]]) -> NoiseFloor | None:
     """Every arm against itself under other seeds; None where no arm has two seeds."""
-    apart = [abs(one - other) for scores in arms for one, other in combinations(scored(scores).mean(axis=1).tolist(), 2)]
+    apart = [abs(one - other) for scores in arms for one, other in combinations(seed_means(scores), 2)]
     return NoiseFloor(sum(apart) / len(apart), max(apart), len(apart)) if apart else None
 
 

@@ -1,15 +1,13 @@
 """From a study's cells to its findings: every arm's means, its differences from the reference, claims, and costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from mplug_owl.eval.statistics import OVERALL
 from mplug_owl.experiments.cells import Answering, Cell, Cost, Scores, answering_of, cost_of, read_scores
-from mplug_owl.experiments.effects import Estimate, NoiseFloor, estimate, noise_floor, scored
+from mplug_owl.experiments.effects import Estimate, NoiseFloor, estimate, noise_floor, seed_means
 from mplug_owl.experiments.study import Claim, Study
 
 Mark = Literal["holds", "does not hold", "undecided", "not run yet"]
@@ -25,7 +23,7 @@ class Row:
         seeds: The seeds of its cells that are done.
         means: An estimate by ability, `overall` among them; nothing where no cell is done.
         differences: The arm minus the reference, over the seeds that both have; nothing for the reference itself.
-        by_seed: Each seed's share of correct answers.
+        by_seed: Each seed's share of correct answers; nothing where no question has a score.
     """
 
     arm: str
@@ -111,17 +109,16 @@ class Findings:
 def gather(study: Study, out: Path, seeds: Sequence[int], share: float = 1.0, quick: bool = False) -> Findings:
     """What the cells in a study's folder say; cells that are not done are left out."""
     cells = {arm.name: [Cell(arm, seed, out) for seed in seeds] for arm in study.arms}
-    rows: list[Row] = []
-    first: list[Scores] = []
-    for condition in study.asked_in:
-        scores = {name: read_scores(study, mine, condition.title) for name, mine in cells.items()}
-        if not first:
-            first = [one for one in scores.values() if one is not None]
-        rows += [_row(name, condition.title, scores[name], scores[study.compared_with], study) for name in cells]
+    asked = {condition.title: read_scores(study, cells, condition.title) for condition in study.asked_in}
+    rows = [
+        _row(name, title, scores.get(name), scores.get(study.compared_with), study)
+        for title, scores in asked.items()
+        for name in cells
+    ]
     costs = {name: _mean([cost for cell in mine if (cost := cost_of(cell)) is not None]) for name, mine in cells.items()}
-    claims = tuple(_tried(claim, study, cells) for claim in study.claims)
+    claims = tuple(_tried(claim, asked[claim.condition]) for claim in study.claims)
     answering = {name: took for name, mine in cells.items() if (took := answering_of(study, mine)) is not None}
-    noise = noise_floor([one.overall for one in first])
+    noise = noise_floor([one.of() for one in asked[study.asked_in[0].title].values()])
     return Findings(study, tuple(seeds), share, quick, tuple(rows), claims, noise, costs, answering)
 
 
@@ -146,13 +143,11 @@ def _row(arm: str, title: str, scores: Scores | None, reference: Scores | None, 
     if arm != study.compared_with:
         found = {name: difference(scores, reference, abilities) for name, abilities in names.items()}
         differences = {name: one for name, one in found.items() if one is not None}
-    by_seed = tuple(float(value) for value in np.mean(scored(scores.overall), axis=1))
-    return Row(arm, title, scores.seeds, means, differences, by_seed)
+    return Row(arm, title, scores.seeds, means, differences, tuple(seed_means(scores.of())))
 
 
-def _tried(claim: Claim, study: Study, cells: dict[str, list[Cell]]) -> Tried:
-    better, worse = (read_scores(study, cells[name], claim.condition) for name in (claim.better, claim.worse))
-    found = difference(better, worse, claim.abilities)
+def _tried(claim: Claim, scores: Mapping[str, Scores]) -> Tried:
+    found = difference(scores.get(claim.better), scores.get(claim.worse), claim.abilities)
     if found is None:
         return Tried(claim, None, "not run yet")
     return Tried(claim, found, mark(found, claim.points / 100))

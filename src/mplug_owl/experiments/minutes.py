@@ -50,12 +50,11 @@ def usual(share: float = 1.0) -> Timetable:
 
 
 def fitted(recipes: Mapping[str, Recipe], ends: float, say: Callable[[str], None]) -> Timetable:
-    """The timetable of a demo that ends by then: times a few steps of each stage in `folder`, which is removed.
+    """The timetable of a demo that ends by then: times a few steps of each stage.
 
     Args:
         recipes: of the two stages. None gets more steps than its recipe has.
         ends: by the clock of `time.perf_counter`.
-        folder: a new one.
         say: called with what was found.
     """
     pace = {run: seconds_per_step(recipe) for run, recipe in recipes.items()}

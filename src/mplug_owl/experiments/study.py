@@ -22,6 +22,7 @@ STUDIES = {
     "smol": "smol_study:smol_study",
 }
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 # With fewer steps than this a stage has no shape: warm-up, then down.
 FEWEST_STEPS = 2
 
@@ -48,7 +49,11 @@ class Arm:
             raise UserError(f"arm {self.name!r}: a name has lower-case letters, digits and . + _ - only")
         if not self.stages and self.answers is None:
             raise UserError(f"arm {self.name}: has no stages and nobody who answers; give one of the two")
+        if self.answers is not None and not callable(self.answers):
+            raise UserError(f"arm {self.name}: answers is a {type(self.answers).__name__}; expected a function that makes one")
         for stage in self.stages:
+            if Path(stage.name).name != stage.name:
+                raise UserError(f"arm {self.name}: a stage is called {stage.name!r}; it names a folder, so leave out the slash")
             if stage.steps is None:
                 raise UserError(f"arm {self.name}: {stage.name} counts epochs; a study needs steps")
 
@@ -103,6 +108,10 @@ class Study:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not STUDY_NAME.fullmatch(self.name):
+            raise UserError(f"study {self.name!r}: it names a folder; expected letters, digits and . + _ - only")
+        if self.questions < 1:
+            raise UserError(f"study {self.name}: questions is {self.questions}; expected 1 or more")
         names = [arm.name for arm in self.arms]
         if len(set(names)) < len(names) or not names:
             raise UserError(
@@ -116,8 +125,14 @@ class Study:
         for title in self.conditions:
             if title not in titles:
                 raise UserError(f"study {self.name}: {self.task.name} has no condition {title!r}; it has {', '.join(titles)}")
+        asked = [condition.title for condition in self.asked_in]
+        if twice := [title for title in dict.fromkeys(asked) if asked.count(title) > 1]:
+            raise UserError(
+                f"study {self.name}: asks {twice[0]!r} more than once; name each condition once in conditions, for tables know "
+                "them by their titles"
+            )
         for claim in self.claims:
-            if claim.condition not in (asked := self.conditions or titles):
+            if claim.condition not in asked:
                 raise UserError(
                     f"study {self.name}: claims something of {claim.condition!r}, which it does not ask; conditions has "
                     f"{', '.join(asked)}"

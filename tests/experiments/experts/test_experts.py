@@ -59,12 +59,13 @@ def test_a_scene_is_read_row_by_row() -> None:
     model = Scripted("APPLE", "nothing", "7")
     assert SceneReader(model).look(Image.new("RGB", (9, 9)), "").words == "APPLE at the top, 7 at the bottom"
     assert [talk.messages[0].text for talk in model.heard][1] == "What is written in the middle?"
+    assert SceneReader(Scripted("", "APPLE", " .")).look(Image.new("RGB", (9, 9)), "").words == "APPLE in the middle"
 
 
 def test_any_model_that_sees_is_an_expert() -> None:
-    model = Scripted("A cat.", "Nothing.")
+    model = Scripted("A cat.", "Nothing.", ".")
     asked = Asked(model, "Describe it.")
-    assert [asked.look(Image.new("RGB", (9, 9)), "").words for _ in range(2)] == ["A cat.", ""]
+    assert [asked.look(Image.new("RGB", (9, 9)), "").words for _ in range(3)] == ["A cat.", "", ""]
     assert (model.heard[0].system, model.heard[0].messages[0].text) == (None, "Describe it.")
 
 

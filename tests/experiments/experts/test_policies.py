@@ -10,7 +10,7 @@ from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 from mplug_owl.experiments.experts.expert import Finding, Zoom
 from mplug_owl.experiments.experts.hugginggpt import HuggingGPT, in_order, read_plan
-from mplug_owl.experiments.experts.inquiry import Fault, Findings, Inquiry
+from mplug_owl.experiments.experts.inquiry import Fault, Findings, Inquiry, Request
 from mplug_owl.experiments.experts.mm_react import MMReact, read_actions
 from mplug_owl.experiments.experts.model import ExpertsChatModel, Policy
 from mplug_owl.experiments.experts.visual_chatgpt import VisualChatGPT, read_step
@@ -54,6 +54,8 @@ def test_a_part_is_enlarged_where_reading_the_whole_found_nothing() -> None:
     (answer,) = made(VisualChatGPT(), reader).answers([about("Read the word at the bottom right.")], GREEDY)
     assert called(answer)[:-1] == ["read: picture-1", "zoom: picture-1, bottom right", "read: picture-1-bottom-right"]
     assert [max(size) for size, _ in reader.shown] == [30, 640]
+    (answer,) = made(VisualChatGPT(), Stub("read", "")).answers([about("Read the word in the Center.")], GREEDY)
+    assert called(answer)[1] == "zoom: picture-1, centre"
     (planned,) = made(HuggingGPT(), Stub("read", "")).answers([about("Read the word at the bottom right.")], GREEDY)
     assert called(planned)[:-1] == ["read: picture-1"]
 
@@ -136,6 +138,54 @@ def test_a_plan_that_cannot_be_read_is_asked_for_once_more_and_then_done_without
     assert called(second) == ["planner", "planner", "language model"]
     assert all(call.fault for call in trace_of(second)[:2])
     assert "Nothing was found." in trace_of(second)[-1].request
+
+
+@pytest.mark.parametrize("reply", ['{"id": ["read-2"]}', '{"id": {}}', '{"id": 2}', "[]"])
+def test_a_selection_that_cannot_be_read_takes_the_first_and_the_trace_says_so(reply: str) -> None:
+    planner = Scripted(json.dumps(PLAN), reply)
+    model = made(HuggingGPT(by_rules=False), Stub("read", "OPEN"), Stub("read", "SHUT", "read-2"), planner=planner)
+    (answer,) = model.answers([about("Read it.")], GREEDY)
+    assert called(answer) == ["planner", "zoom: picture-1, top", "planner", "read: picture-1-top", "language model"]
+    assert "the first one was taken" in trace_of(answer)[2].fault
+
+
+def test_a_plan_whose_tasks_cut_out_more_and_more_pictures_ends() -> None:
+    detector = Stub("detect", "things", cuts=tuple(f"thing-{number}" for number in range(40)))
+    plan = [
+        {
+            "task": "detect",
+            "id": n,
+            "dep": [n - 1] if n else [],
+            "args": {"image": f"<GENERATED>-{n - 1}" if n else "picture-1"},
+        }
+        for n in range(3)
+    ]
+    model = made(HuggingGPT(by_rules=False, each=5), detector, planner=Scripted(json.dumps(plan)))
+    (answer,) = model.answers([about("What is there?")], GREEDY)
+    assert called(answer).count("planner") == 1
+    assert len([call for call in trace_of(answer) if call.to == "detect"]) == 1 + 5 + 5
+
+
+def test_a_task_that_has_no_picture_asks_nobody_who_could_do_it() -> None:
+    plan = [{**PLAN[1], "args": {"image": "picture-1", "text": "nowhere"}}, PLAN[0]]
+    model = made(HuggingGPT(by_rules=False), Stub("read", "A"), Stub("read", "B", "read-2"), planner=Scripted(json.dumps(plan)))
+    (answer,) = model.answers([about("Read it.")], GREEDY)
+    assert called(answer) == ["planner", "zoom: picture-1, nowhere", "language model"]
+
+
+def test_cut_outs_of_two_experts_that_are_called_alike_are_two_pictures() -> None:
+    one, other = Stub("detect", "door", cuts=("door-1",)), Stub("detect", "a door", "detect-2", cuts=("door-1",))
+    asked = Inquiry(about("Read it."), {"detect": one, "detect-2": other}, GREEDY, Findings())
+    names = [asked.ask(Request(name, "picture-1")) for name in ("detect", "detect-2", "detect")]
+    assert names == [("picture-1-door-1",), ("picture-1-door-1-2",), ("picture-1-door-1",)]
+    assert asked.pictures["picture-1-door-1"] is not asked.pictures["picture-1-door-1-2"]
+
+
+def test_a_streamed_answer_that_is_given_up_leaves_no_other_s_trace() -> None:
+    model = made(VisualChatGPT(), *everybody())
+    list(model.stream(about("Is it open?"), GREEDY))
+    next(model.stream(about("And today?"), GREEDY))
+    assert model.trace == ()
 
 
 @pytest.mark.parametrize("policy", [VisualChatGPT(by_rules=False), MMReact(by_rules=False)])
@@ -241,6 +291,7 @@ def inquiry() -> Inquiry:
         ({"dep": []}, "not in its dep"),
         ({"args": {"image": "picture-9"}}, "there is no picture 'picture-9'"),
         ({"args": {"picture": "picture-1"}}, "args is no object"),
+        ({"args": {"image": "<GENERATED>-0", "text": None}}, "args holds something else than words"),
         ({"id": 0}, "two tasks have one id"),
         ({"more": 1}, "has the keys"),
     ],

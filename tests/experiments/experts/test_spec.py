@@ -39,6 +39,7 @@ def test_a_name_says_who_works_with_whom() -> None:
         ("experts:mm-react?smell=x#m", "no option 'smell=x'"),
         ("experts:mm-react?read#m", "no option 'read'"),
         ("experts:mm-react?read=rapidocr&words=poem#m", "expected report or facts"),
+        ("experts:mm-react?read=rapidocr&planner=language&planner=rules#m", "names planner twice"),
     ],
 )
 def test_a_name_that_is_wrong_says_where(name: str, problem: str) -> None:

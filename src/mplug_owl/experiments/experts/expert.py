@@ -71,7 +71,7 @@ class Asked:
         talk = Conversation((), self.system, name=self.name)
         talk = talk.said("user", Picture(picture), *([self.question] if self.question else []))
         (answer,) = self.model.answers([talk], SHORT)
-        return Finding("" if answer.strip(" .").lower() in self.nothing else answer)
+        return Finding("" if answer.strip(" .").lower() in ("", *self.nothing) else answer)
 
 
 # The parts of a picture by the words that people use, as shares of width and height: left, top, right, bottom.

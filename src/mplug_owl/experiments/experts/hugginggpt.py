@@ -51,11 +51,13 @@ class HuggingGPT:
         by_rules: Whether a program plans; else a language model does, and selects among experts of one kind.
         wording: How findings are put before the language model.
         most: At most so many tasks.
+        each: A task that takes what another has cut out looks at so many pictures of it at most.
     """
 
     by_rules: bool = True
     wording: Wording = "report"
     most: int = 8
+    each: int = 16
 
     def talk(self, inquiry: Inquiry) -> Talk:
         """The answer to one question."""
@@ -64,8 +66,11 @@ class HuggingGPT:
             plan = ruled_plan(inquiry) if self.by_rules else (yield from self._planned(inquiry))
         made: dict[int, tuple[str, ...]] = {}
         for task in in_order(plan):
+            pictures = _pictures(task, made)[: self.each]
+            if not pictures:  # what it waits for has cut out nothing
+                continue
             expert = yield from self._selected(inquiry, task)
-            for picture in _pictures(task, made):
+            for picture in pictures:
                 cut = inquiry.ask(Request(expert.name, picture, task.words))
                 made[task.id] = made.get(task.id, ()) + cut
         return (yield from respond(inquiry, self.wording))
@@ -97,12 +102,12 @@ class HuggingGPT:
         try:
             chosen = _json(reply)
             name = chosen.get("id") if isinstance(chosen, dict) else None
-            if name not in {expert.name for expert in able}:
+            if not isinstance(name, str) or name not in {expert.name for expert in able}:
                 raise Fault(f"id is {name!r:.60}; expected one of {', '.join(expert.name for expert in able)}")
         except Fault as problem:
             inquiry.fault(Fault(f"{problem}; the first one was taken"))
             return able[0]
-        return inquiry.experts[str(name)]
+        return inquiry.experts[name]
 
 
 def ruled_plan(inquiry: Inquiry) -> list[PlannedTask]:
@@ -153,13 +158,15 @@ def _task(row: dict[str, Any], inquiry: Inquiry) -> PlannedTask:
         raise Fault(f"there is no task {kind!r:.60}; there are {', '.join(kinds)}")
     if not isinstance(number, int) or not isinstance(dep, list) or not all(isinstance(one, int) for one in dep):
         raise Fault("an id is no number, or dep no list of numbers")
-    if not isinstance(args, dict) or not set(args) <= {"image", "text"} or not isinstance(args.get("image"), str):
+    if not isinstance(args, dict) or not {"image"} <= set(args) <= {"image", "text"}:
         raise Fault('args is no object with "image" and, where a task takes words, "text"')
+    if not all(isinstance(words, str) for words in args.values()):
+        raise Fault("args holds something else than words")
     picture = args["image"]
     if picture not in inquiry.given and not MADE.fullmatch(picture):
         raise Fault(f"there is no picture {picture!r:.60}; there are {', '.join(inquiry.given)}")
     dep = [one for one in dep if one != -1]  # the paper's mark for none
-    return PlannedTask(kind, number, tuple(dep), picture, str(args.get("text", "")))
+    return PlannedTask(kind, number, tuple(dep), picture, args.get("text", ""))
 
 
 def _pictures(task: PlannedTask, made: dict[int, tuple[str, ...]]) -> tuple[str, ...]:

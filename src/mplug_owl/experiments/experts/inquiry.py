@@ -126,8 +126,12 @@ class Inquiry:
         self.found[request] = finding.words
         names = []
         for name, part in finding.parts:
-            names.append(f"{request.picture}-{name}")
-            self.pictures[names[-1]] = part
+            called, number = f"{request.picture}-{name}", 1
+            while self.pictures.get(called, part) is not part:  # another expert's cut-out has the name
+                number += 1
+                called = f"{request.picture}-{name}-{number}"
+            names.append(called)
+            self.pictures[called] = part
         return tuple(names)
 
     def note(self, prompt: Prompt, reply: str, seconds: float) -> None:

@@ -84,6 +84,7 @@ class ExpertsChatModel:
 
     def stream(self, conversation: Conversation, decoding: Decoding) -> Generator[str, None, None]:
         """The next answer as it comes, after experts and planner; `trace` has its calls then. Raises as `arriving` does."""
+        self.trace = ()  # not another answer's, where this one is given up
         one = self._begun(conversation, decoding)
         while one.prompt.to != LANGUAGE:
             begin = perf_counter()

@@ -73,5 +73,6 @@ class SceneReader:
         shown = Picture(picture)
         asked = [Conversation((), name=self.name).said("user", shown, f"What is written {row}?") for row in ROWS]
         answers = self.model.answers(asked, SHORT)
-        written = [(answer, row) for answer, row in zip(answers, ROWS, strict=True) if answer.strip(" .").lower() != "nothing"]
+        rows = zip(answers, ROWS, strict=True)
+        written = [(answer, row) for answer, row in rows if answer.strip(" .").lower() not in ("", "nothing")]
         return Finding(", ".join(f"{answer} {row}" for answer, row in written))

@@ -45,7 +45,8 @@ def wanted(inquiry: Inquiry) -> list[str]:
 
 def named_part(inquiry: Inquiry) -> str:
     """The part of the picture that the question is about, as Zoom takes it; empty where it names none."""
-    return " ".join(part for part in PARTS if re.search(rf"\b{part}\b", inquiry.question, re.IGNORECASE))
+    question = re.sub("center", "centre", inquiry.question, flags=re.IGNORECASE)
+    return " ".join(part for part in PARTS if re.search(rf"\b{part}\b", question, re.IGNORECASE))
 
 
 def chain(inquiry: Inquiry) -> Request | None:

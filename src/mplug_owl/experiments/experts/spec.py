@@ -73,17 +73,20 @@ class Spec:
             raise UserError(f"{name}: no policy {policy!r}; there are {', '.join(POLICIES)}")
         if not language:
             raise UserError(f"{name}: names no language model; expected {PREFIX}{head}#MODEL, such as #language:tiny-language")
-        experts, settings = [], {"planner": RULES, "words": "report"}
+        experts, settings = list[tuple[str, str]](), dict[str, str]()
         for option in options.split("&") if options else ():
             key, _, value = option.partition("=")
-            if key not in (*KINDS, *settings) or not value:
+            if key not in (*KINDS, "planner", "words") or not value:
                 raise UserError(f"{name}: no option {option!r:.60}; expected {', '.join(KINDS)}, planner or words, each with =")
             if key in KINDS:
                 experts.append((key, unquote(value)))
+            elif key in settings:
+                raise UserError(f"{name}: names {key} twice; one alone is asked")
             else:
                 settings[key] = unquote(value)
         if not experts:
             raise UserError(f"{name}: names no expert; expected one or more of {', '.join(KINDS)}, such as read=rapidocr")
+        settings = {"planner": RULES, "words": "report"} | settings
         if settings["words"] not in WORDINGS:
             raise UserError(f"{name}: words is {settings['words']!r:.60}; expected {' or '.join(WORDINGS)}")
         return cls(policy, tuple(experts), language, settings["planner"], settings["words"])
