@@ -95,6 +95,18 @@ def test_every_verb_has_help(owl, verb: str) -> None:
     assert f"Usage: owl {verb}" in out
 
 
+@pytest.mark.parametrize("words", [("-h",), ("chat", "-h")])
+def test_help_has_its_short_name(owl, words: tuple[str, ...]) -> None:
+    code, out, _ = owl(*words)
+    assert code == 0
+    assert "Usage: owl" in out
+
+
+def test_what_may_come_several_times_is_shown_so_once(owl) -> None:
+    shown = [owl(verb, "--help")[1] for verb in ("plan", "index", "serve", "rate", "judge", "report")]
+    assert [line.count("...") for out in shown for line in out.splitlines() if "Usage: owl" in line] == [1] * 6
+
+
 def test_these_are_all_the_verbs() -> None:
     assert {command.name or command.callback.__name__ for command in mplug_owl_cli.app.registered_commands} == set(VERBS)
 
@@ -242,7 +254,15 @@ def test_a_full_disk_is_one_line_and_a_code_of_its_own(owl, world: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "words", [["fly"], ["train"], ["chat"], ["plan", "tiny.pretrain", "--gpus", "0"], ["inspect", "--limt", "1"]]
+    "words",
+    [
+        ["fly"],
+        ["train"],
+        ["chat"],
+        ["plan", "tiny.pretrain", "--gpus", "0"],
+        ["judge", "owl-tiny", "x", "--price-in", "-1"],
+        ["inspect", "--limt", "1"],
+    ],
 )
 def test_a_wrong_command_shows_how_it_is_used(owl, words: list[str]) -> None:
     code, _, err = owl(*words)
