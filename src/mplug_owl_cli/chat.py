@@ -21,7 +21,7 @@ class Precision(StrEnum):
 
 def chat(
     model: ModelArgument,
-    question: Annotated[str | None, typer.Argument(help="Ask this, print the answer and leave.")] = None,
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="Ask this, print the answer and leave.")] = None,
     image: Annotated[
         list[Path], typer.Option("--image", metavar="FILE", help="A picture to talk about; give it again for several.")
     ] = [],  # noqa: B006

@@ -11,10 +11,14 @@ def inspect(
     data: Annotated[
         str | None, typer.Argument(metavar="FORMAT:PATH", help="A source; PATH alone is recognised.", show_default=False)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Show the tokens of this model; without it, words.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Show the tokens of this model; without it, words.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="How many conversations to show.", min=0)] = 3,
     image_root: ImageRootOption = None,
-    max_tokens: Annotated[int, typer.Option(help="Where training would cut.", min=2)] = 1024,
+    max_tokens: Annotated[
+        int, typer.Option(help="How many tokens a conversation may have before training cuts it.", min=2)
+    ] = 1024,
     formats: Annotated[bool, typer.Option("--formats", help="List the formats that are read, and nothing else.")] = False,
 ) -> None:
     """What a model will see: pictures, tokens, and the supervised words, marked."""

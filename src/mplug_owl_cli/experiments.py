@@ -7,7 +7,7 @@ import typer
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where its pictures and runs go; a folder there before is replaced.")] = Path(
+    out: Annotated[Path, typer.Option(help="Where its pictures and runs go; an earlier demo there is replaced.")] = Path(
         "runs/demo"
     ),
     minutes: Annotated[

@@ -6,7 +6,7 @@ import typer
 
 
 def index(
-    data: Annotated[list[str], typer.Argument(metavar="PATH...", help="Shards: a folder, a pattern or an address.")],
+    data: Annotated[list[str], typer.Argument(metavar="PATH", help="Shards: a folder, a pattern or an address.")],
     beside: Annotated[
         bool | None,
         typer.Option(

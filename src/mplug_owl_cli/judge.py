@@ -17,7 +17,7 @@ def judge(
     ],
     entries: Annotated[
         list[str],
-        typer.Argument(metavar="ENTRY...", help="Exams' folders or files of answers; NAME=PATH calls one otherwise."),
+        typer.Argument(metavar="ENTRY", help="Exams' folders or files of answers; NAME=PATH calls one otherwise."),
     ],
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="What the task reads, where no folder says it.")] = None,
     task: Annotated[str | None, typer.Option(help="What files of answers are about.", show_default="owleval")] = None,
@@ -29,7 +29,11 @@ def judge(
     ] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Compare every two systems' answers too, in both orders.")] = False,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Ask again, without the picture, and with another one: for the passport.")
+        bool,
+        typer.Option(
+            "--audit",
+            help="Audit the judge: ask again, without the picture, and with a wrong one; its passport shows what changed.",
+        ),
     ] = False,
     sample: Annotated[int | None, typer.Option(help="How many answers are audited.", min=1, show_default=str(AUDITED))] = None,
     limit: Annotated[int | None, typer.Option(help="The first questions of each condition.", min=1, show_default="all")] = None,
@@ -37,8 +41,8 @@ def judge(
         list[Path] | None,
         typer.Option(metavar="FILE", help="People's grades.jsonl of the same answers; give it again for more."),
     ] = None,
-    price_in: Annotated[float | None, typer.Option(help="What a million tokens cost that the judge reads.")] = None,
-    price_out: Annotated[float | None, typer.Option(help="What a million tokens cost that it writes.")] = None,
+    price_in: Annotated[float | None, typer.Option(help="What a million tokens cost that the judge reads.", min=0)] = None,
+    price_out: Annotated[float | None, typer.Option(help="What a million tokens cost that it writes.", min=0)] = None,
     device: DeviceOption = None,
 ) -> None:
     """Let a model that sees the pictures grade answers from A to D. The same command again asks only what is missing."""

@@ -7,8 +7,13 @@ import typer
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A model's folder, the original's layout or ours.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="A folder that does not exist yet.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC", help="A model: a folder in the original's layout or ours, a hub id, owl-tiny or owl-smol."
+        ),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder, or an empty one.")],
     original: Annotated[bool, typer.Option("--original", help="Write the original's layout.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Merge this LoRA adapter, ours or the original's.")] = None,
     module: Annotated[

@@ -8,7 +8,7 @@ import typer
 
 def rate(
     entries: Annotated[
-        list[str], typer.Argument(metavar="ENTRY...", help="Exams' folders or files of answers, each as it is or as NAME=PATH.")
+        list[str], typer.Argument(metavar="ENTRY", help="Exams' folders or files of answers, each as it is or as NAME=PATH.")
     ],
     task: Annotated[str | None, typer.Option(help="What was asked.", show_default="as the folders say, or owleval")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="The task's questions and pictures.")] = None,
@@ -17,7 +17,7 @@ def rate(
         typer.Option(help="Where the grades go; they resume there.", show_default="in an exam's folder, else grades.jsonl"),
     ] = None,
     gold: Annotated[Path | None, typer.Option(metavar="FILE", help="Known grades, to compare people with.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed shuffles otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed shows the answers in another order.")] = 0,
     repeat: Annotated[float, typer.Option(help="The share of answers that everybody sees twice.", min=0, max=0.5)] = 0.1,
     limit: Annotated[int | None, typer.Option(help="Grade so many answers, the same for everybody.", min=1)] = None,
     rater: Annotated[str | None, typer.Option(metavar="NAME", help="One person grades, and is not asked for a name.")] = None,

@@ -9,7 +9,7 @@ import typer
 def report(
     entries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENTRY]...", help="Exams' folders and files of answers; NAME=PATH calls one otherwise."),
+        typer.Argument(metavar="ENTRY", help="Exams' folders and files of answers; NAME=PATH calls one otherwise."),
     ] = None,
     grades: Annotated[
         list[Path] | None,

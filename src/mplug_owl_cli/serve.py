@@ -14,7 +14,7 @@ from mplug_owl_cli.chat import Precision
 def serve(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="owl-tiny, folders, adapters, hub ids, each as it is or as NAME=MODEL."),
+        typer.Argument(metavar="MODEL", help="owl-tiny, folders, adapters, hub ids, each as it is or as NAME=MODEL."),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,

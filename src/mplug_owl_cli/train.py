@@ -60,7 +60,7 @@ def train(
 
 
 def plan(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipes; paradigms.llava is all of its stages.")],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipes; paradigms.llava is all of its stages.")],
     data: DataOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     init_from: FromOption = None,

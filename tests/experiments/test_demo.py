@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from mplug_owl.errors import UserError
+from mplug_owl.errors import UserError, WriteError
 from mplug_owl.experiments import demo, minutes
 from mplug_owl.scenes import scenes
 from mplug_owl.train.reporter import Progress
@@ -66,19 +66,31 @@ def test_a_contact_sheet_has_a_place_for_every_scene() -> None:
     assert demo.contact_sheet(list(scenes(9, 1)), columns=4).size == (4 * 120 + 8, 3 * 120 + 8)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+@pytest.mark.parametrize(
+    ("mine", "beside"),
+    [
+        ("thesis.txt", ()),
+        ("thesis.txt", ("captions.jsonl",)),
+        ("data/thesis.txt", ("captions.jsonl",)),
+        ("eval-it/thesis.txt", ()),
+        ("data/captions.jsonl", ("chats.jsonl",)),
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, mine: str, beside: tuple[str, ...]) -> None:
+    """Not only where nothing in it looks like a demo's: many a project has its captions in data/."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    for name, words in ((mine, "years of work"), *((f"data/{name}", "") for name in beside)):
+        (tmp_path / name).write_text(words)
     with pytest.raises(UserError, match="holds something else than a demo; choose another --out"):
         demo.demo(tmp_path, 0.01, console=Console(file=io.StringIO()))
+    assert (tmp_path / mine).read_text() == "years of work"
+
+
+def test_what_cannot_be_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"thesis\.txt: holds something else than a demo"):
+        demo.demo(tmp_path / "thesis.txt", 0.01, console=Console(file=io.StringIO()))
+    with pytest.raises(WriteError, match="demo could not be written"):
+        demo.demo(tmp_path / "thesis.txt" / "demo", 0.01, console=Console(file=io.StringIO()))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-
-
-def test_data_that_a_demo_s_look_like_are_left_alone(tmp_path: Path) -> None:
-    """A folder is a demo's by all that is in it: data/captions.jsonl is what anybody calls such a file."""
-    (tmp_path / "data").mkdir()
-    for mine in ("data/captions.jsonl", "world.png", "thesis.txt", "file"):
-        (tmp_path / mine).write_text("years of work")
-    for out in (tmp_path, tmp_path / "data", tmp_path / "file"):
-        with pytest.raises(UserError, match="holds something else than a demo; choose another --out"):
-            demo.demo(out, 0.01, console=Console(file=io.StringIO()))
-    assert (tmp_path / "data" / "captions.jsonl").read_text() == "years of work"

@@ -35,6 +35,9 @@ def sizes():
 
 def sized():
     return replace(pretrain(), modules=replace(pretrain().modules, config=sizes))
+
+def sizeless():
+    return replace(pretrain(), modules=replace(pretrain().modules, config=lambda: None))
 """
 
 
@@ -76,6 +79,9 @@ def test_one_of_ones_own_by_its_module(tmp_path: Path, monkeypatch: pytest.Monke
         ("{mine}", r"mine\.py: names a file and no function of it; expected .*mine\.py:FUNCTION, such as .*mine\.py:run$"),
         ("{mine}:sized", r"mine\.py, line 12: OSError: We couldn't connect\. Check it\.$"),
         ("{mine}:words", "returns a str; expected a Recipe"),
+        ("{mine}:sizeless", r"modules\.config makes a NoneType; expected an MplugOwlConfig$"),
+        (":run", r"^:run: names no file before its colon; expected my\.module:run or \./mine\.py:run$"),
+        ("./mine:run", r"^\./mine: not a module's name, and not a file that ends in \.py; expected my\.module or \./mine\.py$"),
     ],
 )
 def test_what_is_not_found_is_told(name: str, told: str, tmp_path: Path) -> None:
@@ -191,6 +197,7 @@ MISTAKES = {
     "import os\n\nsteps = stepz\n": r"line 3: NameError: name 'stepz' is not defined$",
     "import nowhere_to_be_found\n": r"line 1: ModuleNotFoundError: No module named 'nowhere_to_be_found'$",
     f"{TINY}\n\ndef run():\n    return pretrain(3)\n": r"line 6: TypeError: pretrain\(\) takes",
+    f"{TINY}run = lambda: replace(pretrain(), data='scenes:text')\n": r"line 3: data is 'scenes:text'; it must be tuple\[str, ",
     f"{TINY}run = lambda: replace(pretrain(), batch=3)\n": r"line 3: batch 3 is no multiple of micro_batch 16$",
 }
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,11 @@ def test_the_last_of_two_settings_counts_and_leave_the_recipe_as_it_was() -> Non
         ("grace_seconds=0", r"grace_seconds is 0\.0; it must be above 0, or none"),
         ("workers=-1", "workers is -1; it must be 0 or more"),
         ("seed=-1", "seed is -1; it must be 0 or more"),
+        ("seed=9223372036854775808", r"seed is 9223372036854775808; it must be below 2\*\*63"),  # PyTorch's traceback before
+        ("epochs=inf", "epochs is inf; it must be a finite number"),
+        ("optimizer.lr=inf", r"optimizer\.lr is inf; it must be a finite number"),
+        ("modules.vocabulary=0", r"modules\.vocabulary is 0; it must be 1 or more, or none"),
+        ("name=", "name is ''; it must be a word"),  # the run took runs/ itself for its folder
         ("batch=none", "batch and batch_tokens are none; one of them must say how large a step is"),
     ],
 )
@@ -137,6 +143,31 @@ def test_a_word_that_python_let_pass_is_told_too(change: dict, told: str) -> Non
     """Taken for one of the others it would train something else in silence."""
     with pytest.raises(UserError, match=f"^{re.escape(told)}"):
         replace(lesson(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"steps": 7.5}, "steps is 7.5; it must be int | None"),
+        ({"steps": "7"}, "steps is '7'; it must be int | None"),
+        ({"compile": 1}, "compile is 1; it must be bool"),
+        ({"data": "scenes:text"}, "data is 'scenes:text'; it must be tuple[str, ...]"),  # its letters were the sources
+        ({"trackers": "wandb"}, "trackers is 'wandb'; it must be tuple["),
+        ({"optimizer": {"lr": 1e-3}}, "optimizer is {'lr': 0.001}; it must be "),
+        ({"optimizer": replace(lesson().optimizer, lr="1e-3")}, "optimizer.lr is '1e-3'; it must be float"),
+        ({"optimizer": replace(lesson().optimizer, betas=(0.9,))}, "optimizer.betas is (0.9,); it must be tuple[float, float]"),
+        ({"modules": replace(lesson().modules, config=7)}, "modules.config is 7; it must be "),
+    ],
+)
+def test_a_value_of_another_type_is_told_too(change: dict, told: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(told)}"):
+        replace(lesson(), **change)
+
+
+def test_a_value_that_recipe_json_writes_alike_may_be_given() -> None:
+    made = replace(lesson(), data=["scenes:text"], init_from=Path("runs/one"), clip=1)
+    alike = replace(lesson(), data=("scenes:text",), init_from="runs/one", clip=1.0)
+    assert as_json(made) == as_json(alike)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from mplug_owl.train.plan import plan
 from mplug_owl.train.recipe import Recipe
 from mplug_owl.train.reporter import Progress, Screen
 from mplug_owl.train.run import train
+from mplug_owl.writing import writing
 
 SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
@@ -87,10 +88,11 @@ def demo(out: Path, share: float = 1.0, minutes: float | None = None, console: C
     """
     console = console or Console(highlight=False)
     began = time.perf_counter()
-    _empty(out)
-    drawn = write(out / "data", DRAWN, SEED)
-    sheet = contact_sheet(drawn)
-    sheet.save(out / "world.png")
+    with writing(out):
+        _empty(out)
+        drawn = write(out / "data", DRAWN, SEED)
+        sheet = contact_sheet(drawn)
+        sheet.save(out / "world.png")
     _introduce(drawn[0], out, console)
     told = _Told(_one_of_each(), console)
     stages = [_untrained(told)]
@@ -194,13 +196,17 @@ def one_thread() -> Iterator[None]:
 
 
 def _empty(out: Path) -> None:
-    """A folder for the story; an earlier demo in it goes. Raises UserError where something else is in it."""
-    if out.exists():
-        inside = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-        first = {"data", "world.png"}  # what a demo writes before anything else
-        if inside and not first <= inside <= {*first, "story.html", *(lesson.run for lesson in LESSONS)}:
-            raise UserError(f"{out}: holds something else than a demo; choose another --out")
-        shutil.rmtree(out)
+    """A folder for the story; an earlier demo in it goes. Raises UserError where anything else is in it, and leaves it all."""
+    if not out.exists():
+        return
+    ours = {"data", "world.png", "story.html", *(lesson.run for lesson in LESSONS)}
+    there = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    drawn = {path.name for path in (out / "data").iterdir()} if "data" in there else set()
+    strange = {name for name in there - ours if not name.startswith("eval-")}  # exams stand beside the run
+    strange |= drawn - {"images", "captions.jsonl", "chats.jsonl", "text.jsonl"}
+    if strange or (there and not (drawn and "world.png" in there)):
+        raise UserError(f"{out}: holds something else than a demo; choose another --out")
+    shutil.rmtree(out)
 
 
 def _introduce(first: Scene, out: Path, console: Console) -> None:

@@ -24,8 +24,9 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
-        except OSError as error:
-            raise UserError(f"{host}:{port}: {error.strerror or error}; give another --host or --port") from error
+        except (OSError, UnicodeError) as error:  # of a name that can be no host's
+            problem = getattr(error, "strerror", None) or error
+            raise UserError(f"{host}:{port}: {problem}; give another --host or --port") from error
         yield listening
 
 

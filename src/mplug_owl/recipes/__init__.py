@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mplug_owl.errors import UserError
+from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.recipes import paper, paradigms, smol, tiny, tiny_paradigms
 from mplug_owl.train.recipe import Recipe
 
@@ -60,6 +61,8 @@ def made_by(name: str, usual: str) -> object:
     where, colon, function = name.rpartition(":")
     if not colon:
         raise UserError(f"{name}: names a file and no function of it; expected {name}:FUNCTION, such as {name}:{usual}")
+    if not where:
+        raise UserError(f"{name}: names no file before its colon; expected my.module{name} or ./mine.py{name}")
     with _errors_of(where):
         making = getattr(_module(where), function, None)
         if not callable(making):
@@ -71,7 +74,8 @@ def check_sizes(name: str, recipes: Iterable[Recipe]) -> None:
     """Make the config of each recipe in a user's file once. Raises UserError that names the line where that fails."""
     with _errors_of(name.rpartition(":")[0]):
         for config in {recipe.modules.config: None for recipe in recipes}:
-            config()
+            if not isinstance(made := config(), MplugOwlConfig):
+                raise UserError(f"modules.config makes a {type(made).__name__}; expected an MplugOwlConfig")
 
 
 def _is_recipe(function: object) -> bool:
@@ -84,7 +88,8 @@ def _errors_of(where: str) -> Iterator[None]:
     try:
         yield
     except SyntaxError as error:
-        raise UserError(f"{error.filename or where}, line {error.lineno}: {type(error).__name__}: {error.msg}") from error
+        location = f"{error.filename or where}, line {error.lineno}" if error.lineno else where
+        raise UserError(f"{location}: {type(error).__name__}: {error.msg}") from error
     except Exception as error:
         name = where.removesuffix(".py").replace("/", ".").rpartition(".")[2]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).stem == name]
@@ -98,6 +103,8 @@ def _errors_of(where: str) -> Iterator[None]:
 
 def _module(where: str) -> ModuleType:
     if not where.endswith(".py"):
+        if where.startswith(".") or "/" in where:
+            raise UserError(f"{where}: not a module's name, and not a file that ends in .py; expected my.module or ./mine.py")
         if "" not in sys.path:
             sys.path.insert(0, "")  # the folder one works in, as for python -m; the command owl starts without it
         try:

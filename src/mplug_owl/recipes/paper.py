@@ -1,6 +1,7 @@
 """The paper's two stages (arXiv 2304.14178v3), number by number.
 
-Where its body and its appendix disagree both are here; where the text is silent the released code decides.
+Where its body and its appendix disagree both are here; where the text is silent the released code decides. "Ours" marks what
+neither says, most of it a matter of speed. docs/reproduce.md has every number with its origin.
 """
 
 from dataclasses import replace
@@ -24,11 +25,10 @@ def pretrain() -> Recipe:
 
     Multimodal pretraining against a frozen f_L, with the numbers of the paper's body.
     """
-    # Each row four full samples or some twenty captions. Rows twice as long would double what attention costs a token.
     encoding = Encoding(
         max_tokens=512,  # appendix
-        pack=2048,
-        crop=0.9,  # OpenCLIP's for captions; the released code's 0.5 may cut away what a caption tells
+        pack=2048,  # ours: a row is four full samples or some twenty captions; twice as long, attention costs twice
+        crop=0.9,  # ours: OpenCLIP's for captions; the released code's 0.5 may cut away what a caption tells
     )
     return Recipe(
         name="paper.pretrain",
@@ -37,10 +37,10 @@ def pretrain() -> Recipe:
         encoding=encoding,
         optimizer=Optimizer(lr=1e-4, weight_decay=0.1, betas=(0.9, 0.98)),  # section 3.1
         schedule=Schedule(warmup_steps=2000),  # section 3.1
-        steps=50_000,
-        batch=None,
+        steps=50_000,  # body and appendix
+        batch=None,  # tokens are counted instead
         batch_tokens=4096 * 512,  # 2.1 M (section 3.1)
-        micro_batch=32,
+        micro_batch=32,  # this and what follows: ours
         frozen_bf16=True,
         save_every=1000,
     )
@@ -71,13 +71,13 @@ def instruct() -> Recipe:
         modules=OWL_7B,
         trainable=Trainable(vision="frozen", abstractor="frozen", language="lora"),
         lora=LoRA(rank=8, alpha=32, dropout=0.05),  # released code; the text names no rank
-        encoding=Encoding(max_tokens=1024, pack=2048),
-        optimizer=Optimizer(lr=2e-5, weight_decay=1e-4, betas=(0.9, 0.999)),
+        encoding=Encoding(max_tokens=1024, pack=2048),  # rows as in stage 1
+        optimizer=Optimizer(lr=2e-5, weight_decay=1e-4, betas=(0.9, 0.999)),  # the paper, as all to text_share
         schedule=Schedule(warmup_steps=50),
         steps=2000,
         batch=256,
-        micro_batch=8,
         text_share=0.5,  # 128 of text and 128 with pictures
+        micro_batch=8,  # this and what follows: ours
         frozen_bf16=True,
         save_every=200,
     )

@@ -34,7 +34,7 @@ def draw(things: Sequence[Thing], writings: Sequence[Writing], seed: int, side: 
         _put(picture, stamp, centre, colour)
     for writing in writings:
         stamp = _word(writing.text, random.choice(_FONTS), round(unit * random.choice((13, 15, 17, 19))), random.randint(-4, 4))
-        room = max(0, side - stamp.width)
+        room = max(0, side - stamp.width)  # one word in forty is wider and loses its last letter
         ink = random.choice((random.randint(0, 40), random.randint(225, 255)))
         across = stamp.width / 2 + random.random() * room
         down = (2 * writing.row + 1) * side / 6 + random.randint(-4, 4) * unit

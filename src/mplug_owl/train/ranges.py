@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
+from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from mplug_owl.errors import UserError
 
@@ -14,7 +20,10 @@ if TYPE_CHECKING:
 
 def check_ranges(recipe: Recipe) -> None:
     """Raises UserError that names the field, its value and what it may be."""
-    _check_words(recipe)
+    if not recipe.name.strip():
+        raise UserError(f"name is {recipe.name!r}; it must be a word, for the run's folder is called by it")
+    if recipe.modules.vocabulary is not None and recipe.modules.vocabulary < 1:
+        raise UserError(f"modules.vocabulary is {recipe.modules.vocabulary}; it must be 1 or more, or none")
     _check_optimizer(recipe)
     _check_encoding(recipe)
     for name in ("rank", "alpha"):
@@ -25,6 +34,8 @@ def check_ranges(recipe: Recipe) -> None:
     for name in ("workers", "seed", "patience", "rollbacks", "order_in_memory"):
         if getattr(recipe, name) < 0:
             raise UserError(f"{name} is {getattr(recipe, name)}; it must be 0 or more")
+    if recipe.seed >= 2**63:
+        raise UserError(f"seed is {recipe.seed}; it must be below 2**63, as PyTorch's are")
     if not 0 <= recipe.max_bad_share <= 1:
         raise UserError(f"max_bad_share is {recipe.max_bad_share}; it must be between 0 and 1")
     for name, least in (("spike", 1), ("tflops", 0), ("grace_seconds", 0)):
@@ -32,20 +43,40 @@ def check_ranges(recipe: Recipe) -> None:
             raise UserError(f"{name} is {value}; it must be above {least}, or none")
 
 
-def _check_words(part: Any, path: str = "") -> None:
-    """What `--set` reads by its type may come from Python as any word, and another word than those that are known is taken for
-    one of them. A number that is none passes every comparison below.
+def check_types(part: Any, path: str = "") -> None:
+    """What `--set` reads by its type may come from Python as anything: another word than those that are known is taken for one
+    of them, and a text in a tuple's place for its letters. A number that is none passes every comparison.
+
+    A value is read as recipe.json will hold it, so a list may stand for a tuple and a path for a text.
     """
     for name, hint in get_type_hints(type(part)).items():
-        value = getattr(part, name)
-        if is_dataclass(value) and not isinstance(value, type):
-            _check_words(value, f"{path}{name}.")
+        value, field = getattr(part, name), f"{path}{name}"
+        if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
+            check_types(value, f"{field}.")
+            continue
         known = [word for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal for word in get_args(kind)]
         for one in value if isinstance(value, tuple) else (value,):
             if known and one is not None and one not in known:
-                raise UserError(f"{path}{name} is {one!r}; it must be one of {', '.join(map(str, known))}")
-            if isinstance(one, float) and math.isnan(one):
-                raise UserError(f"{path}{name} is nan; it must be a number")
+                raise UserError(f"{field} is {one!r}; it must be one of {', '.join(map(str, known))}")
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UserError(f"{field} is {one}; it must be a {'number' if math.isnan(one) else 'finite number'}")
+        if not _is_of(value, hint):
+            raise UserError(f"{field} is {value!r:.80}; it must be {inspect.formatannotation(hint)}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if is_dataclass(hint) or get_origin(hint) is Callable:
+        return get_origin(hint) is Callable and callable(value)
+    try:
+        _reader(hint).validate_json(json.dumps(value, default=str), strict=True)
+    except (ValidationError, TypeError, ValueError):  # of json: keys that are no text, a list within itself
+        return False
+    return True
+
+
+@cache
+def _reader(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
 
 
 def _check_optimizer(recipe: Recipe) -> None:

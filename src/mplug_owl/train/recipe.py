@@ -14,7 +14,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.model.build import Modules
 from mplug_owl.model.quantised import Quantisation
 from mplug_owl.train.objective import Objective, check_objective
-from mplug_owl.train.ranges import check_ranges
+from mplug_owl.train.ranges import check_ranges, check_types
 
 Tuning = Literal["frozen", "lora", "last", "full"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -178,6 +178,7 @@ class Recipe:
     objective: Objective = "generation"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("micro_batch", "log_every", "keep_checkpoints", "process_timeout"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
