@@ -135,6 +135,39 @@ def test_words_are_drawn_where_the_temperature_says_so(opened) -> None:
     assert len(hot) > 1
 
 
+def test_almost_no_temperature_is_the_likeliest_word_and_whole_numbers_are_numbers(opened) -> None:
+    model = opened("llava")
+    likeliest = model.answers([SHOWN], DECODING)
+    assert model.answers([SHOWN], Decoding(max_new_tokens=10, temperature=1e-42)) == likeliest
+    assert model.answers([SHOWN], Decoding(max_new_tokens=10, temperature=2, repetition_penalty=2))
+
+
+def test_what_a_checkpoint_wants_of_sampling_is_left_out(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hot = opened("llava"), Decoding(max_new_tokens=10, temperature=2.0, top_p=1.0)
+
+    def said() -> list[str]:
+        torch.manual_seed(0)
+        return [*model.answers([SHOWN], hot), *model.answers([SHOWN], DECODING)]
+
+    expected, config = said(), model.model.generation_config
+    for name, value in (("min_p", 1.0), ("typical_p", 0.01)):
+        monkeypatch.setattr(config, name, value)
+    assert said() == expected
+
+
+def test_what_ends_an_answer_is_no_word_of_it(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tokenizers have their end of turn as an everyday token."""
+    model = opened("llava")
+    whole = model.answers([SHOWN], DECODING)[0]
+    letter = next(letter for letter in whole[2:] if letter.isascii() and letter.isprintable() and letter != " ")
+    monkeypatch.setattr(model.model.generation_config, "eos_token_id", model.processor.tokenizer.encode(letter))
+    cut = whole.partition(letter)[0].strip()
+    for shortest in (None, 9):  # which a checkpoint may want
+        monkeypatch.setattr(model.model.generation_config, "min_new_tokens", shortest)
+        monkeypatch.setattr(model.model.generation_config, "min_length", shortest and POSITIONS)
+        assert model.answers([SHOWN], DECODING) == ["".join(model.stream(SHOWN, DECODING))] == [cut]
+
+
 def test_a_stream_that_is_closed_stops_the_model(opened) -> None:
     words = opened("llava").stream(SHOWN, Decoding(max_new_tokens=500))
     next(words)

@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from mplug_owl.chat.auto_classes import open_model
 from mplug_owl.chat.prompts import WITHOUT_TEMPLATE, render_prompt
-from mplug_owl.chat.protocol import Decoding
+from mplug_owl.chat.protocol import COLDEST, Decoding
 from mplug_owl.chat.settled import clean_answer, settled_parts
 from mplug_owl.chat.streaming import StopAtWords, StopWhenClosed, TokenQueue, generated_tokens
 from mplug_owl.conversation import Conversation
@@ -126,7 +126,11 @@ class HuggingFaceChatModel:
         return ids_BT[:, begins:]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
+        """An answer's words. What ends it is none of them, even where the tokenizer does not call it special."""
+        ended = self._generating.generation_config.eos_token_id
+        ended = self.processor.tokenizer.eos_token_id if ended is None else ended
+        ends = ended if isinstance(ended, list) else [ended]
+        return str(self.processor.tokenizer.decode([token for token in ids if token not in ends], skip_special_tokens=True))
 
     def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
         """The checkpoint's own marks of begin and end, and everything else as the decoding says."""
@@ -140,18 +144,20 @@ class HuggingFaceChatModel:
         config: GenerationConfig = copy.deepcopy(self._generating.generation_config)
         if config.eos_token_id is None:
             config.eos_token_id = tokenizer.eos_token_id
-        config.update(
+        config.update(  # what is None here, generate takes from the checkpoint
             max_length=None,
             max_new_tokens=longest,
             min_length=None,
-            min_new_tokens=None,
+            min_new_tokens=0,
             num_beams=1,
             num_return_sequences=1,
-            repetition_penalty=decoding.repetition_penalty,
+            repetition_penalty=float(decoding.repetition_penalty),  # transformers takes no whole number
             no_repeat_ngram_size=0,
             do_sample=draws,
-            temperature=decoding.temperature if draws else 1.0,
+            temperature=max(float(decoding.temperature), COLDEST) if draws else 1.0,
             top_p=decoding.top_p if draws else 1.0,
+            min_p=0.0 if draws else None,
+            typical_p=1.0,
             top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
             pad_token_id=tokenizer.pad_token_id,
         )
