@@ -18,7 +18,7 @@ from mplug_owl.chat.protocol import COLDEST, Decoding
 from mplug_owl.chat.settled import clean_answer, settled_parts
 from mplug_owl.chat.streaming import StopAtWords, StopWhenClosed, TokenQueue, generated_tokens
 from mplug_owl.conversation import Conversation
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError
 from mplug_owl.model.images import open_image
 
 
@@ -84,7 +84,7 @@ class HuggingFaceChatModel:
 
     def _prompt(self, conversation: Conversation) -> str:
         if self.model_type in WITHOUT_TEMPLATE and len(conversation.pictures) > 1:
-            raise UserError(
+            raise RefusedConversationError(
                 f"a {self.model_type} model sees one picture, and the conversation has {len(conversation.pictures)}"
             )
         return render_prompt(conversation, self.processor, self.model_type)
@@ -138,7 +138,9 @@ class HuggingFaceChatModel:
         positions = getattr(self._generating.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and not self._is_encoder_decoder:
             if length >= positions:
-                raise UserError(f"the conversation has {length:,} tokens, and the model ends at {positions:,}; expected fewer")
+                raise RefusedConversationError(
+                    f"the conversation has {length:,} tokens, and the model ends at {positions:,}; expected fewer"
+                )
             longest = min(longest, positions - length)
         tokenizer, draws = self.processor.tokenizer, decoding.temperature > 0
         config: GenerationConfig = copy.deepcopy(self._generating.generation_config)

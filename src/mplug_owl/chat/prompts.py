@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 
 from mplug_owl.chat.messages import chat_messages
 from mplug_owl.conversation import Conversation, Message
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError, UserError
 
 # Models that came before chat templates. They see one picture, which their processor puts in front of the prompt.
 WITHOUT_TEMPLATE = ("blip-2", "instructblip")
@@ -34,13 +34,13 @@ def render_prompt(conversation: Conversation, processor: Any, model_type: str) -
         return _apply(processor, messages)
     except TemplateError as error:
         if messages[0]["role"] != "system" or len(messages) < 2:
-            raise UserError(f"the model's chat template refuses the conversation ({error})") from error
+            raise RefusedConversationError(f"the model's chat template refuses the conversation ({error})") from error
     first, second, *rest = messages
     content = [*first["content"], {"type": "text", "text": "\n"}, *second["content"]]
     try:
         return _apply(processor, [{"role": second["role"], "content": content}, *rest])
     except TemplateError as error:
-        raise UserError(f"the model's chat template refuses the conversation ({error})") from error
+        raise RefusedConversationError(f"the model's chat template refuses the conversation ({error})") from error
 
 
 def documented_prompt(messages: Sequence[dict[str, Any]], model_type: str) -> str:
