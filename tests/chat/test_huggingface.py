@@ -174,6 +174,14 @@ def test_a_stream_that_is_closed_stops_the_model(opened) -> None:
     words.close()
 
 
+def test_blip2_captions_a_picture_alone_as_transformers_has_it(opened) -> None:
+    model = opened("blip2")
+    pixels = model.processor.image_processor(open_image(picture(1)), return_tensors="pt")["pixel_values"]
+    ids = model.model.generate(pixel_values=pixels, do_sample=False, max_new_tokens=10)[0]
+    said = model.answers([Conversation((), None).said("user", Picture(picture(1)))], DECODING)
+    assert said == [model.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()]
+
+
 def test_nothing_asked_is_nothing_answered(opened) -> None:
     assert opened("llava").answers([], DECODING) == []
 

@@ -46,7 +46,8 @@ def render_prompt(conversation: Conversation, processor: Any, model_type: str) -
 def documented_prompt(messages: Sequence[dict[str, Any]], model_type: str) -> str:
     """The prompt of BLIP-2 and InstructBLIP.
 
-    BLIP-2's is `Question: ... Answer:`, with earlier turns in front of it (arXiv 2301.12597). InstructBLIP is given a single
+    BLIP-2's is `Question: ... Answer:`, with earlier turns in front of it, and nothing where a picture alone is shown, which
+    asks for a caption (arXiv 2301.12597). InstructBLIP is given a single
     question as it is, and a dialogue in BLIP-2's form.
 
     Example:
@@ -59,7 +60,7 @@ def documented_prompt(messages: Sequence[dict[str, Any]], model_type: str) -> st
         for message in messages
         if message["role"] != "system"
     ]
-    if model_type == "instructblip" and len(said) == 1:
+    if len(said) == 1 and (model_type == "instructblip" or not said[0][1]):
         return said[0][1]
     marks = {"user": "Question", "assistant": "Answer"}
     return " ".join([*(f"{marks[role]}: {words}" for role, words in said), "Answer:"])

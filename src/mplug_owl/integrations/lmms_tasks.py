@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mplug_owl.errors import UserError
+from mplug_owl.errors import BadSample, UserError, WriteError
 from mplug_owl.eval.answer import DECODING
 from mplug_owl.eval.graders.exact import matches
 from mplug_owl.eval.task import Condition, Question, Task
@@ -86,7 +86,7 @@ def write_tasks(task: Task, condition: Condition, out: Path, limit: int | None, 
 def _row(question: Question, condition: Condition, folder: Path) -> dict[str, Any]:
     """A question as a line: its turns, its target, and its picture's file."""
     file = folder / f"{condition.split}-{question.image or question.id}.png"
-    if not file.is_file() and question.picture is not None:
+    if question.picture is not None:  # one that is there may be of other data
         question.picture().convert("RGB").save(file)
     return {
         "question_id": question.id,
@@ -179,7 +179,7 @@ def main() -> None:
     tokens = given.max_new_tokens or (512 if given.task == "owleval" else DECODING.max_new_tokens)
     try:
         names = [name for one in conditions for name in write_tasks(task, one, given.out, given.limit, tokens)]
-    except UserError as error:
+    except (UserError, BadSample, WriteError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     print(",".join(names))
