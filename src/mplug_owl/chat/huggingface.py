@@ -1,6 +1,7 @@
 """Any image-text-to-text model of transformers as a ChatModel, by its own processor and transformers' generate."""
 
 import copy
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from threading import Event
@@ -66,8 +67,11 @@ class HuggingFaceChatModel:
         while order:
             pictured = bool(conversations[order[0]].pictures)  # processors take all with pictures, or all without
             batch = [index for index in order[: self.batch_size] if bool(conversations[index].pictures) == pictured]
-            order = order[len(batch) :]
             inputs = self._inputs([prompts[index] for index in batch], [conversations[index] for index in batch])
+            if len(batch) > 1 and self._room(inputs["input_ids"].shape[1]) < decoding.max_new_tokens:
+                batch = batch[:1]  # the longest prompt would leave the others' answers no more room than its own
+                inputs = self._inputs([prompts[batch[0]]], [conversations[batch[0]]])
+            order = order[len(batch) :]
             ids_BT = self._generate(inputs, decoding)
             for index, ids in zip(batch, ids_BT.tolist(), strict=True):
                 yield index, clean_answer(self._decode(ids), decoding.stop)
@@ -132,23 +136,24 @@ class HuggingFaceChatModel:
         ends = ended if isinstance(ended, list) else [ended]
         return str(self.processor.tokenizer.decode([token for token in ids if token not in ends], skip_special_tokens=True))
 
+    def _room(self, length: int) -> int:
+        """How many tokens the model has room for after a prompt of this length."""
+        positions = getattr(self._generating.config.get_text_config(), "max_position_embeddings", None)
+        return sys.maxsize if positions is None or self._is_encoder_decoder else positions - length
+
     def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
         """The checkpoint's own marks of begin and end, and everything else as the decoding says."""
-        longest = decoding.max_new_tokens
-        positions = getattr(self._generating.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and not self._is_encoder_decoder:
-            if length >= positions:
-                raise RefusedConversationError(
-                    f"the conversation has {length:,} tokens, and the model ends at {positions:,}; expected fewer"
-                )
-            longest = min(longest, positions - length)
+        if (room := self._room(length)) <= 0:
+            raise RefusedConversationError(
+                f"the conversation has {length:,} tokens, and the model ends at {length + room:,}; expected fewer"
+            )
         tokenizer, draws = self.processor.tokenizer, decoding.temperature > 0
         config: GenerationConfig = copy.deepcopy(self._generating.generation_config)
         if config.eos_token_id is None:
             config.eos_token_id = tokenizer.eos_token_id
         config.update(  # what is None here, generate takes from the checkpoint
             max_length=None,
-            max_new_tokens=longest,
+            max_new_tokens=min(decoding.max_new_tokens, room),
             min_length=None,
             min_new_tokens=0,
             num_beams=1,

@@ -30,10 +30,13 @@ def render_prompt(conversation: Conversation, processor: Any, model_type: str) -
         raise UserError(
             f"a {model_type} model without a chat template; expected one that has it, or {' or '.join(WITHOUT_TEMPLATE)}"
         )
+    has_system = len(messages) > 1 and messages[0]["role"] == "system"
     try:
-        return _apply(processor, messages)
+        prompt = _apply(processor, messages)
+        if not has_system or messages[0]["content"][0]["text"].strip() in prompt:  # some templates leave it out in silence
+            return prompt
     except TemplateError as error:
-        if messages[0]["role"] != "system" or len(messages) < 2:
+        if not has_system:
             raise RefusedConversationError(f"the model's chat template refuses the conversation ({error})") from error
     first, second, *rest = messages
     content = [*first["content"], {"type": "text", "text": "\n"}, *second["content"]]
