@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from mplug_owl.chat.auto_classes import open_model
 from mplug_owl.chat.prompts import WITHOUT_TEMPLATE, render_prompt
 from mplug_owl.chat.protocol import COLDEST, Decoding
-from mplug_owl.chat.settled import clean_answer, settled_parts
+from mplug_owl.chat.settled import clean_answer, decoded_answer, settled_parts
 from mplug_owl.chat.streaming import StopAtWords, StopWhenClosed, TokenQueue, generated_tokens
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import RefusedConversationError
@@ -134,7 +134,8 @@ class HuggingFaceChatModel:
         ended = self._generating.generation_config.eos_token_id
         ended = self.processor.tokenizer.eos_token_id if ended is None else ended
         ends = ended if isinstance(ended, list) else [ended]
-        return str(self.processor.tokenizer.decode([token for token in ids if token not in ends], skip_special_tokens=True))
+        said = [token for token in ids if token not in ends]
+        return decoded_answer(said, lambda some: str(self.processor.tokenizer.decode(some, skip_special_tokens=True)))
 
     def _room(self, length: int) -> int:
         """How many tokens the model has room for after a prompt of this length."""

@@ -18,7 +18,7 @@ from mplug_owl.chat.lean import computed_apart
 from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
 from mplug_owl.chat.protocol import COLDEST, Decoding
-from mplug_owl.chat.settled import clean_answer, settled_parts
+from mplug_owl.chat.settled import clean_answer, decoded_answer, settled_parts
 from mplug_owl.chat.stats import Work
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.generation import refuse_too_long
@@ -199,7 +199,8 @@ class OwlChatModel:
 def answer_words(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, ids: Sequence[int]) -> str:
     """An answer's ids to words. What ends it is none of them, even where the tokenizer does not call it special."""
     ends = _end_token_ids(model, processor)
-    return str(processor.decode([token for token in ids if token not in ends], skip_special_tokens=True))
+    said = [token for token in ids if token not in ends]
+    return decoded_answer(said, lambda some: str(processor.decode(some, skip_special_tokens=True)))
 
 
 def _end_token_ids(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor) -> list[int]:
