@@ -75,6 +75,16 @@ def test_answers_to_owleval_come_back_as_a_file_that_owl_eval_reads(tmp_path: Pa
         assert answer.turns == tuple(f"{words}!" for words, _ in answer.question.turns)
 
 
+def test_answers_that_cannot_be_written_end_lmms_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would print the exception and exit as if all went well."""
+    (tmp_path / "out").write_text("")
+    told = SimpleNamespace(output_path=str(tmp_path / "out"), model="mplug_owl", model_args="")
+    with pytest.raises(SystemExit) as ended:
+        write_answers([{"split": "single", "earlier": []}], told)
+    assert ended.value.code == 74
+    assert "could not be written" in capsys.readouterr().err
+
+
 def test_a_command_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["lmms_tasks", "scenes", str(tmp_path), "--limit", "6"])
     main()

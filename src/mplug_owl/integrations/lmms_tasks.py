@@ -9,7 +9,9 @@ lmms-eval finds them with `--include_path TASKS`. Questions of one turn are a ta
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,19 @@ def _row(question: Question, condition: Condition, folder: Path) -> dict[str, An
     }
 
 
+@contextmanager
+def failing_loudly() -> Iterator[None]:
+    """lmms-eval prints an exception and exits with 0, as a run that went well: what fails here ends the process."""
+    try:
+        yield
+    except (UserError, BadSample, WriteError) as error:
+        print(f"mplug_owl: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(1) from error
+
+
 # What the tasks' files name.
 
 
@@ -145,6 +160,7 @@ def answered(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, dict[s
     return {"answers": {**row, **turns[-1], "earlier": turns[:-1]}}
 
 
+@failing_loudly()
 def write_answers(rows: Sequence[Mapping[str, Any]], args: Any) -> int:
     """The answers into `answers-SPLIT.jsonl` under --output_path, which `owl eval answers:FILE owleval` reads. How many."""
     folder = Path(getattr(args, "output_path", None) or ".")
@@ -177,11 +193,8 @@ def main() -> None:
     task: Task = OwlEval(given.data) if given.task == "owleval" else DrawnWorld()
     conditions = task.conditions if given.task == "owleval" else task.conditions[:1]
     tokens = given.max_new_tokens or (512 if given.task == "owleval" else DECODING.max_new_tokens)
-    try:
+    with failing_loudly():
         names = [name for one in conditions for name in write_tasks(task, one, given.out, given.limit, tokens)]
-    except (UserError, BadSample, WriteError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
     print(",".join(names))
 
 
