@@ -213,6 +213,11 @@ def test_any_chat_model_can_be_talked_with() -> None:
     assert chat.conversation.answers == ("Hello", "Again")
 
 
+@pytest.mark.parametrize("decoding", [Decoding(temperature=2), Decoding(repetition_penalty=2)])
+def test_a_whole_number_is_a_number(owl: Owl, decoding: Decoding) -> None:
+    assert isinstance(answers(owl, [asked(SHOWN[0])], decoding)[0], str)
+
+
 def test_what_a_checkpoint_says_of_generation_is_not_asked(owl: Owl, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = GenerationConfig(
         max_length=3, do_sample=True, temperature=9.0, repetition_penalty=9.0, num_beams=2, min_new_tokens=99

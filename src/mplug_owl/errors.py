@@ -10,6 +10,10 @@ class UserError(ValueError):
     exit_code = 2
 
 
+class RefusedConversationError(UserError):
+    """A model cannot be given this conversation, and others can: it is too long, or not of the kind that the model reads."""
+
+
 class BadSample(ValueError):  # noqa: N818  (what it says is what it is)
     """One record that cannot be read or learned from. It is quarantined with this reason, and the others stay."""
 

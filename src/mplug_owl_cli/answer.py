@@ -26,7 +26,10 @@ def answer(
     limit: Annotated[int | None, typer.Option(help="Only so many records, the first ones.", min=1, show_default="all")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="How long an answer may get.", min=1)] = 256,
     temperature: Annotated[float, typer.Option(help="0 picks the likeliest word; above, words are drawn.", min=0)] = 0.0,
-    batch: Annotated[int, typer.Option(help="So many are answered at once.", min=1)] = 64,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="So many are answered at once.", min=1, show_default="64, of other libraries' fewer"),
+    ] = None,
     device: DeviceOption = None,
     dtype: Annotated[Precision, typer.Option("--dtype", help="What weights are kept in; auto is the file's.")] = Precision.auto,
     quantize: QuantizeOption = None,

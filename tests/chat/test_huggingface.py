@@ -135,6 +135,43 @@ def test_words_are_drawn_where_the_temperature_says_so(opened) -> None:
     assert len(hot) > 1
 
 
+def test_almost_no_temperature_is_the_likeliest_word_and_whole_numbers_are_numbers(opened) -> None:
+    model = opened("llava")
+    likeliest = model.answers([SHOWN], DECODING)
+    assert model.answers([SHOWN], Decoding(max_new_tokens=10, temperature=1e-42)) == likeliest
+    assert model.answers([SHOWN], Decoding(max_new_tokens=10, temperature=2, repetition_penalty=2))
+
+
+def test_what_a_checkpoint_wants_of_sampling_is_left_out(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hot = opened("llava"), Decoding(max_new_tokens=10, temperature=2.0, top_p=1.0)
+
+    def said() -> list[str]:
+        torch.manual_seed(0)
+        return [*model.answers([SHOWN], hot), *model.answers([SHOWN], DECODING)]
+
+    expected, config = said(), model.model.generation_config
+    for name, value in (("min_p", 1.0), ("typical_p", 0.01)):
+        monkeypatch.setattr(config, name, value)
+    assert said() == expected
+
+
+def test_what_ends_an_answer_is_no_word_of_it(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tokenizers have their end of turn as an everyday token."""
+    model = opened("llava")
+    talk, whole, letter = next(
+        (talk, whole, letter)
+        for talk, whole in zip(TALKS, model.answers(TALKS, DECODING), strict=True)
+        for letter in whole[1:]
+        if letter.isascii() and letter.isprintable() and letter != " "
+    )
+    monkeypatch.setattr(model.model.generation_config, "eos_token_id", model.processor.tokenizer.encode(letter))
+    cut = whole.partition(letter)[0].strip()
+    for shortest in (None, 9):  # which a checkpoint may want
+        monkeypatch.setattr(model.model.generation_config, "min_new_tokens", shortest)
+        monkeypatch.setattr(model.model.generation_config, "min_length", shortest and POSITIONS)
+        assert model.answers([talk], DECODING) == ["".join(model.stream(talk, DECODING))] == [cut]
+
+
 def test_a_stream_that_is_closed_stops_the_model(opened) -> None:
     model, passes = opened("llava"), []
     hook = model.model.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -143,6 +180,14 @@ def test_a_stream_that_is_closed_stops_the_model(opened) -> None:
     words.close()  # which waits for the model's thread
     hook.remove()
     assert 0 < len(passes) < 250
+
+
+def test_blip2_captions_a_picture_alone_as_transformers_has_it(opened) -> None:
+    model = opened("blip2")
+    inputs = model.processor(images=open_image(picture(1)), text="", return_tensors="pt")
+    ids = model.model.generate(**inputs, do_sample=False, max_new_tokens=10)[0][inputs["input_ids"].shape[1] :]
+    said = model.answers([Conversation((), None).said("user", Picture(picture(1)))], DECODING)
+    assert said == [model.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()]
 
 
 def test_nothing_asked_is_nothing_answered(opened) -> None:
@@ -167,6 +212,15 @@ def test_a_conversation_that_is_too_long_is_an_error(name: str, opened) -> None:
 def test_an_answer_ends_at_the_last_position(opened) -> None:
     asked = Conversation((), None).said("user", "a" * (POSITIONS - 40))
     assert opened("blip2").answers([asked], Decoding(max_new_tokens=500))
+
+
+def test_a_long_prompt_does_not_cut_the_others_answers(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened("llava")
+    monkeypatch.setattr(model.model.config.text_config, "max_position_embeddings", 100)
+    short, long = (Conversation((), None).said("user", words) for words in ("Hm?", "Well, " * 12))
+    decoding = Decoding(max_new_tokens=40)
+    alone = [model.answers([talk], decoding)[0] for talk in (short, long)]
+    assert model.answers([short, long], decoding) == alone
 
 
 def test_a_picture_that_is_none_is_said_to_be(opened) -> None:
@@ -306,6 +360,10 @@ def test_a_template_without_room_for_a_system_sentence_gets_it_with_the_first_qu
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + LLAVA
     (spoiled / "chat_template.jinja").unlink()
     (spoiled / "chat_template.jinja").write_text(refusing)
+    model = find(f"hf:{spoiled}", "cpu")
+    assert prompt(Conversation((), "Be short.").said("user", "Hm?"), model) == "USER: Be short. \n Hm? ASSISTANT:"
+    silent = LLAVA.replace("in messages %}", "in messages if message['role'] != 'system' %}", 1)
+    (spoiled / "chat_template.jinja").write_text(silent)
     model = find(f"hf:{spoiled}", "cpu")
     assert prompt(Conversation((), "Be short.").said("user", "Hm?"), model) == "USER: Be short. \n Hm? ASSISTANT:"
     (spoiled / "chat_template.jinja").write_text("{{ raise_exception('never') }}")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mplug_owl.chat.messages import chat_messages
+from mplug_owl.chat.prompts import documented_prompt
 from mplug_owl.conversation import Conversation, Message, Picture
 
 PARTS = st.one_of(st.text("abc \n", max_size=5), st.builds(Picture, st.sampled_from(["one.png", "two.png"])))
@@ -51,3 +52,8 @@ def test_roles_take_turns_and_nothing_is_lost(said: list[tuple[Any, list[Any]]])
         assert words == "".join(part for one, parts in said if one == role for part in parts if isinstance(part, str)).replace(
             "\n", ""
         )
+
+
+def test_a_picture_alone_asks_blip2_for_a_caption() -> None:
+    alone = chat_messages(Conversation((), None).said("user", Picture("cat.png")), lambda source: {"type": "image"})
+    assert documented_prompt(alone, "blip-2") == documented_prompt(alone, "instructblip") == ""

@@ -76,6 +76,16 @@ def test_answers_to_owleval_come_back_as_a_file_that_owl_eval_reads(tmp_path: Pa
         assert answer.turns == tuple(f"{words}!" for words, _ in answer.question.turns)
 
 
+def test_answers_that_cannot_be_written_end_lmms_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would print the exception and exit as if all went well."""
+    (tmp_path / "out").write_text("")
+    told = SimpleNamespace(output_path=str(tmp_path / "out"), model="mplug_owl", model_args="")
+    with pytest.raises(SystemExit) as ended:
+        write_answers([{"split": "single", "earlier": []}], told)
+    assert ended.value.code == 74
+    assert "could not be written" in capsys.readouterr().err
+
+
 def test_a_command_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["lmms_tasks", "scenes", str(tmp_path), "--limit", "6"])
     main()
@@ -85,3 +95,19 @@ def test_a_command_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         main()
     assert ended.value.code == 2
     assert "expected OwlEval's folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("sys.argv", ["lmms_tasks", "scenes", str(tmp_path / "file"), "--limit", "6"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 74
+    assert "could not be written" in capsys.readouterr().err
+
+
+def test_pictures_of_other_data_are_not_shown(tmp_path: Path) -> None:
+    world = DrawnWorld()
+    (name,) = write_tasks(world, world.conditions[0], tmp_path, limit=1, tokens=8)
+    (row,) = rows(tmp_path / f"{name}.jsonl")
+    drawn = Image.open(row["file"]).convert("RGB")
+    Image.new("RGB", drawn.size).save(row["file"])
+    write_tasks(world, world.conditions[0], tmp_path, limit=1, tokens=8)
+    assert not ImageChops.difference(Image.open(row["file"]).convert("RGB"), drawn).getbbox()

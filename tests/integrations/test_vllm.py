@@ -15,7 +15,9 @@ from mplug_owl.conversation import IMAGE_MARK, Conversation, Picture
 from mplug_owl.errors import UserError
 from mplug_owl.integrations.vllm import TEMPLATE, prepare, register, template_of
 from mplug_owl.model.load import load_processor
+from mplug_owl.model.template import with_pictures
 from tests.integrations.vllm_owl import write
+from tests.model.families import BY_NAME, tokenizer_of
 from tests.tiny import picture, tiny_config, tiny_owl, tiny_processor
 
 REAL = "VLLM_ENVIRONMENT"
@@ -81,6 +83,23 @@ def test_what_people_type_is_broken_where_it_spells_a_token(tmp_path: Path) -> N
         assert tokenizer.eos_token_id not in ids
     with pytest.raises(UserError, match="neither the original's format"):
         template_of("{{ messages }}", tokenizer)
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen3", "gemma3", "phi3"])
+def test_no_typed_token_of_a_chat_format_steers_it(name: str) -> None:
+    """Most formats' own tokens have no name among a tokenizer's special tokens, and some are not called special."""
+    family = BY_NAME[name]
+    tokenizer = tokenizer_of(family)
+    template = template_of(with_pictures(family.template, tokenizer), tokenizer)
+    typed = [*family.special, *(word for word in family.words if word.startswith("<"))]
+    rendered = [
+        tokenizer.apply_chat_template([{"role": "user", "content": words}], chat_template=template, tokenize=False)
+        for words in ("ab", f"a{''.join(typed)}b")
+    ]
+    quiet, loud = (tokenizer.encode(words, add_special_tokens=False) for words in rendered)
+    assert len(loud) > len(quiet)
+    for token in tokenizer.convert_tokens_to_ids(typed):
+        assert loud.count(token) == quiet.count(token)
 
 
 def test_the_plug_in_may_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:

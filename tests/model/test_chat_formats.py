@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 from transformers import pipeline
 
 from mplug_owl.chat import Decoding, OwlChatModel
+from mplug_owl.chat.owl import answer_words
 from mplug_owl.conversation import PLAIN, Conversation, Message, Picture
 from mplug_owl.data.encode import Encoding, encode
 from mplug_owl.data.inspect import as_sample
@@ -21,6 +22,7 @@ from mplug_owl.model.build import end_with_turns
 from mplug_owl.model.load import Owl, load
 from mplug_owl.model.processor import MplugOwlProcessor
 from mplug_owl.model.template import with_pictures
+from mplug_owl.serve.answering import Words
 from tests.model.families import BY_NAME, tokenizer_of
 from tests.tiny import picture, tiny_config, tiny_owl
 
@@ -43,6 +45,18 @@ def made(name: str, folder: Path) -> Owl:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Owl(model, processor)
+
+
+def test_what_ends_a_turn_is_no_word_of_the_answer() -> None:
+    """Some tokenizers do not call the end of a turn special."""
+    plain = replace(BY_NAME["llama3"], special=BY_NAME["llama3"].special[:-1], words=("<|eot_id|>",))
+    tokenizer, config = tokenizer_of(plain), tiny_config()
+    config.text_config.vocab_size = config.image_token_id = len(tokenizer)
+    model = tiny_owl(config)
+    processor = MplugOwlProcessor.for_model(model, tokenizer, None, with_pictures(plain.template, tokenizer))
+    assert tokenizer.decode(processor.end_token_ids[0], skip_special_tokens=True) == "<|eot_id|>"
+    ids = [*tokenizer.encode("A cat.", add_special_tokens=False), processor.end_token_ids[0]]
+    assert answer_words(model, processor, ids) == Words(Owl(model, processor)).decode(ids) == "A cat."
 
 
 TALK = Conversation(

@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, Message, Picture, caption
-from mplug_owl.errors import UserError
-from mplug_owl.model import template
+from mplug_owl.errors import RefusedConversationError, UserError
 from mplug_owl.model.template import ChatFormat, chat_format, chosen_template, with_pictures
 from tests.model.families import BY_NAME, FAMILIES, Family, tokenizer_of
 
@@ -247,7 +246,7 @@ def test_a_conversation_that_the_template_refuses_is_named() -> None:
     twice = Conversation(
         (Message("user", ("a",)), Message("assistant", ("b",)), Message("assistant", ("c",))), name="talks.json: 7"
     )
-    with pytest.raises(template.RefusedConversationError, match=r"^talks.json: 7: .*must alternate"):
+    with pytest.raises(RefusedConversationError, match=r"^talks.json: 7: .*must alternate"):
         ours.spans(twice)
     # The original's prompt has a picture in a message of its own, and who wants turns to alternate gets them so.
     for apart, once in (((PICTURE,), (PICTURE, "b")), (("a",), ("a\nb",))):

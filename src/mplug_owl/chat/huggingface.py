@@ -1,6 +1,7 @@
 """Any image-text-to-text model of transformers as a ChatModel, by its own processor and transformers' generate."""
 
 import copy
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from threading import Event
@@ -14,11 +15,11 @@ from transformers.generation.streamers import BaseStreamer
 
 from mplug_owl.chat.auto_classes import open_model
 from mplug_owl.chat.prompts import WITHOUT_TEMPLATE, render_prompt
-from mplug_owl.chat.protocol import Decoding
-from mplug_owl.chat.settled import clean_answer, settled_parts
+from mplug_owl.chat.protocol import COLDEST, Decoding
+from mplug_owl.chat.settled import clean_answer, decoded_answer, settled_parts
 from mplug_owl.chat.streaming import StopAtWords, StopWhenClosed, TokenQueue, generated_tokens
 from mplug_owl.conversation import Conversation
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError
 from mplug_owl.model.images import open_image
 
 
@@ -66,8 +67,11 @@ class HuggingFaceChatModel:
         while order:
             pictured = bool(conversations[order[0]].pictures)  # processors take all with pictures, or all without
             batch = [index for index in order[: self.batch_size] if bool(conversations[index].pictures) == pictured]
-            order = order[len(batch) :]
             inputs = self._inputs([prompts[index] for index in batch], [conversations[index] for index in batch])
+            if len(batch) > 1 and self._room(inputs["input_ids"].shape[1]) < decoding.max_new_tokens:
+                batch = batch[:1]  # the longest prompt would leave the others' answers no more room than its own
+                inputs = self._inputs([prompts[batch[0]]], [conversations[batch[0]]])
+            order = order[len(batch) :]
             ids_BT = self._generate(inputs, decoding)
             for index, ids in zip(batch, ids_BT.tolist(), strict=True):
                 yield index, clean_answer(self._decode(ids), decoding.stop)
@@ -84,7 +88,7 @@ class HuggingFaceChatModel:
 
     def _prompt(self, conversation: Conversation) -> str:
         if self.model_type in WITHOUT_TEMPLATE and len(conversation.pictures) > 1:
-            raise UserError(
+            raise RefusedConversationError(
                 f"a {self.model_type} model sees one picture, and the conversation has {len(conversation.pictures)}"
             )
         return render_prompt(conversation, self.processor, self.model_type)
@@ -126,32 +130,42 @@ class HuggingFaceChatModel:
         return ids_BT[:, begins:]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
+        """An answer's words. What ends it is none of them, even where the tokenizer does not call it special."""
+        ended = self._generating.generation_config.eos_token_id
+        ended = self.processor.tokenizer.eos_token_id if ended is None else ended
+        ends = ended if isinstance(ended, list) else [ended]
+        said = [token for token in ids if token not in ends]
+        return decoded_answer(said, lambda some: str(self.processor.tokenizer.decode(some, skip_special_tokens=True)))
+
+    def _room(self, length: int) -> int:
+        """How many tokens the model has room for after a prompt of this length."""
+        positions = getattr(self._generating.config.get_text_config(), "max_position_embeddings", None)
+        return sys.maxsize if positions is None or self._is_encoder_decoder else positions - length
 
     def _generation_config(self, decoding: Decoding, length: int) -> GenerationConfig:
         """The checkpoint's own marks of begin and end, and everything else as the decoding says."""
-        longest = decoding.max_new_tokens
-        positions = getattr(self._generating.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and not self._is_encoder_decoder:
-            if length >= positions:
-                raise UserError(f"the conversation has {length:,} tokens, and the model ends at {positions:,}; expected fewer")
-            longest = min(longest, positions - length)
+        if (room := self._room(length)) <= 0:
+            raise RefusedConversationError(
+                f"the conversation has {length:,} tokens, and the model ends at {length + room:,}; expected fewer"
+            )
         tokenizer, draws = self.processor.tokenizer, decoding.temperature > 0
         config: GenerationConfig = copy.deepcopy(self._generating.generation_config)
         if config.eos_token_id is None:
             config.eos_token_id = tokenizer.eos_token_id
-        config.update(
+        config.update(  # what is None here, generate takes from the checkpoint
             max_length=None,
-            max_new_tokens=longest,
+            max_new_tokens=min(decoding.max_new_tokens, room),
             min_length=None,
-            min_new_tokens=None,
+            min_new_tokens=0,
             num_beams=1,
             num_return_sequences=1,
-            repetition_penalty=decoding.repetition_penalty,
+            repetition_penalty=float(decoding.repetition_penalty),  # transformers takes no whole number
             no_repeat_ngram_size=0,
             do_sample=draws,
-            temperature=decoding.temperature if draws else 1.0,
+            temperature=max(float(decoding.temperature), COLDEST) if draws else 1.0,
             top_p=decoding.top_p if draws else 1.0,
+            min_p=0.0 if draws else None,
+            typical_p=1.0,
             top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
             pad_token_id=tokenizer.pad_token_id,
         )

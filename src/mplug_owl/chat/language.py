@@ -9,7 +9,7 @@ import torch
 from mplug_owl.chat.owl import OwlChatModel
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.conversation import Conversation
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError
 from mplug_owl.model.build import Modules, build
 from mplug_owl.model.config import MplugOwlConfig
 from mplug_owl.model.eyes import Base, cast_weights
@@ -37,6 +37,15 @@ class LanguageChatModel:
 
     def __init__(self, owl: Owl, batch_size: int = 32) -> None:
         self._answering = OwlChatModel(owl, batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """At most so many conversations are answered at once."""
+        return self._answering.batch_size
+
+    @batch_size.setter
+    def batch_size(self, count: int) -> None:
+        self._answering.batch_size = count
 
     @classmethod
     def open(cls, source: str, device: str | torch.device | None = None, dtype: str = "auto") -> "LanguageChatModel":
@@ -96,4 +105,6 @@ def _config(source: str) -> MplugOwlConfig:
 def _refuse_pictures(conversation: Conversation) -> None:
     if conversation.pictures:
         name = conversation.name or "a conversation"
-        raise UserError(f"{name} has a picture, and a language model reads words alone; ask it through experts: instead")
+        raise RefusedConversationError(
+            f"{name} has a picture, and a language model reads words alone; ask it through experts: instead"
+        )

@@ -50,22 +50,24 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
             raise UserError(f"{name} has the weights that its server has; leave --dtype {dtype} out")
         return EndpointChatModel(Endpoint.from_name(name))
     if name.startswith("language:"):
-        if dtype == INT8:
-            raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
-        if quantize is not None:
-            raise UserError(f"{name}: --quantize is for our own models; leave it out")
+        _refuse_our_own_ways(name, dtype, quantize)
         from mplug_owl.chat.language import LanguageChatModel  # not above: peft takes a second that most do not need
 
         return LanguageChatModel.open(name.removeprefix("language:"), device, dtype)
     if name.startswith("hf:"):
         path = name.removeprefix("hf:")
         if open_config(path).model_type != MplugOwlConfig.model_type:
-            if dtype == INT8:
-                raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
-            if quantize is not None:
-                raise UserError(f"{name}: --quantize is for our own models; leave it out")
+            _refuse_our_own_ways(name, dtype, quantize)
             return HuggingFaceChatModel.open(path, device, dtype)
         name = path
     owl = load(name, device, dtype, quantize)
     pack(owl.model)  # a bf16 model on a CPU; it answers and is never saved
     return OwlChatModel(owl)
+
+
+def _refuse_our_own_ways(name: str, dtype: str, quantize: Quantisation | None) -> None:
+    """Raise UserError where somebody else's model is asked to keep its weights as only our own can."""
+    if dtype == INT8:
+        raise UserError(f"{name}: --dtype int8 is for our own models; expected auto, float32 or bfloat16")
+    if quantize is not None:
+        raise UserError(f"{name}: --quantize is for our own models; leave it out")

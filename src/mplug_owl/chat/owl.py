@@ -17,16 +17,14 @@ from mplug_owl.chat.decode import Choice, Prompt, Rows, decode
 from mplug_owl.chat.lean import computed_apart
 from mplug_owl.chat.memory import keep_freed_memory
 from mplug_owl.chat.pictures import PictureFeatures
-from mplug_owl.chat.protocol import Decoding
-from mplug_owl.chat.settled import clean_answer, settled_parts
+from mplug_owl.chat.protocol import COLDEST, Decoding
+from mplug_owl.chat.settled import clean_answer, decoded_answer, settled_parts
 from mplug_owl.chat.stats import Work
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.load import Owl
-from mplug_owl.model.processor import Example
-
-# Logits are divided by the temperature, and a smaller one would make them infinite.
-COLDEST = 1e-6
+from mplug_owl.model.owl import MplugOwlForConditionalGeneration
+from mplug_owl.model.processor import Example, MplugOwlProcessor
 
 
 @dataclass
@@ -173,15 +171,7 @@ class OwlChatModel:
         return known, past.cache
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.processor.decode(ids, skip_special_tokens=True))
-
-    def _end_token_ids(self) -> list[int]:
-        """What ends an answer: the end token, and in a chat format of the model's own all that it ends with."""
-        ends = [*self.processor.end_token_ids]
-        if self.processor.chat_format is not None:
-            more = self.model.generation_config.eos_token_id
-            ends += [more] if isinstance(more, int) else more or []
-        return [*dict.fromkeys(ends)]
+        return answer_words(self.model, self.processor, ids)
 
     def _generation_config(self, decoding: Decoding) -> GenerationConfig:
         """A decoding in transformers' words.
@@ -194,16 +184,32 @@ class OwlChatModel:
             min_new_tokens=0,
             num_beams=1,
             num_return_sequences=1,
-            repetition_penalty=decoding.repetition_penalty,
+            repetition_penalty=float(decoding.repetition_penalty),  # transformers takes no whole number
             no_repeat_ngram_size=0,
             do_sample=draws,
-            temperature=max(decoding.temperature, COLDEST) if draws else 1.0,
+            temperature=max(float(decoding.temperature), COLDEST) if draws else 1.0,
             top_p=decoding.top_p if draws else 1.0,
             top_k=0 if draws else 50,  # transformers' own default, which it does not complain about
-            eos_token_id=self._end_token_ids(),
+            eos_token_id=_end_token_ids(self.model, self.processor),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )
+
+
+def answer_words(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor, ids: Sequence[int]) -> str:
+    """An answer's ids to words. What ends it is none of them, even where the tokenizer does not call it special."""
+    ends = _end_token_ids(model, processor)
+    said = [token for token in ids if token not in ends]
+    return decoded_answer(said, lambda some: str(processor.decode(some, skip_special_tokens=True)))
+
+
+def _end_token_ids(model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor) -> list[int]:
+    """What ends an answer: the end token, and in a chat format of the model's own all that it ends with."""
+    ends = [*processor.end_token_ids]
+    if processor.chat_format is not None:
+        more = model.generation_config.eos_token_id
+        ends += [more] if isinstance(more, int) else more or []
+    return [*dict.fromkeys(ends)]
 
 
 def _alike(ones: Sequence[Picture], others: Sequence[Picture]) -> int:

@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 
 from mplug_owl.chat.messages import chat_messages
 from mplug_owl.conversation import Conversation, Message
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError, UserError
 
 # Models that came before chat templates. They see one picture, which their processor puts in front of the prompt.
 WITHOUT_TEMPLATE = ("blip-2", "instructblip")
@@ -30,23 +30,27 @@ def render_prompt(conversation: Conversation, processor: Any, model_type: str) -
         raise UserError(
             f"a {model_type} model without a chat template; expected one that has it, or {' or '.join(WITHOUT_TEMPLATE)}"
         )
+    has_system = len(messages) > 1 and messages[0]["role"] == "system"
     try:
-        return _apply(processor, messages)
+        prompt = _apply(processor, messages)
+        if not has_system or messages[0]["content"][0]["text"].strip() in prompt:  # some templates leave it out in silence
+            return prompt
     except TemplateError as error:
-        if messages[0]["role"] != "system" or len(messages) < 2:
-            raise UserError(f"the model's chat template refuses the conversation ({error})") from error
+        if not has_system:
+            raise RefusedConversationError(f"the model's chat template refuses the conversation ({error})") from error
     first, second, *rest = messages
     content = [*first["content"], {"type": "text", "text": "\n"}, *second["content"]]
     try:
         return _apply(processor, [{"role": second["role"], "content": content}, *rest])
     except TemplateError as error:
-        raise UserError(f"the model's chat template refuses the conversation ({error})") from error
+        raise RefusedConversationError(f"the model's chat template refuses the conversation ({error})") from error
 
 
 def documented_prompt(messages: Sequence[dict[str, Any]], model_type: str) -> str:
     """The prompt of BLIP-2 and InstructBLIP.
 
-    BLIP-2's is `Question: ... Answer:`, with earlier turns in front of it (arXiv 2301.12597). InstructBLIP is given a single
+    BLIP-2's is `Question: ... Answer:`, with earlier turns in front of it, and nothing where a picture alone is shown, which
+    asks for a caption (arXiv 2301.12597). InstructBLIP is given a single
     question as it is, and a dialogue in BLIP-2's form.
 
     Example:
@@ -59,7 +63,7 @@ def documented_prompt(messages: Sequence[dict[str, Any]], model_type: str) -> st
         for message in messages
         if message["role"] != "system"
     ]
-    if model_type == "instructblip" and len(said) == 1:
+    if len(said) == 1 and (model_type == "instructblip" or not said[0][1]):
         return said[0][1]
     marks = {"user": "Question", "assistant": "Answer"}
     return " ".join([*(f"{marks[role]}: {words}" for role, words in said), "Answer:"])

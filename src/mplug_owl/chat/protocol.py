@@ -7,6 +7,9 @@ from typing import Protocol, runtime_checkable
 from mplug_owl.conversation import Conversation
 from mplug_owl.errors import UserError
 
+# Logits are divided by the temperature, and a smaller one would make them infinite.
+COLDEST = 1e-6
+
 
 @dataclass(frozen=True)
 class Decoding:

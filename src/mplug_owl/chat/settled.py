@@ -2,6 +2,23 @@
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 
+# What half a character is decoded to.
+HALF = "\ufffd"
+
+
+def decoded_answer(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+    """An answer's ids to words. Half a character at the end spoils none in front of it.
+
+    Tokenizers that spell rare characters in bytes give a whole run of such characters up where its last one is cut.
+    """
+    answer = decode(ids)
+    if answer.endswith(HALF):
+        for cut in range(1, 4):  # a character has four bytes at most
+            whole = decode(ids[:-cut])
+            if not whole.endswith(HALF):
+                return answer if answer.startswith(whole) else whole + HALF
+    return answer
+
 
 def clean_answer(answer: str, stop: Sequence[str]) -> str:
     """An answer up to the stop word that begins first, without space around it."""
@@ -16,7 +33,7 @@ def settled_answer(answer: str, stop: Sequence[str]) -> str:
     """
     if any(word in answer for word in stop):  # then it is finished
         return clean_answer(answer, stop)
-    answer = answer.rstrip("\ufffd")
+    answer = answer.rstrip(HALF)
     begun = [length for word in stop for length in range(1, len(word)) if answer.endswith(word[:length])]
     return answer[: len(answer) - max(begun, default=0)].strip()
 

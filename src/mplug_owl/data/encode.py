@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mplug_owl.conversation import OWL, Conversation, Piece
-from mplug_owl.errors import BadSample, UserError
+from mplug_owl.errors import BadSample, RefusedConversationError, UserError
 from mplug_owl.model.processor import Example, MplugOwlProcessor
-from mplug_owl.model.template import RefusedConversationError
 
 Learn = Literal["answers", "everything"]
 Style = Literal["owl", "original"]

@@ -1,9 +1,6 @@
 """An owl as a model of lmms-eval 0.7: `lmms-eval eval --model mplug_owl --model_args pretrained=owl-tiny`."""
 
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +12,8 @@ from tqdm import tqdm
 
 from mplug_owl.chat import Decoding, OwlChatModel, arriving
 from mplug_owl.conversation import Conversation
-from mplug_owl.errors import BadSample, UserError
+from mplug_owl.errors import UserError
+from mplug_owl.integrations.lmms_tasks import failing_loudly
 from mplug_owl.model.load import load
 
 # So many batches of requests have their pictures in memory at once.
@@ -61,7 +59,7 @@ class MplugOwl(lmms):
     ) -> None:
         super().__init__()
         unknown.pop("max_batch_size", None)  # lmms-eval gives it to every model
-        with _failing_loudly():
+        with failing_loudly():
             if unknown:
                 raise UserError(f"model_args {next(iter(unknown))}: unknown; expected pretrained, device, batch_size or dtype")
             self.accelerator = Accelerator()
@@ -80,14 +78,14 @@ class MplugOwl(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Not for a model that answers in words: tasks of this kind end with an error."""
-        with _failing_loudly():
+        with failing_loudly():
             raise UserError("an owl answers in words; choose tasks with output_type generate_until, not loglikelihood")
 
     def _rounds(self, requests: Sequence[Instance], several: bool) -> list[list[str]]:
         """The answers to each request, round by round: all first rounds of a stretch of requests, then all second ones."""
         done: list[list[str]] = []
         stretch = BATCHES_AT_ONCE * self.model.batch_size
-        with _failing_loudly(), tqdm(total=len(requests), disable=self._rank != 0, desc="answers") as progress:
+        with failing_loudly(), tqdm(total=len(requests), disable=self._rank != 0, desc="answers") as progress:
             for first in range(0, len(requests), stretch):
                 talks = [self._talk(request) for request in requests[first : first + stretch]]
                 waiting = talks
@@ -143,16 +141,3 @@ def _goes_on(talk: _Talk) -> bool:
         return False
     talk.messages, ended, _, talk.info = said
     return not ended
-
-
-@contextmanager
-def _failing_loudly() -> Iterator[None]:
-    """lmms-eval prints an exception and exits with 0, as a run that went well: what fails here ends the process."""
-    try:
-        yield
-    except (UserError, BadSample) as error:
-        print(f"mplug_owl: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from error
-    except Exception as error:
-        traceback.print_exc()
-        raise SystemExit(1) from error

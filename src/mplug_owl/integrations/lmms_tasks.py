@@ -9,11 +9,13 @@ lmms-eval finds them with `--include_path TASKS`. Questions of one turn are a ta
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mplug_owl.errors import UserError
+from mplug_owl.errors import BadSample, UserError, WriteError
 from mplug_owl.eval.answer import DECODING
 from mplug_owl.eval.graders.exact import matches
 from mplug_owl.eval.task import Condition, Question, Task
@@ -86,7 +88,7 @@ def write_tasks(task: Task, condition: Condition, out: Path, limit: int | None, 
 def _row(question: Question, condition: Condition, folder: Path) -> dict[str, Any]:
     """A question as a line: its turns, its target, and its picture's file."""
     file = folder / f"{condition.split}-{question.image or question.id}.png"
-    if not file.is_file() and question.picture is not None:
+    if question.picture is not None:  # one that is there may be of other data
         question.picture().convert("RGB").save(file)
     return {
         "question_id": question.id,
@@ -96,6 +98,19 @@ def _row(question: Question, condition: Condition, folder: Path) -> dict[str, An
         "turns": [words for words, _ in question.turns],
         "target": question.target,
     }
+
+
+@contextmanager
+def failing_loudly() -> Iterator[None]:
+    """lmms-eval prints an exception and exits with 0, as a run that went well: what fails here ends the process."""
+    try:
+        yield
+    except (UserError, BadSample, WriteError) as error:
+        print(f"mplug_owl: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(1) from error
 
 
 # What the tasks' files name.
@@ -145,6 +160,7 @@ def answered(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, dict[s
     return {"answers": {**row, **turns[-1], "earlier": turns[:-1]}}
 
 
+@failing_loudly()
 def write_answers(rows: Sequence[Mapping[str, Any]], args: Any) -> int:
     """The answers into `answers-SPLIT.jsonl` under --output_path, which `owl eval answers:FILE owleval` reads. How many."""
     folder = Path(getattr(args, "output_path", None) or ".")
@@ -177,11 +193,8 @@ def main() -> None:
     task: Task = OwlEval(given.data) if given.task == "owleval" else DrawnWorld()
     conditions = task.conditions if given.task == "owleval" else task.conditions[:1]
     tokens = given.max_new_tokens or (512 if given.task == "owleval" else DECODING.max_new_tokens)
-    try:
+    with failing_loudly():
         names = [name for one in conditions for name in write_tasks(task, one, given.out, given.limit, tokens)]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
     print(",".join(names))
 
 

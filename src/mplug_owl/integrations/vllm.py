@@ -15,6 +15,7 @@ from mplug_owl.model.encoder import CHAT_TEMPLATE
 from mplug_owl.model.load import load_processor
 from mplug_owl.model.locate import locate
 from mplug_owl.model.template_additions import is_prepared
+from mplug_owl.model.template_tokens import control_tokens
 from mplug_owl.writing import replacing, writing
 
 TEMPLATE = "vllm.jinja"
@@ -62,7 +63,7 @@ def template_of(template: object, tokenizer: Any) -> str:
     """
     if not isinstance(template, str) or not (template == CHAT_TEMPLATE or is_prepared(template)):
         raise UserError("the chat template is neither the original's format nor a language model's own as owls keep it")
-    tokens = sorted({*tokenizer.all_special_tokens, IMAGE_MARK}, key=len, reverse=True)
+    tokens = sorted({*control_tokens(tokenizer, template), *tokenizer.all_special_tokens, IMAGE_MARK}, key=len, reverse=True)
     broken = "".join(f" | replace({token!r}, {f'{token[0]} {token[1:]}'!r})" for token in tokens if len(token) > 1)
     lines = [
         "{%- set safe = namespace(messages=[], parts=[]) -%}",

@@ -7,7 +7,7 @@ from torch import FloatTensor, LongTensor, Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.generation import LogitsProcessorList
 
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError
 from mplug_owl.model.config import MplugOwlConfig, max_positions
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ class PictureGenerationMixin(Generation):
 
 
 def refuse_too_long(length: int, text_config: PreTrainedConfig) -> None:
-    """Raises UserError where a prompt of so many ids leaves its language model no position for an answer."""
+    """Raises RefusedConversationError where a prompt of so many ids leaves its language model no position for an answer."""
     limit = max_positions(text_config)
     if limit is not None and length >= limit:
-        raise UserError(
+        raise RefusedConversationError(
             f"the conversation takes {length} positions and the language model has {limit}, one of them for an "
             "answer; start a new conversation, or say and show less"
         )

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mplug_owl.conversation import IMAGE_MARK, SYSTEM_PROMPT, Conversation, Message, Picture
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError, UserError
 from mplug_owl.model.template_additions import additions, is_prepared
 from mplug_owl.model.template_sandbox import render
 from mplug_owl.model.template_tokens import PlainTokenizer, Span
@@ -28,10 +28,6 @@ _MARKS = 0xF0000
 _MARK = re.compile("[\U000f0000-\U000ffffd]")
 # How the original's prompt begins as a template, which is no language model's own.
 _ORIGINAL = "{#- The original's prompt"
-
-
-class RefusedConversationError(UserError):
-    """A template that renders others refuses this conversation."""
 
 
 def with_pictures(template: str, tokenizer: PreTrainedTokenizerBase) -> str:

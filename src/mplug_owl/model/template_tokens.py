@@ -25,6 +25,19 @@ class Span:
     supervised: bool = False
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[str, tuple[int, Any]]:
+    """The tokens that steer a chat, by their text: their ids and the tokens.
+
+    Added tokens that stand in the template are special even where the tokenizer does not say so, such as Qwen's <think>;
+    transformers has the same rule.
+    """
+    return {
+        token.content: (index, token)
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content in template and not token.content.isspace())
+    }
+
+
 @dataclass(frozen=True)
 class _Unit:
     """What the tokenizer sees at once: a special token (`token`), a picture (neither), or a stretch of plain text."""
@@ -39,17 +52,12 @@ class PlainTokenizer:
 
     Args:
         tokenizer: The language model's. Without a fast one inside, every part is tokenised on its own.
-        template: The chat template. Added tokens that stand in it are special even where the tokenizer does not say so,
-            such as Qwen's <think>; transformers has the same rule.
+        template: The chat template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         self.tokenizer = tokenizer
-        self.added = {
-            token.content: (index, token)
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special or (token.content in template and not token.content.isspace())
-        }
+        self.added = control_tokens(tokenizer, template)
         longest_first = sorted(self.added, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._first, self._later = self._twins()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from mplug_owl.chat.owl import answer_words
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.chat.settled import clean_answer, settled_answer
 from mplug_owl.conversation import Conversation
@@ -60,7 +61,7 @@ class Words:
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's ids to words."""
-        return str(self.owl.processor.decode(ids, skip_special_tokens=True))
+        return answer_words(self.owl.model, self.owl.processor, ids)
 
     def token(self, token: int) -> str:
         """One token as it stands among others, with the space that it begins with; special ones too."""

@@ -44,6 +44,21 @@ UNANSWERED: dict[str, tuple[Mapping[str, Any], str, int]] = {
     "alpaca": ({"instruction": "Add.", "input": "1 and 2"}, "Add.\n1 and 2", 0),
     "swift": ({"query": "<image>What?", "images": ["one.png"]}, "What?", 1),
     "a document": ({"text": "Say hello."}, "Say hello.", 0),
+    "a chat with an empty answer": (
+        {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": ""}]},
+        "Hello.",
+        0,
+    ),
+    "a chat whose answer is not learned": (
+        {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes.", "weight": 0}]},
+        "Hello.",
+        0,
+    ),
+    "the original's prompt": ({"image": "one.png", "text": "Be kind.\nHuman: <image>\nHuman: What?\nAI: "}, "What?", 1),
+    "the original's prompt, stripped": ({"image": "one.png", "text": "Human: <image>\nHuman: What?\nAI:"}, "What?", 1),
+    "cauldron": ({"images": ["one.png"], "texts": [{"user": "What?"}]}, "What?", 1),
+    "baize": ({"input": "A talk.\n[|Human|]Hi.\n[|AI|]Hello.\n[|Human|]Who are you?"}, "Who are you?", 0),
+    "a file of pictures": ({"image": "one.png", "id": 1}, "", 1),
     "a picture alone": ({"image": "one.png", "caption": "A red bus."}, "", 1),
 }
 
@@ -58,7 +73,7 @@ def test_a_record_needs_no_answer(kind: str, tmp_path: Path) -> None:
     assert asked.conversation.messages[-1].role == "user"
     assert "-" not in asked.conversation.answers
     assert asked.id == str(record.get("question_id", 1))
-    if kind != "a picture alone":
+    if "picture" not in kind and "prompt" not in kind:
         assert asked.conversation.system == SYSTEM_PROMPT
 
 
@@ -74,6 +89,9 @@ def test_one_question_about_every_picture(tmp_path: Path) -> None:
     for index in range(2):
         (message,) = questions[index].conversation.messages
         assert message.parts == (Picture(tmp_path / "one.png"), "How many?")
+    assert asked_of(tmp_path, {"image": "one.png"}, words="How many?")[0].words == "How many?"
+    (tmp_path / "pictures.csv").write_text("image\none.png\n")
+    assert Questions(str(tmp_path / "pictures.csv"), words="How many?")[0].words == "How many?"
     blind = asked_of(tmp_path, {"question": "What?"}, words="How many?")
     with pytest.raises(BadSample, match="--question asks about pictures"):
         blind[0]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mplug_owl.chat import Decoding
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError, UserError
 from mplug_owl.eval.bulk import on_ray
 from mplug_owl.eval.bulk import parts as parts_module
 from mplug_owl.eval.bulk import run as run_module
@@ -251,6 +251,18 @@ def test_kernels_kept_while_a_data_set_is_answered_are_few(job: AnswerJob, monke
     assert kept == [ANSWERING]
 
 
+def test_the_file_is_on_the_disk_before_its_parts_are_removed(job: AnswerJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, bool]] = []
+
+    def sync(number: int) -> None:
+        parts = list(job.out.with_name("answers.jsonl.run").glob("part-*.jsonl"))
+        synced.append((os.fstat(number).st_ino, bool(parts)))
+
+    monkeypatch.setattr(parts_module.os, "fsync", sync)
+    answer_all(job, Parrot())
+    assert (job.out.stat().st_ino, True) in synced
+
+
 def test_a_file_that_an_editor_saved_without_its_last_end_is_done(job: AnswerJob, capsys: pytest.CaptureFixture) -> None:
     answer_all(job, Parrot())
     job.out.write_bytes(job.out.read_bytes().rstrip())
@@ -273,6 +285,20 @@ def test_ids_of_the_data_are_kept_and_made_unlike(job: AnswerJob, tmp_path: Path
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
     answer_all(job, Parrot())
     assert [row["question_id"] for row in rows(job)] == ["a", "b", "a, record 3", "c"]
+
+
+def test_a_question_that_another_model_refuses_keeps_nobody_from_an_answer(job: AnswerJob) -> None:
+    class Strict(Parrot):
+        def arriving(self, conversations, decoding):
+            for talk in conversations:
+                if talk.messages[-1].text in ("What is 3?", "What is 20?"):
+                    raise RefusedConversationError("too long")
+            yield from super().arriving(conversations, decoding)
+
+    answer_all(job, Strict())
+    assert [row["record"] for row in rows(job)] == [number for number in range(1, COUNT + 1) if number not in (4, 21)]
+    bad = [json.loads(line) for line in (job.out.with_name("answers.jsonl.run") / "bad.jsonl").read_text().splitlines()]
+    assert [row["reason"] for row in bad] == ["questions.jsonl, line 4: too long", "questions.jsonl, line 21: too long"]
 
 
 def test_a_question_that_is_too_long_keeps_nobody_from_an_answer(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def text(record: Any, location: Location) -> Conversation:
 def owl(record: Any, location: Location) -> Conversation:
     """The original's prompt string in `text`, its pictures in `image`."""
     words, images = field(record, "text", str, location), talks.pictures_of(record, location)
+    words = re.sub(r"^AI:\s*\Z", "AI: ", words, flags=re.MULTILINE)  # a question whose last space somebody stripped
     if mark := re.search(r"^(Human|AI):(?=\S)", words, re.MULTILINE):
         raise BadSample(f"{location}: {mark[0]!r} begins a line without a space after it; expected '{mark[0]} '")
     try:
@@ -167,6 +168,8 @@ def recognise(record: Any, location: object, by_words: bool = True) -> str:
         raise BadSample(
             f"{location}: addresses of pictures, not pictures; fetch them with img2dataset and read webdataset:FOLDER"
         )
+    if {*IMAGE} & {*record} and {*record} <= {*IMAGE, *ID_FIELDS}:  # pictures alone, which `owl answer --question` asks about
+        return "captions"
     for name, asked in _UNANSWERED.items():
         if {*asked} & {*record}:
             return name

@@ -6,7 +6,7 @@ from itertools import islice
 
 from mplug_owl.chat import ChatModel, Decoding, OwlChatModel, arriving
 from mplug_owl.conversation import Conversation
-from mplug_owl.errors import BadSample, UserError
+from mplug_owl.errors import BadSample, RefusedConversationError, UserError
 from mplug_owl.eval.bulk.questions import Asked, Questions
 from mplug_owl.model.generation import refuse_too_long
 from mplug_owl.model.images import open_image
@@ -49,7 +49,10 @@ def ask_all(
 
 
 def _answered(model: ChatModel, asked: Sequence[Asked], decoding: Decoding) -> Iterator[RecordAnswer]:
-    """The answers to these. Pictures are opened by whoever answers; where one fails, each of the rest is tried."""
+    """The answers to these. Pictures are opened by whoever answers; where one fails, each of the rest is tried.
+
+    Where a model refuses one of several conversations, each half of the rest is asked by itself.
+    """
     left = dict(enumerate(asked))
     while left:
         order = list(left)
@@ -63,6 +66,14 @@ def _answered(model: ChatModel, asked: Sequence[Asked], decoding: Decoding) -> I
                 raise
             for key, reason in bad.items():
                 yield RecordAnswer(left.pop(key).record, reason=reason)
+        except RefusedConversationError as error:
+            rest = list(left.values())
+            if len(rest) == 1:
+                yield RecordAnswer(rest[0].record, reason=_named(rest[0].conversation, error))
+                return
+            for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+                yield from _answered(model, half, decoding)
+            return
 
 
 def _damage(asked: Asked) -> str:
@@ -76,9 +87,14 @@ def _damage(asked: Asked) -> str:
 
 
 def _refuse_too_long(model: ChatModel, conversation: Conversation) -> None:
-    """Raise BadSample where a conversation leaves our own model no position for an answer; others say so themselves."""
+    """Raise BadSample where our own model refuses a conversation; others say so once they are asked."""
     if isinstance(model, OwlChatModel):
         try:
             refuse_too_long(len(model.processor.encode(conversation, reply=True)), model.model.config.text_config)
         except UserError as error:
-            raise BadSample(f"{conversation.name}: {error}") from None
+            raise BadSample(_named(conversation, error)) from None
+
+
+def _named(conversation: Conversation, error: UserError) -> str:
+    """Why a conversation is refused, with its name in front."""
+    return str(error) if str(error).startswith(conversation.name) else f"{conversation.name}: {error}"

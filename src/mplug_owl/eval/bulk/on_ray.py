@@ -36,7 +36,7 @@ class Answerer:
 
     def __call__(self, batch: Mapping[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
         """Positions of records to their answers."""
-        found = list(ask_all(self.model, self.questions, batch["data"].tolist(), self.job.decoding, self.job.batch))
+        found = list(ask_all(self.model, self.questions, batch["data"].tolist(), self.job.decoding, self.job.window))
         return {name: [getattr(one, name) for one in found] for name in FIELDS}
 
 
@@ -68,7 +68,7 @@ def answer_on_ray(job: AnswerJob, workers: int | None = None) -> Path:
 
 def _answers(ray: Any, job: AnswerJob, share: NDArray[np.int64], workers: int | None) -> Iterator[RecordAnswer]:
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    size = max(job.batch, -(-len(share) // BLOCKS))
+    size = max(job.window, -(-len(share) // BLOCKS))
     blocks = [share[begin : begin + size] for begin in range(0, len(share), size)]
     data = ray.data.from_numpy(blocks).map_batches(
         Answerer,

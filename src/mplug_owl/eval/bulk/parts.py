@@ -6,6 +6,7 @@ part's lock says whether somebody still writes it.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -183,6 +184,8 @@ class Parts:
                     row["question_id"] = f"{row['question_id']}, record {position + 1}"
                 ids.add(row["question_id"])
                 new.write(json.dumps(row, ensure_ascii=False) + "\n")
+            new.flush()
+            os.fsync(new.fileno())  # the parts are removed after it
 
     def _where(self) -> NDArray[np.int64]:
         """The file and the byte where each record's first row begins; -1 for none."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from mplug_owl.conversation import OWL, PLAIN, SYSTEM_PROMPT, Conversation, Message
 from mplug_owl.data.sources import FORMATS, Source, read
-from mplug_owl.data.sources.formats import ANSWER, ID_FIELDS, IMAGE, QUESTION, checked, refuse_unseen
+from mplug_owl.data.sources.formats import ANSWER, CAPTION, ID_FIELDS, IMAGE, QUESTION, checked, refuse_unseen
 from mplug_owl.data.sources.recognise import recognise
 from mplug_owl.data.sources.source import FileSource, in_turn, read_record
 from mplug_owl.data.sources.talks import has_value
@@ -71,9 +71,7 @@ class Questions:
         if not 0 <= index < self.count:
             raise IndexError(index)
         talk, identity = self._read(index)
-        messages = list(talk.messages)
-        if messages and messages[-1].role == "assistant":
-            messages.pop()
+        messages = _up_to_the_question(talk.messages)
         if self.words is not None:
             if not talk.pictures:
                 raise BadSample(f"{talk.name}: has no picture; --question asks about pictures")
@@ -101,8 +99,7 @@ class Questions:
         if talk.style == PLAIN:  # a document is what is asked
             words = "".join(message.text for message in talk.messages)
             talk = replace(talk, messages=(Message("user", (words,)),), system=SYSTEM_PROMPT, style=OWL)
-        if not talk.messages or talk.messages[-1].role != "assistant" or not talk.messages[-1].supervised:
-            talk = replace(talk, messages=(*talk.messages, _STAND_IN))
+        talk = replace(talk, messages=(*_up_to_the_question(talk.messages), _STAND_IN))
         return checked(talk, location), _identity(record)
 
 
@@ -117,20 +114,42 @@ def _opened(spec: str, image_root: Path | None) -> Source:
     return read(spec, image_root)
 
 
+def _up_to_the_question(messages: Sequence[Message]) -> list[Message]:
+    """The messages without the answers at their end, whether there is a word in them or not."""
+    asked = list(messages)
+    while asked and asked[-1].role == "assistant":
+        asked.pop()
+    return asked
+
+
 def _completed(record: Any) -> Any:
     """A record with an answer where its format wants one; a question in words alone as a chat."""
-    if not isinstance(record, Mapping) or any(has_value(record, name) for name in _TURNS):
-        return record
     stand_in = _STAND_IN.text
+    if not isinstance(record, Mapping):
+        return record
+    if has_value(record, "texts") and isinstance(turns := record["texts"], list) and isinstance(turns[-1], Mapping):
+        return {**record, "texts": [*turns[:-1], {**turns[-1], "assistant": stand_in}]}
+    if any(has_value(record, name) for name in _TURNS):
+        return record
     if has_value(record, "instruction"):
         return record if has_value(record, "output") else {**record, "output": stand_in}
     asked = next((name for name in QUESTION if has_value(record, name)), None)
     if asked is None:
-        return record
+        return _completed_without_question(record)
     if any(has_value(record, name) for name in IMAGE):
         return record if any(has_value(record, name) for name in ANSWER) else {**record, "answer": stand_in}
     rest = {name: value for name, value in record.items() if name not in (*QUESTION, *ANSWER)}
     return {**rest, "messages": [{"role": "user", "content": record[asked]}]}
+
+
+def _completed_without_question(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same of a record without a field for the question: Baize's turns, or pictures alone."""
+    turns, mark, last = str(record.get("input") or "").rpartition("[|Human|]")
+    if mark and last.strip() and "[|AI|]" not in last:
+        return {**record, "input": f"{turns}{mark}{last}\n[|AI|]{_STAND_IN.text}"}
+    if any(has_value(record, name) for name in IMAGE) and not any(has_value(record, name) for name in CAPTION):
+        return {**record, "caption": _STAND_IN.text}
+    return record
 
 
 def _identity(record: Any) -> str:

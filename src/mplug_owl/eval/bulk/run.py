@@ -23,6 +23,8 @@ from mplug_owl.model.quantised import Quantisation
 
 # Where nobody looks at a screen, a line is written so often.
 LINE_SECONDS = 30.0
+# So many of our own models' answers are made at once, and so many records read.
+WINDOW = 64
 # How many records of a resumed job are compared with what was asked.
 COMPARED = 50
 
@@ -39,7 +41,7 @@ class AnswerJob:
         question: What is asked about each picture; None asks what the data says.
         limit: So many records, the first ones; None for all.
         decoding: How words are chosen.
-        batch: So many are answered at once.
+        batch: So many are answered at once; None for 64, or as many as is usual for a model of somebody else's.
         device: Where a model that runs here answers; None takes this process' own, or the best there is.
         dtype: What its weights are kept in.
         quantize: What the linear layers of its language model are rounded to.
@@ -54,7 +56,7 @@ class AnswerJob:
     question: str | None = None
     limit: int | None = None
     decoding: Decoding = field(default_factory=Decoding)
-    batch: int = 64
+    batch: int | None = None
     device: str | None = None
     dtype: str = "auto"
     quantize: Quantisation | None = None
@@ -68,10 +70,16 @@ class AnswerJob:
     def answerer(self) -> ChatModel:
         """Who answers, so many at once."""
         bound_kernel_caches(ANSWERING)
-        model = find(self.model, self.device or _own_device(), self.dtype, self.quantize)
-        if isinstance(model, OwlChatModel):
-            model.batch_size = self.batch
+        is_elsewhere = self.model.startswith(("http://", "https://"))
+        model = find(self.model, self.device or (None if is_elsewhere else _own_device()), self.dtype, self.quantize)
+        if isinstance(model, OwlChatModel) or (self.batch is not None and hasattr(model, "batch_size")):
+            model.batch_size = self.window
         return model
+
+    @property
+    def window(self) -> int:
+        """So many records are read at once."""
+        return self.batch or WINDOW
 
     def settings(self, records: int) -> AnswerSettings:
         """What decides the answers, as it is kept beside them."""
@@ -100,7 +108,7 @@ def answer_all(job: AnswerJob, model: ChatModel | None = None) -> Path:
         share = missing[missing % job.processes == job.rank].tolist()
         if share:
             _say(job, f"{len(missing):,} of {len(questions):,} records are asked" + _among(job))
-            work(share, ask_all(model or job.answerer(), questions, share, job.decoding, job.batch), part, job.rank)
+            work(share, ask_all(model or job.answerer(), questions, share, job.decoding, job.window), part, job.rank)
     return finish(job, parts)
 
 
