@@ -13,7 +13,7 @@ import torch
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.scenes import exam, scenes
-from mplug_owl.scenes.abilities import talk
+from mplug_owl.scenes.abilities import ABILITIES, talk
 
 
 def drawn_per_second(count: int) -> float:
@@ -30,7 +30,10 @@ def drawn_per_second(count: int) -> float:
 def answer_times(count: int) -> tuple[list[float], list[float]]:
     """Seconds to the first word and to the last, of `count` answers about pictures, the model loaded and warm."""
     model, first, whole = OwlChatModel(load("owl-tiny", dtype="float32")), [], []
-    for number, item in enumerate(exam(-(-count // 6) + 1, "seen", 3)[: count + 3]):
+    each = -(-(count + 3) // len(ABILITIES))
+    items = exam(each, "seen", 3)  # ability by ability; here they take turns, so that a few questions are of all
+    for number in range(count + 3):
+        item = items[number % len(ABILITIES) * each + number // len(ABILITIES)]
         asked = Conversation(()).said("user", Picture(item.scene.draw()), item.turns[0][0])
         began = time.perf_counter()
         words = model.stream(asked, Decoding())
