@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.exam import machine
+from benchmarks.command import machine
 from mplug_owl.conversation import Conversation
 from mplug_owl.data import order
 from mplug_owl.data.examples import Examples

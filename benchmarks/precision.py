@@ -65,6 +65,8 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
+    if arguments.steps < WINDOW:
+        parser.error(f"--steps {arguments.steps}, expected at least {WINDOW}: losses are averaged over so many")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

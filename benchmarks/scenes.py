@@ -1,6 +1,6 @@
 """How fast the drawn world is drawn and asked about, and how soon owl-tiny answers: one core, no other work beside it.
 
-OMP_NUM_THREADS=1 python benchmarks/scenes.py [--scenes 3000] [--answers 50]
+OMP_NUM_THREADS=1 python -m benchmarks.scenes [--scenes 3000] [--answers 50]
 """
 
 import argparse
@@ -10,6 +10,7 @@ from random import Random
 
 import torch
 
+from benchmarks.command import count, machine
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.scenes import exam, scenes
@@ -49,9 +50,10 @@ def answer_times(count: int) -> tuple[list[float], list[float]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=3000)
-    parser.add_argument("--answers", type=int, default=50)
+    parser.add_argument("--scenes", type=count, default=3000)
+    parser.add_argument("--answers", type=count, default=50)
     asked = parser.parse_args()
+    print(f"{machine()}; one thread")
     print(f"{drawn_per_second(asked.scenes):,.0f} scenes a second, each drawn and asked about")
     torch.set_num_threads(1)
     first, whole = answer_times(asked.answers)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine
 from benchmarks.serve_client import Reply, ask, data_url, question, served
 from mplug_owl.chat import Decoding, OwlChatModel, find
 from mplug_owl.conversation import Conversation, Picture
@@ -218,7 +218,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; all by default")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--serve-large", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine, run
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Message, Picture
 from mplug_owl.eval.grade import evaluate
@@ -52,6 +52,7 @@ OPEN_PROMPTS = (
     "Which of these things would a child like best, and why?",
     "Write an advertisement for what is shown.",
 )
+SECTIONS = ("exam", "open", "language", "time")
 SCENES_SEED = 77
 MOST_WORDS = 64
 WINDOW = 512
@@ -205,11 +206,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/owl-smol")
     parser.add_argument("--base", help="the language model as Modules takes it; default: the wheel's, else the hub's")
-    parser.add_argument("--sections", nargs="+", default=["exam", "open", "language", "time"])
-    parser.add_argument("--count", type=int, default=50, help="questions an ability")
-    parser.add_argument("--scenes", type=int, default=25, help="scenes for each open prompt")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--count", type=count, default=50, help="questions an ability")
+    parser.add_argument("--scenes", type=count, default=25, help="scenes for each open prompt")
     parser.add_argument("--questions", type=Path, default=Path("../shared/vicuna_bench"))
-    parser.add_argument("--answers", type=int, default=80, help="how many of the questions are answered by both")
+    parser.add_argument("--answers", type=count, default=80, help="how many of the questions are answered by both")
     parser.add_argument("--page", type=Path, help="an HTML file for the answers side by side")
     parser.add_argument("--out", type=Path, help="a JSON file for all of it")
     given = parser.parse_args()
@@ -240,4 +241,4 @@ def _base(language: str | None, dtype: torch.dtype) -> Owl:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
