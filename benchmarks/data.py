@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from benchmarks.command import count, machine
+from benchmarks.tars import add
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import StepDataset
@@ -46,9 +47,7 @@ def shard(path: Path, pictures: int, side: int) -> None:
             words = f"a picture of something, number {number}"
             members = {"jpg": file.getvalue(), "txt": words.encode(), "json": json.dumps({"caption": words}).encode()}
             for ending, content in members.items():
-                entry = tarfile.TarInfo(f"{number:09d}.{ending}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+                add(tar, f"{number:09d}.{ending}", content)
 
 
 def owl_224() -> MplugOwlConfig:

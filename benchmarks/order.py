@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 from benchmarks.command import machine
+from benchmarks.tars import add
 from mplug_owl.conversation import Conversation
 from mplug_owl.data import order
 from mplug_owl.data.examples import Examples
@@ -75,9 +76,7 @@ def write_shards(folder: Path, source: Source, shards: int, size: int) -> None:
                 assert isinstance(drawn, Image.Image)
                 drawn.save(picture, "png")
                 for ending, raw in (("png", picture.getvalue()), ("txt", talk.answers[0].encode())):
-                    about = tarfile.TarInfo(f"{number:05d}.{ending}")
-                    about.size = len(raw)
-                    tar.addfile(about, io.BytesIO(raw))
+                    add(tar, f"{number:05d}.{ending}", raw)
 
 
 def _kind(caption: str) -> tuple[str, ...]:
