@@ -19,7 +19,8 @@ from mplug_owl.errors import UserError
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = re.compile(r"`((?:\w+=\S+ )*python (?:-m benchmarks\.|benchmarks/)[^`]+)`")
-COMMANDS = sorted({" ".join(found.split()) for page in PAGES for found in NAMED.findall(page.read_text("utf-8"))})
+ON_PAGES = {" ".join(found.split()) for page in PAGES for found in NAMED.findall(page.read_text("utf-8"))}
+COMMANDS = sorted(ON_PAGES | {f"python -m {shlex.join(one.command)}" for one in short.SHORT})
 
 
 class ParsedError(Exception):
@@ -45,7 +46,7 @@ def only_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_a_page_names_is_one_that_there_is(
+def test_a_command_of_a_page_or_of_make_bench_is_one_that_there_is(
     command: str, only_parsed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.command.checkout", Path)  # CHECKOUT stands for one
