@@ -53,14 +53,15 @@ def test_a_command_of_a_page_or_of_make_bench_is_one_that_there_is(
     words = shlex.split(command[command.index("python ") :])[1:]
     as_module = words[0] == "-m"
     name = words[1].removeprefix("benchmarks.") if as_module else Path(words[0]).stem
+    options = words[2 if as_module else 1 :]
     if not as_module:
         # Python then looks beside the file, where no `benchmarks` is.
         assert "from benchmarks" not in (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
     if name == "parity":
-        assert words[1:] == []  # which takes a folder and no options
+        assert options == []  # which takes a folder and no options
         return
     with pytest.raises(ParsedError):
-        start(name, *words[2 if as_module else 1 :], monkeypatch=monkeypatch)
+        start(name, *options, monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize(
