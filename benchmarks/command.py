@@ -34,6 +34,14 @@ def checkout(text: str) -> Path:
     return path
 
 
+def new_file(text: str) -> Path:
+    """An option that is a file to write, so that a missing folder is said before hours of work and not after them."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no folder {path.parent}")
+    return path
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command. What a user can mend, and a run that was stopped, end it with a sentence and their exit code."""
     try:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.command import machine
+from benchmarks.command import machine, new_file
 from benchmarks.tars import add
 from mplug_owl.conversation import Conversation
 from mplug_owl.data import order
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, usual in (("steps", 200), ("shards", 640), ("shard-size", 10)):
         parser.add_argument(f"--{name}", type=int, default=usual)
-    parser.add_argument("--picture", type=Path, default=Path("order.png"))
+    parser.add_argument("--picture", type=new_file, default=Path("order.png"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())

@@ -76,7 +76,10 @@ def test_a_command_of_a_page_or_of_make_bench_is_one_that_there_is(
         ("precision", ["--steps", "5"], "--steps 5, expected at least 10"),
         ("short", ["ordre"], "no short benchmark ordre"),
         ("smol", ["--sections", "exams"], "invalid choice: 'exams'"),
-        ("smol", ["--model", "nowhere"], "nowhere"),
+        ("smol", ["--model", "nowhere", "--sections", "exam"], "nowhere"),
+        ("smol", ["--questions", "nowhere"], "--questions nowhere: there is no question.jsonl"),
+        ("smol", ["--out", "nowhere/all.json"], "nowhere/all.json: there is no folder nowhere"),
+        ("order", ["--picture", "nowhere/order.png"], "nowhere/order.png: there is no folder nowhere"),
         ("owleval_memory", ["--data", "nowhere"], "nowhere"),
     ],
 )
