@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine
 from mplug_owl.experiments.effects import two_way_interval
 
 RESAMPLES, MANY = 500, 400_000
@@ -73,8 +73,8 @@ def coverage(seeds: int, questions: int, world: tuple[float, float, float], simu
 def main() -> None:
     """Print a line for each world and number of seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--simulations", type=int, default=500)
-    parser.add_argument("--questions", type=int, default=600)
+    parser.add_argument("--simulations", type=count, default=500)
+    parser.add_argument("--questions", type=count, default=600)
     options = parser.parse_args()
     print(machine())
     print(f"{options.simulations} simulations, {options.questions} questions; bar: 93 to 97 of 100")

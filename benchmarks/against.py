@@ -12,9 +12,7 @@ ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 shows a CPU with AMX as one without.
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +25,8 @@ import torch
 
 from benchmarks import baseline, limit
 from benchmarks.baseline import PADDED, STAGE_1, STAGE_2, Step, owl_263m
+from benchmarks.beside import Beside
+from benchmarks.command import checkout, count, machine
 
 WORDS = 64
 
@@ -98,39 +98,17 @@ def sections() -> dict[str, Section]:
     return made
 
 
-class Elsewhere:
-    """A process with other libraries or other code, a round for each call. `made` is what it said of what it made."""
+class Elsewhere(Beside):
+    """A script of ours run by other libraries or on other code, a round a call. `made` is what it said of what it made."""
 
     def __init__(self, script: str, python: str, task: dict[str, Any], path: Path | None = None) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "" if path is None else f"{path}/src:{path}"}
-        command = [python, str(Path(__file__).with_name(script))]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.DEVNULL
-        )
-        self.made = self._ask(json.dumps(task))
-
-    def _ask(self, line: str) -> dict[str, float]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        if not (answer := self.process.stdout.readline()):
-            raise SystemExit(f"{self.process.args}: ended before it answered; run it by hand to see why")
-        return json.loads(answer)
+        paths = () if path is None else (path / "src", path)
+        super().__init__([python, str(Path(__file__).with_name(script))], paths, quiet=True)
+        self.made: dict[str, float] = self.ask(json.dumps(task))
 
     def __call__(self) -> Cost:
-        taken = self._ask("again")
+        taken = self.ask("again")
         return Cost(taken["cpu"], taken["wall"])
-
-    def __enter__(self) -> "Elsewhere":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
 
 
 def original(folder: Path, python: str, section: Section) -> Elsewhere:
@@ -212,18 +190,13 @@ def report(section: Section, precision: str, costs: dict[str, list[Cost]]) -> di
     return figures
 
 
-def machine() -> str:
-    """What it is measured on."""
-    cpu = next((line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "all instructions")
-    return f"{cpu.strip() or platform.processor()}, {isa}, torch {torch.__version__}, one thread"
-
-
 def main(given: argparse.Namespace) -> None:
     """Measure and print each section."""
     torch.set_num_threads(1)
     known = sections()
-    print(f"{machine()}; ours and the limit in {given.precision}; the quickest of {given.repeats}", flush=True)
+    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "all instructions")
+    where = f"{machine()}, {isa}, torch {torch.__version__}, one thread"
+    print(f"{where}; ours and the limit in {given.precision}; the quickest of {given.repeats}", flush=True)
     for name in given.sections or known:
         section = known[name]
         print(f"{name}: {section.title}", flush=True)
@@ -244,9 +217,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", type=Path, help="the folder that holds the original's mplug_owl/")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has its libraries")
-    parser.add_argument("--before", type=Path, help="a checkout of another commit, whose fp32 steps are taken beside")
+    parser.add_argument("--before", type=checkout, help="a checkout of another commit, whose fp32 steps are taken beside")
     parser.add_argument("--sections", nargs="+", choices=tuple(sections()), help="all of them by default")
     parser.add_argument("--parts", nargs="+", choices=("ours", "limit"), default=("ours", "limit"))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     main(parser.parse_args())

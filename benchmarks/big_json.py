@@ -21,6 +21,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.command import count, machine
 from mplug_owl.data.sources.json_file import read_json
 from mplug_owl.data.sources.records import Records
 
@@ -32,15 +33,13 @@ WORDS = "the a of picture shows red large owl near left bird tree sits café and
 def main() -> None:
     """Write a list, measure in processes of their own, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--megabytes", type=count, default=1000)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         name, path = given.measure
         print(json.dumps(MEASURES[name](Path(path))))
         return
-    from benchmarks.exam import machine  # imports much, which the measured processes do without
-
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         large, one = Path(folder) / "large.json", Path(folder) / "one.json"

@@ -1,6 +1,6 @@
 """Whether small language models learn which word belongs to which, and how soon: the choice of owl-tiny's layers.
 
-OMP_NUM_THREADS=1 python benchmarks/binding.py [--layers lfm2] [--steps 800] [--alike]
+OMP_NUM_THREADS=1 python -m benchmarks.binding [--layers lfm2] [--steps 800] [--alike]
 
 Two to four things are told, `small red circle top-left,`, every word one token, and questions name one of a thing's words and
 ask for another. Who knows only which words are there guesses; the smallest problem that "Where is the circle?" hangs on.

@@ -21,15 +21,16 @@ from random import Random
 import torch
 from torch import Tensor
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine, run
 from mplug_owl.conversation import caption
-from mplug_owl.errors import Interrupted, UserError
+from mplug_owl.errors import UserError
 from mplug_owl.model.blip2 import load_text_side, similarities, text_side, texts_of
 from mplug_owl.model.load import Owl, load
 from mplug_owl.model.towers import encode_images
 from mplug_owl.recipes import tiny_paradigms
 from mplug_owl.scenes.world import Scene, scene
 from mplug_owl.train.recipe import Recipe, Schedule
+from mplug_owl.train.resume import saved_values
 from mplug_owl.train.run import train
 
 BAR, BATCH, STEPS = 90.0, 32, 500
@@ -95,11 +96,13 @@ def drawn(split: str, count: int) -> list[Scene]:
 def main() -> None:
     """Train what is missing, and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps of 32 pairs")
+    parser.add_argument("--steps", type=count, default=STEPS, help="steps of 32 pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/blip2"))
-    parser.add_argument("--batches", type=int, default=32, help="batches of 32 unseen pairs of each kind")
+    parser.add_argument("--batches", type=count, default=32, help="batches of 32 unseen pairs of each kind")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if (done := (saved_values(given.out) or {}).get("steps", given.steps)) != given.steps:
+        raise UserError(f"{given.out} is a run of {done} steps; give --steps {done}, or another --out")
     print(f"{machine()}; {given.steps} steps of {BATCH} pairs, one thread")
     if not (given.out / "text_side.safetensors").exists():
         train(recipe(given.steps), given.out, resume=(given.out / "recipe.json").exists())
@@ -124,7 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Interrupted, UserError) as error:
-        raise SystemExit(str(error)) from error
+    run(main)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.baseline import owl_263m
+from benchmarks.command import count, machine
 from mplug_owl.chat import Chat, Decoding
 from mplug_owl.conversation import SYSTEM_PROMPT
 from mplug_owl.model.config import MplugOwlConfig
@@ -67,9 +68,10 @@ def waits(owl: Owl, seed: int) -> Iterator[Wait]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
+    print(f"{machine()}; one thread", flush=True)
     owl = letter_owl(owl_263m())
     list(waits(owl, 0))
     pairs = [tuple(waits(owl, seed)) for seed in range(1, repeats + 1)]

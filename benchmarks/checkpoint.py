@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine
 from benchmarks.memory import language_owl
 from mplug_owl.data.survey import Survey
 from mplug_owl.recipes import tiny
@@ -109,13 +109,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=USUAL, default="tiny")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--every", type=int)
+    parser.add_argument("--steps", type=count)
+    parser.add_argument("--every", type=count)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    steps, every = USUAL[given.what]
+    steps, every = given.steps or USUAL[given.what][0], given.every or USUAL[given.what][1]
+    if not 1 < every <= steps:
+        parser.error(f"--every {every}, expected 2 to {steps}, the steps: some are timed beside a checkpoint and some alone")
     usual = tiny.pretrain()
-    recipe = replace(usual, name="checkpoint", steps=given.steps or steps, save_every=given.every or every, threads=1)
+    recipe = replace(usual, name="checkpoint", steps=steps, save_every=every, threads=1)
     if given.what == "language":
         recipe = replace(recipe, trainable=Trainable("full", "full", "full"), batch=4, micro_batch=4)
     print(f"{machine()}; {given.what}", flush=True)

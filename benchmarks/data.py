@@ -4,7 +4,7 @@ share of its time a training waits for them.
 JPEGs of `--side` pixels are drawn once, into a tar shard as img2dataset writes it; nothing is remembered between samples. The
 training is a stage 1 of the tiny recipe with eyes for 224 pixels, packed and cropped, one worker beside it.
 
-    python benchmarks/data.py [--pictures 2000] [--side 224] [--steps 20]
+    python -m benchmarks.data [--pictures 2000] [--side 224] [--steps 20]
 """
 
 import argparse
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.command import count, machine
+from benchmarks.tars import add
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import StepDataset
@@ -45,9 +47,7 @@ def shard(path: Path, pictures: int, side: int) -> None:
             words = f"a picture of something, number {number}"
             members = {"jpg": file.getvalue(), "txt": words.encode(), "json": json.dumps({"caption": words}).encode()}
             for ending, content in members.items():
-                entry = tarfile.TarInfo(f"{number:09d}.{ending}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+                add(tar, f"{number:09d}.{ending}", content)
 
 
 def owl_224() -> MplugOwlConfig:
@@ -88,6 +88,7 @@ def speed(source: Source, pictures: int, crop: float | None) -> float:
 def main(pictures: int, side: int, steps: int) -> None:
     """Print pictures a second, whole and cropped, and what share of a training is waiting."""
     torch.set_num_threads(1)
+    print(f"{machine()}; one thread")
     with tempfile.TemporaryDirectory() as folder:
         shard(Path(folder, "00000.tar"), pictures, side)
         source = read(f"webdataset:{folder}/00000.tar")
@@ -100,8 +101,10 @@ def main(pictures: int, side: int, steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--pictures", type=count, default=2000)
+    parser.add_argument("--side", type=count, default=224)
+    parser.add_argument("--steps", type=count, default=20)
     arguments = parser.parse_args()
+    if arguments.pictures < 128 or arguments.steps < 2:
+        parser.error("expected --pictures 128 or more, which are two batches, and --steps 2 or more: the first is not timed")
     main(arguments.pictures, arguments.side, arguments.steps)

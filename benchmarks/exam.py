@@ -6,23 +6,23 @@ Both ways in one process, in turn, on one thread; the first exam of each is not 
 `--against PATH` is a checkout of another commit: its exam is timed in a process of its own, in turn with this one's. Only
 so is all of the gain seen: in one process both ways find the memory that `OwlChatModel` has malloc keep.
 
-    python benchmarks/exam.py [--model owl-tiny] [--questions 64] [--repeats 15] [--dtype auto] [--against PATH]
+    python -m benchmarks.exam [--model owl-tiny] [--questions 64] [--repeats 15] [--dtype auto] [--against PATH]
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks.beside import ROOT, of_checkout
+from benchmarks.command import checkout, count, machine, run
 from mplug_owl import chat
 from mplug_owl.chat import ChatModel, Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation
@@ -104,31 +104,20 @@ def compare(owl: Owl, questions: Sequence[Question], repeats: int) -> tuple[dict
     return costs, sum(one.turns != other.turns for one, other in zip(said["before"], said["now"], strict=True))
 
 
-def against(checkout: Path, given: argparse.Namespace) -> tuple[dict[str, list[Cost]], int]:
+def against(other: Path, given: argparse.Namespace) -> tuple[dict[str, list[Cost]], int]:
     """The same between two checkouts, a process each. They take their exams in turn, one line of input for each."""
-    here = Path(__file__).parents[1]
     command = [sys.executable, __file__, "--model", given.model, "--questions", str(given.questions), "--dtype", given.dtype]
-    ways = {
-        name: subprocess.Popen(
-            [*command, "--lines"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(where / "src"), "OMP_NUM_THREADS": "1"},
-        )
-        for name, where in (("before", checkout), ("now", here))
-    }
-    costs: dict[str, list[Cost]] = {name: [] for name in ways}
-    said: dict[str, list[list[str]]] = {}
-    for repeat in range(given.repeats + 1):
-        for name, process in ways.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            print("exam", file=process.stdin, flush=True)
-            *seconds, said[name] = json.loads(process.stdout.readline())
-            costs[name] += [Cost(*seconds)] if repeat else []
-    for process in ways.values():
-        process.communicate()
+    with ExitStack() as stack:
+        ways = {
+            name: stack.enter_context(of_checkout([*command, "--lines"], where))
+            for name, where in (("before", other), ("now", ROOT))
+        }
+        costs: dict[str, list[Cost]] = {name: [] for name in ways}
+        said: dict[str, list[list[str]]] = {}
+        for repeat in range(given.repeats + 1):
+            for name, way in ways.items():
+                *seconds, said[name] = way.ask("exam")
+                costs[name] += [Cost(*seconds)] if repeat else []
     return costs, sum(one != other for one, other in zip(said["before"], said["now"], strict=True))
 
 
@@ -146,22 +135,14 @@ def answer_lines(model: ChatModel, questions: Sequence[Question]) -> None:
         print(json.dumps([cost.wall, cost.cpu, cost.answers, [list(answer.turns) for answer in answers]]), flush=True)
 
 
-def machine() -> str:
-    """The processor's name and how many cores are here."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {'AMX' if 'amx_bf16' in flags else 'no AMX'}"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="owl-tiny")
-    parser.add_argument("--questions", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--questions", type=count, default=64)
+    parser.add_argument("--repeats", type=count, default=15)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--against", type=Path)
+    parser.add_argument("--against", type=checkout)
     parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -181,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -216,7 +216,8 @@ def row(name: str, outcome: Outcome) -> None:
     samples = outcome.steps * BATCH
     print(
         f"{name:28} {samples / outcome.requests:8.1f} {outcome.requests / seconds:10,.0f} "
-        f"{outcome.bytes / seconds / 8e6:10,.0f} {outcome.first:8.1f} {outcome.waited:8.2%} {outcome.stalls.max():8.1f}",
+        f"{outcome.bytes / seconds / 8e6:10,.0f} {outcome.first:8.1f} {outcome.waited:8.2%} "
+        f"{outcome.stalls.max(initial=0):8.1f}",
         flush=True,
     )
 

@@ -1,6 +1,6 @@
 """Whether stage 2 spoils the language: the same questions about descriptions, to tiny-language alone and to owl-tiny.
 
-python benchmarks/language.py [--count 200]
+python -m benchmarks.language [--count 200]
 
 Both answer `count` questions an ability about scenes that no training had, described in words instead of shown, with colours
 and shapes that stood together in training and with those that never did. Alone, the language model stands in an owl whose eyes

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine
 from mplug_owl.data.survey import Survey
 from mplug_owl.model.build import join
 from mplug_owl.model.clip import load_vision
@@ -91,8 +91,8 @@ def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=STEPS, default="tiny")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int, help="samples a step; tiny.instruct has 32, the language model 2")
+    parser.add_argument("--steps", type=count)
+    parser.add_argument("--batch", type=count, help="samples a step; tiny.instruct has 32, the language model 2")
     parser.add_argument("--unbounded", action="store_true")
     given = parser.parse_args()
     if given.unbounded:

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import count, machine
 from benchmarks.data import shard
-from benchmarks.exam import machine
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
 from mplug_owl.data.loader import StepDataset, step_loader
@@ -123,7 +123,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("shards", 4), ("samples", 1250), ("steps", 24), ("batch", 64)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=count, default=default)
     parser.add_argument("--step", type=float, default=0.5)
     parser.add_argument("--latency", type=float, default=0.05)
     return parser.parse_args(arguments)

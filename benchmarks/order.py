@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.exam import machine
+from benchmarks.command import machine, new_file
+from benchmarks.tars import add
 from mplug_owl.conversation import Conversation
 from mplug_owl.data import order
 from mplug_owl.data.examples import Examples
@@ -75,9 +76,7 @@ def write_shards(folder: Path, source: Source, shards: int, size: int) -> None:
                 assert isinstance(drawn, Image.Image)
                 drawn.save(picture, "png")
                 for ending, raw in (("png", picture.getvalue()), ("txt", talk.answers[0].encode())):
-                    about = tarfile.TarInfo(f"{number:05d}.{ending}")
-                    about.size = len(raw)
-                    tar.addfile(about, io.BytesIO(raw))
+                    add(tar, f"{number:05d}.{ending}", raw)
 
 
 def _kind(caption: str) -> tuple[str, ...]:
@@ -147,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, usual in (("steps", 200), ("shards", 640), ("shard-size", 10)):
         parser.add_argument(f"--{name}", type=int, default=usual)
-    parser.add_argument("--picture", type=Path, default=Path("order.png"))
+    parser.add_argument("--picture", type=new_file, default=Path("order.png"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())

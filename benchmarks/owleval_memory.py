@@ -8,7 +8,7 @@ question of each picture, greedily, the owl should answer word for word; with th
 It proves that gradients, masks, pictures and generation are wired together rightly, from end to end. It says nothing of how
 well such a model sees: these are the very pictures it was trained on.
 
-    python benchmarks/owleval_memory.py [--data ../shared/owleval] [--out runs/owleval_memory]
+    python -m benchmarks.owleval_memory [--data ../shared/owleval] [--out runs/owleval_memory]
 
 A stage that is finished in the output folder is not trained again.
 """
@@ -24,6 +24,7 @@ from random import Random
 
 from rich.console import Console
 
+from benchmarks.command import run
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.data.sources import Source, read
@@ -127,7 +128,8 @@ def measure(data: Path, out: Path, pictures: int = 50, console: Console | None =
     return {"pictures": len(talks), "own": hits(owl, talks, 0), "exchanged": hits(owl, talks, shift), "seconds": seconds}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train what is missing, ask and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "owleval")
     parser.add_argument("--out", type=Path, default=Path("runs/owleval_memory"))
@@ -136,3 +138,7 @@ if __name__ == "__main__":
     print(f"word for word, its own picture: {found['own']} of {found['pictures']} (bar: at least 45)")
     print(f"word for word, pictures exchanged: {found['exchanged']} of {found['pictures']} (bar: at most 5)")
     print(f"training: {found['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -4,18 +4,20 @@ rows are than padded ones.
 Captions are drawn with the word counts of Conceptual Captions (Sharma et al., ACL 2018: mean 10.3, deviation 4.5 words) over
 drawn scenes. Padded means every sample at `--limit` positions, as the paper's appendix counts its batches.
 
-    python benchmarks/packing.py [--limit 512] [--samples 96] [--steps 20]
+    python -m benchmarks.packing [--limit 512] [--samples 96] [--steps 20]
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import torch
 
+from benchmarks.command import count, machine
 from mplug_owl.conversation import Conversation, caption
 from mplug_owl.data.encode import Encoding
 from mplug_owl.data.examples import Examples
@@ -85,6 +87,18 @@ def even(steps: int) -> None:
     print(f"{steps} steps of {recipe.batch_tokens:,} tokens: {min(off):+.2%} to {max(off):+.2%} off (bar: 1 %)")
 
 
+def learn(learner: torch.nn.Module, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Seconds of forward and backward through these batches, and the loss."""
+    learner.zero_grad(set_to_none=True)
+    learned = sum(batch.supervised for batch in batches)
+    began, loss = time.perf_counter(), 0.0
+    for batch in batches:
+        part = learner(**batch.inputs, supervised_only=True, num_items_in_batch=learned, use_cache=False).loss
+        part.backward()
+        loss += part.item()
+    return time.perf_counter() - began, loss
+
+
 def main(limit: int, samples: int, repeats: int = 3) -> dict[str, tuple[float, float, float]]:
     """Print, and return, the share of padding, samples a second and the loss, padded and packed."""
     torch.set_num_threads(1)
@@ -94,25 +108,21 @@ def main(limit: int, samples: int, repeats: int = 3) -> dict[str, tuple[float, f
     learner = prepare(owl.model, recipe)
     set_mode(owl.model, recipe.trainable)
     mixture = Mixture([samples], [None], samples, seed=0)
-    results = {}
+    ways: dict[str, list[Batch]] = {}
     for way, pack in (("padded", None), ("packed", 2048)):
         steps = StepDataset(Examples([source], owl.processor, Encoding(limit, pack=pack), seed=0), mixture, micro_batch=16)
-        batches = list(steps[0].batches)
-        if pack is None:
-            batches = [padded_to(batch, limit, owl.processor.tokenizer.pad_token_id) for batch in batches]
-        learned = sum(batch.supervised for batch in batches)
-        times = []
-        for _ in range(repeats):
-            learner.zero_grad(set_to_none=True)
-            began, loss = time.perf_counter(), 0.0
-            for batch in batches:
-                part = learner(**batch.inputs, supervised_only=True, num_items_in_batch=learned, use_cache=False).loss
-                part.backward()
-                loss += part.item()
-            times.append(time.perf_counter() - began)
+        pad = owl.processor.tokenizer.pad_token_id
+        ways[way] = [batch if pack else padded_to(batch, limit, pad) for batch in steps[0].batches]
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for _ in range(repeats):  # in turn, so that a busy minute slows both
+        for way, batches in ways.items():
+            taken[way].append(learn(learner, batches))
+    results = {}
+    for way, batches in ways.items():
+        seconds, loss = statistics.median(taking for taking, _ in taken[way]), taken[way][-1][1]
         places = sum(batch.input_ids.numel() for batch in batches)
         tokens = sum(batch.tokens for batch in batches)
-        results[way] = 1 - tokens / places, samples / statistics.median(times), loss
+        results[way] = 1 - tokens / places, samples / seconds, loss
         print(f"{way}: {results[way][0]:.2%} padding, {results[way][1]:.1f} samples/s, loss {loss:.6f}")
     print(f"packed over padded to {limit}: {results['packed'][1] / results['padded'][1]:.1f} x (bar: 3)")
     print(f"losses differ by {abs(results['packed'][2] - results['padded'][2]):.1e} (bar: 1e-5)")
@@ -121,9 +131,10 @@ def main(limit: int, samples: int, repeats: int = 3) -> dict[str, tuple[float, f
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=512)
-    parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--limit", type=count, default=512)
+    parser.add_argument("--samples", type=count, default=96)
+    parser.add_argument("--steps", type=count, default=20)
     arguments = parser.parse_args()
+    print(f"{machine()}; one thread")
     even(arguments.steps)
     main(arguments.limit, arguments.samples)

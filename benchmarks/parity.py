@@ -1,4 +1,4 @@
-"""How far our numbers are from the original's, the worst of every quantity: `python benchmarks/parity.py [GOLDENS]`.
+"""How far our numbers are from the original's, the worst of every quantity: `python -m benchmarks.parity [GOLDENS]`.
 
 GOLDENS is a folder of small checkpoints of the original's and what its own code computed with them, by default
 ../shared/parity; its README says what each quantity is. tests/parity holds every quantity to a tolerance.

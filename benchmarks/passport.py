@@ -1,6 +1,6 @@
 """Judges whose faults are known: how often a judge's passport finds the fault, and how often it finds one that is not there.
 
-OMP_NUM_THREADS=1 python benchmarks/passport.py [--seeds 200] [--first 1000] [--questions 40]
+OMP_NUM_THREADS=1 python -m benchmarks.passport [--seeds 200] [--first 1000] [--questions 40]
 
 Each stub is a ChatModel that is asked with the real prompts and replies as a judge would. The faulty ones are the sound one
 with one fault, at full strength and at half of it. The exam is made up: an answer's quality is written on it. Pictures are one

@@ -5,7 +5,7 @@ same samples, once in each precision. Losses are averaged over windows of ten st
 relative to fp32's: the mean of all windows, the worst, and the sign, which would show a drift. A second fp32 run, whose samples
 come in another order, says how far apart two runs are that nobody calls different.
 
-    python benchmarks/precision.py [--steps 200] [--batch 8] [--fresh]
+    python -m benchmarks.precision [--steps 200] [--batch 8] [--fresh]
 
 With --fresh the language model has learned nothing, else it is tiny-language.
 """
@@ -65,6 +65,8 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
+    if arguments.steps < WINDOW:
+        parser.error(f"--steps {arguments.steps}, expected at least {WINDOW}: losses are averaged over so many")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

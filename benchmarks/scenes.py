@@ -1,6 +1,6 @@
 """How fast the drawn world is drawn and asked about, and how soon owl-tiny answers: one core, no other work beside it.
 
-OMP_NUM_THREADS=1 python benchmarks/scenes.py [--scenes 3000] [--answers 50]
+OMP_NUM_THREADS=1 python -m benchmarks.scenes [--scenes 3000] [--answers 50]
 """
 
 import argparse
@@ -10,10 +10,11 @@ from random import Random
 
 import torch
 
+from benchmarks.command import count, machine
 from mplug_owl.chat import Decoding, OwlChatModel, load
 from mplug_owl.conversation import Conversation, Picture
 from mplug_owl.scenes import exam, scenes
-from mplug_owl.scenes.abilities import talk
+from mplug_owl.scenes.abilities import ABILITIES, talk
 
 
 def drawn_per_second(count: int) -> float:
@@ -30,7 +31,10 @@ def drawn_per_second(count: int) -> float:
 def answer_times(count: int) -> tuple[list[float], list[float]]:
     """Seconds to the first word and to the last, of `count` answers about pictures, the model loaded and warm."""
     model, first, whole = OwlChatModel(load("owl-tiny", dtype="float32")), [], []
-    for number, item in enumerate(exam(-(-count // 6) + 1, "seen", 3)[: count + 3]):
+    each = -(-(count + 3) // len(ABILITIES))
+    items = exam(each, "seen", 3)  # ability by ability; here they take turns, so that a few questions are of all
+    for number in range(count + 3):
+        item = items[number % len(ABILITIES) * each + number // len(ABILITIES)]
         asked = Conversation(()).said("user", Picture(item.scene.draw()), item.turns[0][0])
         began = time.perf_counter()
         words = model.stream(asked, Decoding())
@@ -46,9 +50,10 @@ def answer_times(count: int) -> tuple[list[float], list[float]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=3000)
-    parser.add_argument("--answers", type=int, default=50)
+    parser.add_argument("--scenes", type=count, default=3000)
+    parser.add_argument("--answers", type=count, default=50)
     asked = parser.parse_args()
+    print(f"{machine()}; one thread")
     print(f"{drawn_per_second(asked.scenes):,.0f} scenes a second, each drawn and asked about")
     torch.set_num_threads(1)
     first, whole = answer_times(asked.answers)

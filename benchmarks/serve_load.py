@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine, run
 from benchmarks.serve import bar
 from benchmarks.serve_client import Reply, ask, data_url, memory, question, served
 from mplug_owl.chat import Decoding, OwlChatModel
@@ -140,8 +140,8 @@ async def asked(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--requests", type=count, default=5000)
+    parser.add_argument("--clients", type=count, default=32)
     parser.add_argument("--dtype", default="float32", choices=("float32", "auto"), help="auto is bfloat16, see above")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -156,14 +156,14 @@ def main() -> None:
             def seen(done: int) -> None:
                 if done % max(1, warm) == 0:
                     held[done] = memory(process.pid)
-                    print(f"{done} done, {held[done] / 2**20:.0f} MB", file=sys.stderr, flush=True)
+                    print(f"{done} done, {held[done] / 2**20:.0f} MiB", file=sys.stderr, flush=True)
 
             replies = asyncio.run(asked(port, requests, given.clients, seen=seen))
             seconds = time.perf_counter() - begin
             after = asyncio.run(ask(port, question("How many things are there?")))
     verdicts = Counter(one.verdict(reply) for one, reply in zip(requests, replies, strict=True))
     print(f"{machine()}: {given.requests} requests from {given.clients} clients in {seconds:.0f} s: {json.dumps(verdicts)}")
-    print("memory, MB: " + ", ".join(f"{size / 2**20:.0f} after {done}" for done, size in held.items()))
+    print("memory, MiB: " + ", ".join(f"{size / 2**20:.0f} after {done}" for done, size in held.items()))
     bar("lost", verdicts["lost"] + verdicts["wrong status"], 0, at_most=True)
     bar("mixed up, or other than alone", verdicts["mixed up"], 0, at_most=True)
     bar("memory after the first fifth", 100 * (max(list(held.values())[2:]) / held[warm] - 1), 5, at_most=True, unit=" %")
@@ -171,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,9 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.command import count, machine
+from benchmarks.tars import add
+
 # Seconds to the first step that were set as the aim, for 41,408 shards of 100 samples.
 BARS = {"stats": 60.0, "nothing": 300.0, "index": 60.0}
 # Shards with bytes of their own. A file system allows some 65,000 links to one file, so a few do.
@@ -33,12 +36,12 @@ REAL = 8
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds to the first step by the clock and of CPU, the part that opening took, and the peak of memory in MB."""
+    """Seconds to the first step by the clock and of CPU, the part that opening took, and the peak of memory in MiB."""
 
     seconds: float
     cpu: float
     opening: float
-    megabytes: float
+    mebibytes: float
 
 
 def make(folder: Path, shards: int, samples: int) -> None:
@@ -60,9 +63,7 @@ def _shard(path: Path, seed: int, samples: int) -> tuple[Path, int]:
             words = f"a picture of something, number {number}"
             members = {"jpg": file.getvalue(), "json": json.dumps({"caption": words}).encode(), "txt": words.encode()}
             for ending, content in members.items():
-                entry = tarfile.TarInfo(f"{seed:05d}{number:04d}.{ending}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+                add(tar, f"{seed:05d}{number:04d}.{ending}", content)
     return path, samples
 
 
@@ -102,6 +103,7 @@ def measured(pattern: str, cache: Path) -> Cost:
 
 def main(shards: int, samples: int, folder: Path | None, index: bool) -> dict[str, Cost]:
     """Print seconds, CPU seconds and memory of each case beside its bar."""
+    print(machine())
     costs = dict[str, Cost]()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         data = Path(place, "data")
@@ -119,7 +121,7 @@ def main(shards: int, samples: int, folder: Path | None, index: bool) -> dict[st
             cost = costs[case] = measured(pattern, cache)
             print(
                 f"{shards:,} shards of {samples}, {case}: first step after {cost.seconds:.1f} s (bar {BARS[case]:g} s), "
-                f"{cost.cpu:.1f} s of CPU; opening {cost.opening:.1f} s; peak {cost.megabytes:,.0f} MB"
+                f"{cost.cpu:.1f} s of CPU; opening {cost.opening:.1f} s; peak {cost.mebibytes:,.0f} MiB"
             )
     return costs
 
@@ -133,8 +135,8 @@ def _index(pattern: str, cache: Path) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=41_408)
-    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--shards", type=count, default=41_408)
+    parser.add_argument("--samples", type=count, default=100)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--index", action="store_true")
     arguments = parser.parse_args()

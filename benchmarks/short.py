@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from benchmarks.exam import machine
+from benchmarks.command import machine
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,18 @@ def main(names: list[str]) -> int:
         output = printed[short.command]
         failed |= output is None
         if output is not None:
-            print(f"{short.line(output)}; {where}", flush=True)
+            try:
+                print(f"{short.line(output)}; {where}", flush=True)
+            except ValueError as error:
+                failed = True
+                print(error, flush=True)
     return int(failed)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a benchmark; all by default")
-    sys.exit(main(parser.parse_args().names))
+    given = parser.parse_args().names
+    if unknown := set(given) - {short.command[0].removeprefix("benchmarks.") for short in SHORT}:
+        parser.error(f"no short benchmark {', '.join(sorted(unknown))}")
+    sys.exit(main(given))

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.exam import machine
+from benchmarks.beside import ROOT
+from benchmarks.command import count, machine, new_file, run
 from mplug_owl.chat import Decoding, OwlChatModel
 from mplug_owl.conversation import Conversation, Message, Picture
 from mplug_owl.eval.grade import evaluate
@@ -52,6 +53,7 @@ OPEN_PROMPTS = (
     "Which of these things would a child like best, and why?",
     "Write an advertisement for what is shown.",
 )
+SECTIONS = ("exam", "open", "language", "time")
 SCENES_SEED = 77
 MOST_WORDS = 64
 WINDOW = 512
@@ -130,7 +132,7 @@ def language(owl: Owl, base: Owl, folder: Path, count: int) -> dict[str, Any]:
     asked = [Conversation((Message("user", (question,)),)) for question in questions.values()]
     known = [(one, references[number]) for one, number in zip(asked, questions, strict=True) if number in references]
     told = [one.said("assistant", answer) for one, answer in known]
-    text = "\n\n".join(file.read_text("utf-8") for file in sorted(Path("docs").glob("tutorial-*.md")))
+    text = "\n\n".join(file.read_text("utf-8") for file in sorted((ROOT / "docs").glob("tutorial-*.md")))
     found: dict[str, Any] = {
         "plain text": [plain_perplexity(base, text), plain_perplexity(owl, text)],
         "answers in a chat": [perplexity(base, told), perplexity(owl, told)],
@@ -205,14 +207,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/owl-smol")
     parser.add_argument("--base", help="the language model as Modules takes it; default: the wheel's, else the hub's")
-    parser.add_argument("--sections", nargs="+", default=["exam", "open", "language", "time"])
-    parser.add_argument("--count", type=int, default=50, help="questions an ability")
-    parser.add_argument("--scenes", type=int, default=25, help="scenes for each open prompt")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--count", type=count, default=50, help="questions an ability")
+    parser.add_argument("--scenes", type=count, default=25, help="scenes for each open prompt")
     parser.add_argument("--questions", type=Path, default=Path("../shared/vicuna_bench"))
-    parser.add_argument("--answers", type=int, default=80, help="how many of the questions are answered by both")
-    parser.add_argument("--page", type=Path, help="an HTML file for the answers side by side")
-    parser.add_argument("--out", type=Path, help="a JSON file for all of it")
+    parser.add_argument("--answers", type=count, default=80, help="how many of the questions are answered by both")
+    parser.add_argument("--page", type=new_file, help="an HTML file for the answers side by side")
+    parser.add_argument("--out", type=new_file, help="a JSON file for all of it")
     given = parser.parse_args()
+    if "language" in given.sections and not (given.questions / "question.jsonl").is_file():
+        parser.error(f"--questions {given.questions}: there is no question.jsonl, which the section language asks")
     torch.set_num_threads(1)
     owl, found = load(given.model, device="cpu"), dict[str, Any]()
     print(f"{machine()}; {given.model}, {owl.model.dtype}")
@@ -240,4 +244,4 @@ def _base(language: str | None, dtype: torch.dtype) -> Owl:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

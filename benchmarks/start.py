@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.exam import machine
+from benchmarks.command import count, machine
 from mplug_owl.scenes import scene
 
 QUESTION = "How many things are there?"
@@ -54,5 +54,5 @@ def main(repeats: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     main(parser.parse_args().repeats)

@@ -9,17 +9,18 @@ weights through the same samples, and they take a step in turn. The first ones a
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.beside import ROOT, of_checkout
+from benchmarks.command import checkout, count, machine, run
 from mplug_owl.data.loader import step_loader
 from mplug_owl.data.survey import Survey
 from mplug_owl.recipes import tiny
@@ -49,30 +50,16 @@ def steps(recipe: Recipe, folder: Path) -> None:
 
 
 def compare(checkouts: dict[str, Path], name: str, settings: list[str], repeats: int) -> dict[str, list[list[float]]]:
-    """Lines of both sides, in turn. A side that ends in the middle raises CalledProcessError."""
+    """Lines of both sides, in turn."""
     command = [sys.executable, __file__, "--recipe", name, "--repeats", str(repeats), "--lines"]
     command += [word for setting in settings for word in ("--set", setting)]
-    processes = {
-        side: subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(where / "src"), "OMP_NUM_THREADS": "1"},
-        )
-        for side, where in checkouts.items()
-    }
-    lines: dict[str, list[list[float]]] = {side: [] for side in processes}
-    for repeat in range(UNCOUNTED + repeats):
-        for side, process in processes.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            print("step", file=process.stdin, flush=True)
-            if not (line := process.stdout.readline()):
-                raise subprocess.CalledProcessError(process.wait(), command)
-            lines[side] += [json.loads(line)] if repeat >= UNCOUNTED else []
-    for process in processes.values():
-        process.communicate()
+    with ExitStack() as stack:
+        processes = {side: stack.enter_context(of_checkout(command, where)) for side, where in checkouts.items()}
+        lines: dict[str, list[list[float]]] = {side: [] for side in processes}
+        for repeat in range(UNCOUNTED + repeats):
+            for side, process in processes.items():
+                line = process.ask("step")
+                lines[side] += [line] if repeat >= UNCOUNTED else []
     return lines
 
 
@@ -98,27 +85,27 @@ def report(name: str, lines: dict[str, list[list[float]]]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path)
+    parser.add_argument("--against", type=checkout)
     parser.add_argument("--recipe", choices=RECIPES)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--repeats", type=count, default=40)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    settings = [f"steps={UNCOUNTED + given.repeats + 1}", "save_every=none", *given.set]
+    names = [given.recipe] if given.recipe else list(RECIPES)
+    recipes = {name: replace(override(RECIPES[name](), settings), workers=0) for name in names}
     if given.lines:
         torch.set_num_threads(1)
-        settings = [f"steps={UNCOUNTED + given.repeats + 1}", "save_every=none", *given.set]
         with tempfile.TemporaryDirectory() as folder:
-            steps(replace(override(RECIPES[given.recipe](), settings), workers=0), Path(folder))
+            steps(recipes[given.recipe], Path(folder))
         return
     if given.against is None:
         parser.error("--against PATH: a checkout of the commit to compare with")
-    from benchmarks.exam import machine
-
     print(f"{machine()}; torch {torch.__version__}, one thread, {given.repeats} pairs of steps")
-    for name in [given.recipe] if given.recipe else RECIPES:
-        checkouts = {"before": given.against, "now": Path(__file__).parents[1]}
+    for name in recipes:
+        checkouts = {"before": given.against, "now": ROOT}
         report(name, compare(checkouts, name, given.set, given.repeats))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

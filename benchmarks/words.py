@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from transformers import GenerationConfig
 
 from benchmarks.against import Elsewhere
 from benchmarks.baseline import owl_263m
-from benchmarks.exam import machine
+from benchmarks.command import checkout, count, machine
 from mplug_owl.chat.decode import Prompt, decode
 from mplug_owl.conversation import Picture
 from mplug_owl.model.owl import MplugOwlForConditionalGeneration
@@ -106,10 +105,10 @@ def lines(rows: int, taken: Mapping[str, Sequence[float]]) -> list[str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--rows", type=count, nargs="+", default=[1, 4])
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="a checkout of another commit")
+    parser.add_argument("--against", type=checkout, metavar="CHECKOUT", help="a checkout of another commit")
     given = parser.parse_args()
     torch.set_num_threads(1)
     owl = plain()

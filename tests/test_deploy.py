@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
@@ -21,6 +22,7 @@ from typer.main import get_command
 import mplug_owl_cli
 from mplug_owl.serve.answering import AnswerLimits
 from mplug_owl.serve.guard import GuardLimits
+from mplug_owl.serve.run import draining
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -153,6 +155,7 @@ def test_the_unit_waits_for_the_last_answers_and_has_no_rights() -> None:
     assert str(options["keys"]) == f"%d/{service['LoadCredential'].split(':')[0]}"
     assert service["DynamicUser"] == service["NoNewPrivileges"] == "yes"
     assert service["CapabilityBoundingSet"] == ""
+    assert service.get("ProcSubset", "all") == "all"  # without /proc/cpuinfo torch takes no prompts together
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
@@ -173,6 +176,10 @@ def test_proxies_let_through_what_the_server_takes() -> None:
     assert re.findall(r"client_max_body_size (\d+)m;", nginx) == re.findall(r"max_size (\d+)MiB", caddy) == [str(megabytes)]
     for (seconds,) in (re.findall(r"proxy_read_timeout (\d+)s;", nginx), re.findall(r"read_timeout (\d+)s", caddy)):
         assert int(seconds) > AnswerLimits().seconds
+    kept = draining(SimpleNamespace(app=None, endless=()), 60).config.timeout_keep_alive  # type: ignore[arg-type]
+    assert re.search(r"upstream owl \{[^}]*\bkeepalive \d+;", nginx)
+    for (seconds,) in (re.findall(r"keepalive_timeout (\d+)s;", nginx), re.findall(r"keepalive (\d+)s", caddy)):
+        assert int(seconds) < kept
     assert "proxy_buffering off;" in nginx
     assert "flush_interval -1" in caddy
     for text in (nginx, caddy):
@@ -240,7 +247,7 @@ def test_the_health_check_asks_with_the_servers_key(status: int | None, code: in
         check = tmp_path / "healthcheck.py"
         port = server.server_port if status else 9  # where nobody listens
         check.write_text((DEPLOY / "healthcheck.py").read_text("utf-8").replace(":8000", f":{port}"))
-        environment = {**os.environ, "OWL_API_KEYS": "first-key,second-key", "no_proxy": "127.0.0.1"}
+        environment = {**os.environ, "OWL_API_KEYS": "first-key,second-key", "http_proxy": "http://127.0.0.1:9"}
         done = subprocess.run([sys.executable, "-S", check], env=environment, capture_output=True, text=True, check=False)
     finally:
         server.shutdown()

@@ -79,6 +79,16 @@ def test_a_page_of_the_site_links_inside_it(page: Path) -> None:
     assert [target for target in links(page.read_text("utf-8")) if target.startswith(("..", "/"))] == []
 
 
+def test_every_entry_of_the_journal_is_a_heading_with_its_date_in_their_order() -> None:
+    """So that the site's contents list each, and a link can lead to it."""
+    text = (DOCS / "journal.md").read_text("utf-8")
+    entries = headings(text)[1:]
+    dates = [match[1] for entry in entries if (match := re.match(r"(\d{4}-\d\d-\d\d) · \S", entry))]
+    assert len(dates) == len(entries)
+    assert dates == sorted(dates)
+    assert re.findall(r"^\*\*\d{4}-.*", text, re.MULTILINE) == []
+
+
 def listed(nav: list) -> Iterator[str]:
     for entry in nav:
         for value in entry.values():

@@ -250,16 +250,19 @@ def test_a_script_for_a_cluster_starts_our_command(example: Path, tmp_path: Path
     """With the cluster's programs played by stand-ins, what arrives at torchrun is a command of ours."""
     stands = {
         "scontrol": "echo first-node",
-        "srun": 'exec "$@"',
+        "srun": 'while [ "${1#-}" != "$1" ]; do echo "$1" >> given; shift; done; exec "$@"',
         "torchrun": 'printf "%s\\n" torchrun "$@" > arrived',
     }
     for name, text in stands.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    told = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "nodes", "SLURM_NNODES": "4", "SLURM_JOB_ID": "7"}
+    told = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "nodes", "SLURM_NNODES": "4"}
+    told |= {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "64"}
     subprocess.run(["bash", example], check=True, cwd=tmp_path, env=told)
     arrived = (tmp_path / "arrived").read_text().splitlines()
     assert "--rdzv-endpoint=first-node:29500" in arrived
+    assert "--cpus-per-task=64" in (tmp_path / "given").read_text()  # which srun does not take from sbatch
+    assert "#SBATCH --cpus-per-task=64" in example.read_text()
     words = owl_words(arrived)
     assert words is not None
     test_a_command_is_one_that_there_is(example.name, words)

@@ -51,6 +51,15 @@ def test_both_stages_are_measured(benchmark: ModuleType, capsys: pytest.CaptureF
     assert second["tokens_a_sample"] > 2 * first["tokens_a_sample"]
 
 
+def test_a_row_that_samples_do_not_fill_is_refused(benchmark: ModuleType) -> None:
+    """A picture has 41 positions there, so that nothing would ever come."""
+    recipe, talks = benchmark.stage("pretrain", "tiny", 40)
+    with torch.device("meta"):
+        owl = benchmark.MplugOwlForConditionalGeneration(recipe.modules.config())
+    with pytest.raises(SystemExit, match="--row 40: no samples fill"):
+        benchmark.rows(recipe, talks, owl, 1)
+
+
 @pytest.mark.slow
 def test_every_choice_learns(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """FSDP2, AdamW in one kernel and activations computed again, together: the step is the same to rounding."""

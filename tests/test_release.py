@@ -1,6 +1,8 @@
 """What is released is what a stranger gets: built, its papers in order, installed into an empty environment and used."""
 
+import ast
 import email
+import itertools
 import os
 import re
 import subprocess
@@ -13,11 +15,15 @@ from pathlib import Path
 
 import pytest
 from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 QUESTION = "How many things are there?"
+# Imported and not declared: parts of fsspec[http] and of pydantic, and what imports our entry point with its own packages.
+BROUGHT = {"aiohttp", "pydantic-core", "lmms-eval", "tqdm"}
 
 
 def run(*command: object, cwd: Path) -> str:
@@ -40,6 +46,26 @@ def test_each_version_has_one_section_and_the_newest_is_first() -> None:
     versions = re.findall(r"^## (\d+\.\d+\.\d+) ", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     numbers = [tuple(map(int, version.split("."))) for version in versions]
     assert numbers == sorted(set(numbers), reverse=True)
+
+
+def test_the_sdist_is_given_every_paper_of_the_root() -> None:
+    """What setuptools takes by itself need not be named."""
+    named = (ROOT / "MANIFEST.in").read_text("utf-8").split()
+    papers = {path.name for pattern in ("*.md", "*.toml", "*.txt", "Makefile") for path in ROOT.glob(pattern)}
+    assert papers - {*named, "README.md", "pyproject.toml"} == set()
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    requirements = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
+    declared = {canonicalize_name(Requirement(line).name) for line in requirements} | {"mplug-owl", "mplug-owl-cli"}
+    imported = set()
+    for file in SRC.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            imported |= {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    packages = {canonicalize_name({"PIL": "pillow"}.get(name, name)) for name in imported}
+    assert packages - declared == BROUGHT
 
 
 @pytest.fixture(scope="module")

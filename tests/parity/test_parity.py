@@ -1,6 +1,6 @@
 """Our numbers are the original's, on every image checkpoint of ../shared/parity.
 
-Each tolerance is a few times what was measured, on torch 2.13 for the CPU: `python benchmarks/parity.py` prints the table.
+Each tolerance is a few times what was measured, on torch 2.13 for the CPU: `python -m benchmarks.parity` prints the table.
 The bars that must never be passed are the last column there.
 """
 
