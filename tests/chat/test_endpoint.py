@@ -26,7 +26,7 @@ from mplug_owl.chat.endpoint import EndpointChatModel, Usage
 from mplug_owl.chat.faults import BadReply, error_message, read_answer, read_usage
 from mplug_owl.chat.protocol import AnswersArrive, Decoding
 from mplug_owl.conversation import Conversation, Picture
-from mplug_owl.errors import BadSample, UserError
+from mplug_owl.errors import BadSample, RefusedConversationError, UserError
 from mplug_owl.eval.exam import run_exam
 from mplug_owl.eval.tasks.owleval import OwlEval
 from tests.chat.server import (
@@ -296,6 +296,24 @@ def test_what_no_repetition_mends_is_an_error_at_once(behave: Behaviour, words: 
     with serving(lambda question, tried: behave) as server, pytest.raises(UserError, match=words):
         model(server, concurrency=1).answers(talks(5), DECODING)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("behave", "is_refused"),
+    [
+        (refuses(400, "This model's maximum context length is 2048 tokens. However, your request has 3000."), True),
+        (refuses(400, "too much", "context_length_exceeded"), True),
+        (refuses(400, "the request exceeds the available context size"), True),
+        (refuses(413, "too large"), True),
+        (refuses(400, "temperature must be 1"), False),
+        (refuses(401, "the context length of your key"), False),
+    ],
+)
+def test_a_conversation_that_is_too_long_for_a_server_is_known(behave: Behaviour, is_refused: bool) -> None:
+    """`owl answer` goes on with the others."""
+    with serving(lambda question, tried: behave) as server, pytest.raises(UserError) as raised:
+        model(server, concurrency=1).answers(talks(1), DECODING)
+    assert isinstance(raised.value, RefusedConversationError) is is_refused
 
 
 def free_port() -> int:

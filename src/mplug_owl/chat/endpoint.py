@@ -27,7 +27,7 @@ from mplug_owl.chat.picture_url import picture_url
 from mplug_owl.chat.protocol import Decoding
 from mplug_owl.chat.settled import clean_answer, settled_answer
 from mplug_owl.conversation import Conversation
-from mplug_owl.errors import UserError
+from mplug_owl.errors import RefusedConversationError, UserError
 
 # A server that is there says so within this many seconds.
 REACHED_WITHIN = 10.0
@@ -244,7 +244,8 @@ class EndpointChatModel:
             raise error
         if last or not fault.again or tried > self.endpoint.retries:
             tries = f", in {tried} tries" if tried > 1 else ""
-            raise UserError(self._redacted(f"{self.endpoint.name}: {fault.words}{tries}")) from error
+            kind = RefusedConversationError if fault.too_long else UserError
+            raise kind(self._redacted(f"{self.endpoint.name}: {fault.words}{tries}")) from error
         backoff = min(self.endpoint.backoff * 2 ** (tried - 1), LONGEST_BACKOFF)
         return (backoff if fault.wait is None else fault.wait) * random.uniform(1, 1.25)
 

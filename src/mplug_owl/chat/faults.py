@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from mplug_owl.model.images import shortened
 LONGEST_WAIT = 120.0
 # The codes that may be gone a moment later: time-outs, conflicts, too early, too many. All from 500 on are, too.
 PASSING = (408, 409, 425, 429)
+# How servers say that a conversation is longer than their model's context: OpenAI's and ours, vLLM, llama.cpp, SGLang.
+TOO_LONG = re.compile(r"context[_ ](length|size|window)", re.IGNORECASE)
 HINTS = {
     400: "the server refuses the request",
     401: "the key is refused; put the right one into OWL_API_KEY or OPENAI_API_KEY",
@@ -40,11 +43,13 @@ class Fault:
         words: The reason.
         again: Whether another try may help.
         wait: How many seconds the server asks to wait before it, None where it does not say.
+        too_long: Whether it is this conversation that the server has no room for.
     """
 
     words: str
     again: bool
     wait: float | None = None
+    too_long: bool = False
 
 
 def fault_of(error: Exception) -> Fault | None:
@@ -144,7 +149,8 @@ def _refused(status: int, body: object, headers: Mapping[str, str]) -> Fault:
         if wait is not None and wait > LONGEST_WAIT:
             return Fault(f"{words}; the server asks to wait {wait:,.0f} seconds", False)
         return Fault(words, True, wait)
-    return Fault(f"{words}; {HINTS[status]}" if status in HINTS else words, False)
+    too_long = status == 413 or (status in (400, 422) and bool(TOO_LONG.search(f"{code} {said}")))
+    return Fault(f"{words}; {HINTS[status]}" if status in HINTS else words, False, too_long=too_long)
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:

@@ -139,8 +139,9 @@ def test_what_cannot_be_asked_says_why(kind: str, tmp_path: Path) -> None:
 
 
 def test_no_data(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        Questions(str(tmp_path / "none.jsonl"))
+    for name in (str(tmp_path / "none.jsonl"), "~nobody-of-this-name/none.jsonl"):
+        with pytest.raises(UserError, match="no such file"):
+            Questions(name)
     (tmp_path / "odd.jsonl").write_text(json.dumps({"x": 1}) + "\n")
     with pytest.raises(UserError, match="no known format has the fields 'x'"):
         Questions(str(tmp_path / "odd.jsonl"))

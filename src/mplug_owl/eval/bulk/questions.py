@@ -15,6 +15,7 @@ from mplug_owl.data.sources.recognise import recognise
 from mplug_owl.data.sources.source import FileSource, in_turn, read_record
 from mplug_owl.data.sources.talks import has_value
 from mplug_owl.errors import BadSample, UserError
+from mplug_owl.model.images import expand_home
 
 # Where a format wants an answer and the data has none; it is cut off again.
 _STAND_IN = Message("assistant", ("-",))
@@ -105,7 +106,7 @@ class Questions:
 
 def _opened(spec: str, image_root: Path | None) -> Source:
     """The source. A table of questions with ids is one, and not OwlEval's, whose answers are other files."""
-    path = Path(spec).expanduser()
+    path = expand_home(spec)
     named = spec.partition(":")[0] in FORMATS
     if not named and path.is_file() and recognise(spec) == "owleval":
         spec = f"questions:{spec}"
