@@ -273,9 +273,11 @@ def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def _fill_buffers(model: Any) -> None:
     """Give a connector the buffers that it computes and does not save; transformers leaves whatever was in the memory."""
-    connector = getattr(getattr(model, "model", None), "abstractor", None)
-    held = {} if connector is None else dict(connector.named_buffers())
-    if computed := held.keys() - connector.state_dict().keys() if held else ():
+    connector: Any = getattr(getattr(model, "model", None), "abstractor", None)
+    if connector is None:
+        return
+    held = dict(connector.named_buffers())
+    if computed := held.keys() - connector.state_dict().keys():
         fresh = dict(model.build_connector(model.config).named_buffers())
         for name in computed:
             held[name].copy_(fresh[name])
