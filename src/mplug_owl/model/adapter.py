@@ -27,9 +27,10 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
     A head that is the embedding table too, and that the adapter changes alone, becomes a table of its own.
     """
     wrapped = _wrapped(model, adapter)
-    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    table: Any = model.get_input_embeddings()
     if isinstance(head, BaseTunerLayer) or isinstance(table, BaseTunerLayer):
-        base = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        base = getattr(head, "base_layer", head)
         base.weight = nn.Parameter(base.weight.detach().clone())
     with known_warnings():
         merged = wrapped.merge_and_unload()
