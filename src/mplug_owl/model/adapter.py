@@ -30,7 +30,7 @@ def merge(model: MplugOwlForConditionalGeneration, adapter: Path) -> MplugOwlFor
     head: Any = model.get_output_embeddings()
     table: Any = model.get_input_embeddings()
     if isinstance(head, BaseTunerLayer) or isinstance(table, BaseTunerLayer):
-        base: Any = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        base = getattr(head, "base_layer", head)
         base.weight = nn.Parameter(base.weight.detach().clone())
     with known_warnings():
         merged = wrapped.merge_and_unload()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -273,8 +274,8 @@ def _read_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def _fill_buffers(model: Any) -> None:
     """Give a connector the buffers that it computes and does not save; transformers leaves whatever was in the memory."""
-    connector: Any = getattr(getattr(model, "model", None), "abstractor", None)
-    if connector is None:
+    connector = getattr(getattr(model, "model", None), "abstractor", None)
+    if not isinstance(connector, nn.Module):  # an owl without its head
         return
     held = dict(connector.named_buffers())
     if computed := held.keys() - connector.state_dict().keys():

@@ -221,8 +221,7 @@ class ConversationProcessor(ProcessorMixin):
     def decode(self, token_ids: TokenIds, **kwargs: object) -> str | list[str]:
         """Ids, or rows of ids, to text, without picture positions."""
         rows: Any = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        first: Any = rows[0] if isinstance(rows, Sequence) and len(rows) else None
-        if isinstance(first, (list, tuple)) or bool(getattr(first, "ndim", 0)):
+        if isinstance(rows, Sequence) and rows and (isinstance(rows[0], (list, tuple)) or getattr(rows[0], "ndim", False)):
             return self.batch_decode(rows, **kwargs)
         row, image = rows if isinstance(rows, Sequence) else [rows], self.image_token_id
         return self.tokenizer.decode([int(token) for token in row if int(token) != image], **kwargs)
