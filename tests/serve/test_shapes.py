@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,9 @@ def test_what_fails_unforeseen_is_an_error_in_json(owl: Owl, monkeypatch: pytest
 class Spaced:
     """A processor whose tokens are words: one that stands first is decoded without its space, as by most tokenizers."""
 
+    end_token_ids: tuple[int, ...] = ()
+    chat_format = None
+
     def __init__(self) -> None:
         self.decoded = 0
 
@@ -93,7 +97,7 @@ def reply(words: Words, *ids: int, **fields: Any) -> Reply:
 def spaced() -> tuple[Words, Spaced]:
     processor = Spaced()
     words = Words.__new__(Words)
-    words.__init__(type("Holder", (), {"processor": processor})())  # type: ignore[misc]
+    words.__init__(SimpleNamespace(model=None, processor=processor))  # type: ignore[misc]
     return words, processor
 
 
