@@ -216,7 +216,8 @@ def _kept(name: str) -> PreTrainedTokenizerFast:
     ],
 )
 def test_a_template_that_cannot_be_used_says_why(text: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mplug_owl.model.template_sandbox.SECONDS", 0.3)
+    if "seconds" in problem:  # the others must not end by it, however busy the machine is
+        monkeypatch.setattr("mplug_owl.model.template_sandbox.SECONDS", 0.3)
     tokenizer = _kept("qwen2_5")
     monkeypatch.setattr(tokenizer, "chat_template", text)
     with pytest.raises(UserError, match=f"^the language model: .*({problem})"):
