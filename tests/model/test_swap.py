@@ -65,19 +65,20 @@ def test_without_pictures_it_is_the_stock_language_model(language: str) -> None:
     assert torch.equal(owl.generate(ids, **GREEDY), stock.generate(ids, **GREEDY))
 
 
+class Mean(torch.nn.Module):
+    """The whole picture in one position."""
+
+    num_tokens = 1
+
+    def __init__(self, seen: int, width: int) -> None:
+        super().__init__()
+        self.project = torch.nn.Linear(seen, width)
+
+    def forward(self, patches_IPD: torch.Tensor) -> torch.Tensor:
+        return self.project(patches_IPD.mean(1, keepdim=True))
+
+
 def test_a_connector_of_ones_own_is_one_method(tmp_path: Path) -> None:
-    class Mean(torch.nn.Module):
-        """The whole picture in one position."""
-
-        num_tokens = 1
-
-        def __init__(self, seen: int, width: int) -> None:
-            super().__init__()
-            self.project = torch.nn.Linear(seen, width)
-
-        def forward(self, patches_IPD: torch.Tensor) -> torch.Tensor:
-            return self.project(patches_IPD.mean(1, keepdim=True))
-
     class MeanOwl(MplugOwlForConditionalGeneration):
         def build_connector(self, config):
             return Mean(config.vision_config.hidden_size, config.text_config.hidden_size)
@@ -108,18 +109,15 @@ def test_a_left_padded_batch_of_eight_is_eight_single_prompts(language: str) -> 
 
 
 def test_what_a_connector_computes_and_does_not_save_is_there_again(tmp_path: Path) -> None:
-    class Waves(torch.nn.Module):
-        """The whole picture in one position, with a table beside it that no file has."""
-
-        num_tokens = 1
+    class Waves(Mean):
+        """The same with a table beside it that no file has."""
 
         def __init__(self, seen: int, width: int) -> None:
-            super().__init__()
-            self.project = torch.nn.Linear(seen, width)
+            super().__init__(seen, width)
             self.register_buffer("table", torch.arange(seen).sin(), persistent=False)
 
         def forward(self, patches_IPD: torch.Tensor) -> torch.Tensor:
-            return self.project(patches_IPD.mean(1, keepdim=True) + self.table)
+            return super().forward(patches_IPD + self.table)
 
     class WavesOwl(MplugOwlForConditionalGeneration):
         def build_connector(self, config):
