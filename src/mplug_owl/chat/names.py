@@ -41,7 +41,7 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
         )
     if name.startswith(("experts:", "answers:")):
         raise UserError(f"{name}: takes exams and nothing else; owl eval asks it")
-    if name.startswith(("http://", "https://")):
+    if is_endpoint(name):
         if quantize is not None:
             raise UserError(f"{name} has the weights that its server has; leave --quantize {quantize} out")
         if device is not None:
@@ -63,6 +63,11 @@ def find(name: str, device: str | None = None, dtype: str = "auto", quantize: Qu
     owl = load(name, device, dtype, quantize)
     pack(owl.model)  # a bf16 model on a CPU; it answers and is never saved
     return OwlChatModel(owl)
+
+
+def is_endpoint(name: str) -> bool:
+    """Whether who answers under a name is a server's model, which has its device elsewhere."""
+    return name.startswith(("http://", "https://"))
 
 
 def _refuse_our_own_ways(name: str, dtype: str, quantize: Quantisation | None) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mplug_owl.chat import ChatModel, Decoding, OwlChatModel, find
+from mplug_owl.chat.names import is_endpoint
 from mplug_owl.errors import UserError
 from mplug_owl.eval.bulk.asking import RecordAnswer, ask_all
 from mplug_owl.eval.bulk.parts import AnswerSettings, Part, Parts
@@ -70,8 +71,8 @@ class AnswerJob:
     def answerer(self) -> ChatModel:
         """Who answers, so many at once."""
         bound_kernel_caches(ANSWERING)
-        is_elsewhere = self.model.startswith(("http://", "https://"))
-        model = find(self.model, self.device or (None if is_elsewhere else _own_device()), self.dtype, self.quantize)
+        device = self.device or (None if is_endpoint(self.model) else _own_device())
+        model = find(self.model, device, self.dtype, self.quantize)
         if isinstance(model, OwlChatModel) or (self.batch is not None and hasattr(model, "batch_size")):
             model.batch_size = self.window
         return model
