@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mplug_owl.writing import replacing
+from mplug_owl.errors import UserError, WriteError
+from mplug_owl.writing import locked, replacing
 
 
 def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
@@ -97,3 +98,20 @@ def test_of_two_that_write_a_folder_at_once_the_last_is_kept(tmp_path: Path, mon
     with replacing(path) as partial:
         folder(partial, "last")
     assert [file.name for file in tmp_path.rglob("*")] == ["model", "last"]
+
+
+def test_a_lock_is_held_once_until_its_block_ends(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    with locked(lock) as first, locked(lock, seconds=0.05) as second:
+        assert (first, second) == (True, False)
+    with pytest.raises(UserError), locked(lock):
+        raise UserError("ended by an error")
+    with locked(lock) as third:
+        assert third
+
+
+def test_a_file_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lock = tmp_path / "file" / ".lock"
+    with pytest.raises(WriteError, match=r"file/\.lock: cannot be locked \(.+\); choose a folder"), locked(lock):
+        pass

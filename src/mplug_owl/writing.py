@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be written is one kind of error."""
+"""Files are written whole or not at all, by one process at a time, and what cannot be written is one kind of error."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from mplug_owl.errors import WriteError
@@ -44,6 +45,27 @@ def replacing(path: Path) -> Iterator[Path]:
         _replace(partial, path)
     finally:
         _remove(partial)
+
+
+@contextlib.contextmanager
+def locked(lock: Path, seconds: float = 0.0) -> Iterator[bool]:
+    """Whether this process holds the lock file, for which it waits so many seconds at most; without an end where they are -1.
+
+    The hold ends with the block, or with the process, however that ends. Raises WriteError where the file cannot be locked,
+    as on a file system that knows no locks.
+    """
+    hold = FileLock(lock)
+    try:
+        hold.acquire(timeout=seconds)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        raise WriteError(f"{lock}: cannot be locked ({error}); choose a folder where files can be") from error
+    try:
+        yield True
+    finally:
+        hold.release()
 
 
 def _replace(partial: Path, path: Path) -> None:

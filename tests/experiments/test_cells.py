@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: py
         raise NotImplementedError("no flock")
 
     monkeypatch.setattr("filelock.FileLock.acquire", unknown)
-    with pytest.raises(WriteError, match=r"\.none-seed0\.lock: cannot be locked \(no flock\); give an --out"):
+    with pytest.raises(WriteError, match=r"\.none-seed0\.lock: cannot be locked \(no flock\); choose a folder"):
         ablate(guesses(none=0.0, much=1.0), tmp_path, console=QUIET)
 
 

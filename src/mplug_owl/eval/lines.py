@@ -4,15 +4,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from mplug_owl.errors import UserError
-from mplug_owl.writing import writing
+from mplug_owl.errors import UserError, WriteError
+from mplug_owl.writing import locked, writing
 
 
 class AppendedLines:
@@ -60,7 +58,7 @@ class AppendedLines:
 
 @contextmanager
 def sole_writer(lock: Path, refusal: str) -> Iterator[None]:
-    """Nobody else holds this lock meanwhile. Its folder is made.
+    """Nobody else holds this lock meanwhile. Its folder is made. Where a file system knows no locks, nobody is refused.
 
     Raises:
         UserError: Another process holds it; `refusal` is what the error says.
@@ -68,15 +66,11 @@ def sole_writer(lock: Path, refusal: str) -> Iterator[None]:
     """
     with writing(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
-    try:
-        held.acquire(blocking=False)
-    except Timeout as error:
-        raise UserError(refusal) from error
-    try:
+    with ExitStack() as stack:
+        with suppress(WriteError):
+            if not stack.enter_context(locked(lock)):
+                raise UserError(refusal)
         yield
-    finally:
-        held.release()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,17 +1,16 @@
 """`owl ablate`: a study's cells are trained and examined, whoever shares the work, and end in a table, a figure and a page."""
 
-import contextlib
 import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
-from mplug_owl.errors import UserError, WriteError
+from mplug_owl.errors import UserError
 from mplug_owl.eval.extra import needs
 from mplug_owl.experiments import ablation_report
 from mplug_owl.experiments.ablation_plan import QUICK_QUESTIONS, quick_share
@@ -21,7 +20,7 @@ from mplug_owl.experiments.findings import Findings, gather
 from mplug_owl.experiments.study import Arm, Study, scaled
 from mplug_owl.train.reporter import Screen
 from mplug_owl.train.trainable import Part
-from mplug_owl.writing import replacing, writing
+from mplug_owl.writing import locked, replacing, writing
 
 SETTINGS, SEEDS = "study.json", 3
 # Seconds between two looks at what other processes have done.
@@ -239,22 +238,6 @@ def _advance(study: Study, cell: Cell, console: Console) -> bool:
         raise UserError(f"arm {cell.arm.name}, seed {cell.seed}: {error}") from error
 
 
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Whether nobody else is at this folder; if so, nobody is until the block ends.
-
-    Raises:
-        WriteError: It cannot be locked, as on a file system that knows no locks.
-    """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except (OSError, NotImplementedError) as error:
-        raise WriteError(f"{lock.lock_file}: cannot be locked ({error}); give an --out where files can be") from error
-    try:
-        yield True
-    finally:
-        lock.release()
+def _held(folder: Path) -> AbstractContextManager[bool]:
+    """Whether nobody else is at this folder; if so, nobody is until the block ends. Raises WriteError where none can be had."""
+    return locked(folder.with_name(f".{folder.name}.lock"))

@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint
 from mplug_owl.train.checkpoint import Checkpoint
 from mplug_owl.train.recipe import BEFORE, Recipe, as_json, completed, differences, from_json, renamed
-from mplug_owl.writing import replacing, writing
+from mplug_owl.writing import locked, replacing, writing
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
 FREE_TO_CHANGE = (
@@ -43,18 +42,13 @@ def held(out: Path) -> Iterator[None]:
     A hold ends with its process, however that ends. Where a file system knows none, nobody is refused. Raises UserError where
     another process has it.
     """
-    lock = FileLock(out / ".training")
+    lock = out / ".training"
     with ExitStack() as stack:
-        try:
+        with suppress(OSError):
             out.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            raise UserError(f"{out}: another process trains into it; wait for its end, or choose another --out") from None
-        except (OSError, NotImplementedError):
-            pass
-        else:
-            stack.callback(lock.release)
-            stack.callback(Path(lock.lock_file).unlink, missing_ok=True)
+            if not stack.enter_context(locked(lock, PATIENCE)):
+                raise UserError(f"{out}: another process trains into it; wait for its end, or choose another --out")
+            stack.callback(lock.unlink, missing_ok=True)
         yield
 
 

@@ -13,11 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from filelock import FileLock
-
 from mplug_owl.data.sources.store import PATIENCE, cache_folder, fetch
 from mplug_owl.errors import UserError
-from mplug_owl.writing import replacing
+from mplug_owl.writing import locked, replacing
 
 # 300 pictures of 256 pixels. Amazon advises requests of 8 to 16 MB for throughput.
 CHUNK = 8 * 2**20
@@ -64,15 +62,19 @@ def keep(file: Remote, number: int) -> bool:
         return False
     try:
         path = _path(file, number)
-        with FileLock(path.with_suffix(".lock"), timeout=PATIENCE):
+        with locked(path.with_suffix(".lock"), PATIENCE) as mine:
             if path.exists():
                 return True
+            if not mine:
+                return False
             start, end = number * CHUNK, min((number + 1) * CHUNK, file.size)
             if not _may_fit(path.parent, end - start + MARK):  # it would be fetched for nothing, at each sample again
                 return False
             raw = fetch(file.address, start, end, file.version)
             # One piece at a time: two that made room together would both count the same bytes as free.
-            with FileLock(path.with_name(ROOM), timeout=PATIENCE):
+            with locked(path.with_name(ROOM), PATIENCE) as alone:
+                if not alone:
+                    return False
                 _make_room(path.parent, len(raw) + MARK)
                 with replacing(path) as part:
                     part.write_bytes(raw + zlib.crc32(raw).to_bytes(MARK, "little"))

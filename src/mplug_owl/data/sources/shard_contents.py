@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
 from mplug_owl.data.sources.files import File, cache_folder
 from mplug_owl.data.sources.shard_index import PassedOverFiles, indexed, indexed_counts, row_type
 from mplug_owl.data.sources.store import PATIENCE
 from mplug_owl.data.sources.tar import BLOCK, Entry, first_entries, tars
 from mplug_owl.model.images import shortened
-from mplug_owl.writing import replacing
+from mplug_owl.writing import locked, replacing
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif")
 # JSON last: img2dataset writes the caption into both, and the rest of the JSON is about the download.
@@ -89,7 +88,7 @@ def _read_once(file: File) -> Contents:
     """Read the headers; wait where another thread or process of this machine is reading them."""
     lock = _kept(file)[0].with_suffix(".lock")
     try:
-        with FileLock(lock, timeout=PATIENCE):
+        with locked(lock, PATIENCE):  # never free in that time, it is read twice
             return _mapped(file) or _read_and_keep(file)
     except OSError:  # no lock can be had, on a full disk perhaps
         return _read_and_keep(file)

@@ -8,19 +8,18 @@ part's lock says whether somebody still writes it.
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mplug_owl.chat import Decoding
 from mplug_owl.errors import UserError
 from mplug_owl.eval.lines import AppendedLines, is_whole, read_lines
-from mplug_owl.writing import replacing, writing
+from mplug_owl.writing import locked, replacing, writing
 
 SETTINGS, BAD = "settings.json", "bad.jsonl"
 # Answers of one's own machine are asked again faster than a disk confirms each of them.
@@ -70,9 +69,11 @@ class Parts:
             raise UserError(f"{out}: a folder; --out names the file of answers")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / ".lock")
-        with self._lock:
+        with self._alone():
             self._compare()
+
+    def _alone(self) -> AbstractContextManager[bool]:
+        return locked(self.folder / ".lock", seconds=-1)
 
     def _compare(self) -> None:
         """Note what is asked of whom, or refuse what differs from the note."""
@@ -102,20 +103,13 @@ class Parts:
         Raises:
             UserError: Another process of that rank is at work.
         """
-        held = FileLock(self.folder / f"part-{rank:05}.lock")
-        with self._lock:
-            try:
-                held.acquire(blocking=False)
-            except Timeout as error:
-                raise UserError(
-                    f"{self.out}: another owl answer is at work on it; wait for it, or give another --out"
-                ) from error
-        try:
+        with ExitStack() as stack:
+            with self._alone():
+                if not stack.enter_context(locked(self.folder / f"part-{rank:05}.lock")):
+                    raise UserError(f"{self.out}: another owl answer is at work on it; wait for it, or give another --out")
             bad = self.folder / f"bad-{rank:05}.jsonl"
             bad.unlink(missing_ok=True)  # what could not be read is tried again
             yield Part(AppendedLines(self.folder / f"part-{rank:05}.jsonl", SYNC_SECONDS), bad, self.settings.model)
-        finally:
-            held.release()
 
     def answered(self) -> NDArray[np.bool_]:
         """Which records have an answer on the disk, by their positions."""
@@ -136,16 +130,14 @@ class Parts:
 
     def count(self) -> int:
         """How many records have an answer on the disk, while nobody joins the parts."""
-        with self._lock:
+        with self._alone():
             return int(self.answered().sum())
 
     def join(self) -> "Joined | None":
         """Make one file of the parts, if nobody writes any more and every record was tried; None where work is left."""
-        with self._lock, ExitStack() as locks:
+        with self._alone(), ExitStack() as locks:
             for lock in sorted(self.folder.glob("part-*.lock")):
-                try:
-                    locks.enter_context(FileLock(lock).acquire(blocking=False))
-                except Timeout:
+                if not locks.enter_context(locked(lock)):
                     return None  # that process joins them when it is done
             if self._is_joined():
                 left = [row for _, row in read_lines(self.folder / BAD)]
