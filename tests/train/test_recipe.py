@@ -128,6 +128,24 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(setting: str, told: st
 
 
 @pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("lora.rank=16", "lora.rank is for what learns by LoRA, and nothing does; set trainable.language=lora too"),
+        (
+            "optimizer.rates.language=1e-5",
+            "optimizer.rates.language is for a module that learns; set trainable.language too, which is frozen",
+        ),
+    ],
+)
+def test_a_setting_without_an_effect_is_told(setting: str, told: str) -> None:
+    frozen = lesson(trainable=Trainable("full", "full", "frozen"))
+    with pytest.raises(UserError, match=re.escape(f"--set {setting}: {told}")):
+        override(frozen, [setting])
+    assert override(frozen, [setting, "trainable.language=lora"]).trainable.language == "lora"
+    assert override(frozen, ["optimizer.rates.language=none"]) == frozen
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"precision": "fp16"}, "precision is 'fp16'; it must be one of fp32, bf16"),

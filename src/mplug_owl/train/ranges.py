@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -41,6 +41,17 @@ def check_ranges(recipe: Recipe) -> None:
     for name, least in (("spike", 1), ("tflops", 0), ("grace_seconds", 0)):
         if (value := getattr(recipe, name)) is not None and value <= least:
             raise UserError(f"{name} is {value}; it must be above {least}, or none")
+
+
+def check_used(recipe: Recipe, fields: Iterable[str]) -> None:
+    """Raises UserError for one of these fields, such as "lora.rank", that a recipe which trains others does not read."""
+    who = vars(recipe.trainable)
+    for field in fields:
+        outer, _, name = field.rpartition(".")
+        if outer == "lora" and "lora" not in who.values():
+            raise UserError(f"{field} is for what learns by LoRA, and nothing does; set trainable.language=lora too")
+        if outer == "optimizer.rates" and who.get(name) == "frozen" and getattr(recipe.optimizer.rates, name) is not None:
+            raise UserError(f"{field} is for a module that learns; set trainable.{name} too, which is frozen")
 
 
 def check_types(part: Any, path: str = "") -> None:
