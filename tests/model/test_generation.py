@@ -108,7 +108,7 @@ def test_pipeline_answers_one_and_many(owl: MplugOwlForConditionalGeneration, pr
 
     ask = pipeline("image-text-to-text", model=owl, processor=processor)
     chats = [chat("What?", 1), chat("And what is this?", 2)]
-    settings = {"generate_kwargs": GREEDY, "return_full_text": False}
+    settings = {"generate_kwargs": {**GREEDY}, "return_full_text": False}
     single = [ask(text=one, **settings)[0]["generated_text"] for one in chats]
     batched = [answer[0]["generated_text"] for answer in ask(text=chats, **settings, batch_size=2)]
     assert batched == single

@@ -133,5 +133,13 @@ def test_any_language_model_can_be_counted(language: str) -> None:
     assert all(size > 0 for size in kept(stage("full-full-lora"), tiny_config(language=language)))
 
 
+def test_layers_that_are_left_out_at_random_are_counted() -> None:
+    """Which ones is a number, and what is counted has none."""
+    config = tiny_config(language="opt")
+    every = kept(stage("full-full-lora"), config)
+    config.text_config.layerdrop = 0.5
+    assert kept(stage("full-full-lora"), config) == every
+
+
 def test_what_nothing_learns_from_keeps_nothing() -> None:
     assert kept(stage("frozen-frozen-lora"), middling())[1] == 0

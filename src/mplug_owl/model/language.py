@@ -80,9 +80,11 @@ def load_tokenizer(source: str) -> Tokenizer:
             return AutoTokenizer.from_pretrained(folder)
     with _readable(source):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-        entries, rule = _vocabulary(folder, file)
+        entries, rule, marks = _vocabulary(folder, file)
         if len(tokenizer) > entries:
             tokenizer = _without_strays(tokenizer, entries)
+        for name, token in marks.items():  # transformers 5.17 takes a LLaMA's begin token for its end
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(token))
     if rule in DIGIT_BY_DIGIT:
         by_digit, bytewise = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([by_digit, bytewise])
@@ -161,14 +163,15 @@ def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def _vocabulary(folder: str, file: str) -> tuple[int, str | None]:
-    """How many tokens the file lists, and what it calls its rule for cutting words; None for sentencepiece."""
+def _vocabulary(folder: str, file: str) -> tuple[int, str | None, dict[str, int]]:
+    """How many tokens the file lists, what it calls its rule for cutting words, None for sentencepiece, and the ids at ends."""
     from transformers.integrations.gguf import read_gguf_metadata
     from transformers.utils.hub import cached_file
 
     values, _ = read_gguf_metadata(str(cached_file(folder, file)))
     rule = str(values.get("tokenizer.ggml.pre", "default")) if values.get("tokenizer.ggml.model") == "gpt2" else None
-    return values["tokenizer.ggml.tokens"], rule
+    marks = {name: values.get(f"tokenizer.ggml.{name}_id") for name in ("bos_token", "eos_token")}
+    return values["tokenizer.ggml.tokens"], rule, {name: token for name, token in marks.items() if token is not None}
 
 
 def _without_strays(tokenizer: Tokenizer, entries: int) -> Tokenizer:

@@ -137,6 +137,8 @@ def _pretend(part: nn.Module) -> None:
     """Put tensors that the surroundings make in place of the part's: those on the meta device autocast would pass over."""
     made: dict[int, nn.Parameter] = {}
     for module in part.modules():
+        if hasattr(module, "layerdrop"):  # OPT draws which layers to leave out, and fake tensors have no numbers
+            module.training = False
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 fake = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
