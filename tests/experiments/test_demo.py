@@ -17,7 +17,7 @@ from mplug_owl.train.reporter import Progress
 
 
 def test_the_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "EXAMINED", 1)
+    monkeypatch.setattr(demo, "EXAMINED", 3)
     monkeypatch.setattr("mplug_owl.data.survey.LOOKED_FOR_CUTS", 10)
     lessons = [replace(lesson, recipe=partial(replace, lesson.recipe(), batch=4, micro_batch=2)) for lesson in demo.LESSONS]
     monkeypatch.setattr(demo, "LESSONS", lessons)
@@ -37,7 +37,8 @@ def test_the_story_is_told_to_its_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (out / "timing").exists()
     assert (out / "world.png").stat().st_size > 10_000
     page = (out / "story.html").read_text("utf-8")
-    assert page.count("data:image/png") >= 7  # the sheet, and a scene for every ability
+    assert page.count("data:image/png") == 13  # the sheet, and scenes of two questions of every ability
+    assert page.count("<dt>stage 2</dt>") == 12
     assert not re.search(r'(?:src|href)="https?://', page)
     for run in ("pretrain", "instruct"):
         assert (out / run / "model" / "config.json").exists()

@@ -40,8 +40,8 @@ from mplug_owl.writing import writing
 
 SEED = 20230427  # scenes that no lesson has
 DRAWN, SHOWN = 24, 2
-# Questions an ability in each of the three exams.
-EXAMINED = 25
+# Questions an ability in each of the three exams, and those of them on the page.
+EXAMINED, ON_PAGE = 25, 2
 UNTRAINED = "before"
 
 
@@ -131,7 +131,7 @@ class _Screen(Screen):
 
 
 class _Told:
-    """Asks the same questions after every stage, and keeps the graded answers and how the exams went."""
+    """Asks the same questions after every stage, and keeps how the exams went and the first answers in them."""
 
     def __init__(self, questions: Sequence[Question], console: Console) -> None:
         self.questions, self.console = questions, console
@@ -145,33 +145,39 @@ class _Told:
 
     def _examine(self, stage: str, owl: Owl) -> None:
         world, model = DrawnWorld(), OwlChatModel(owl)
-        self.grades[stage] = world.grader.grades(ask(model, self.questions, world.conditions[0]))
-        for grade in self.grades[stage]:
+        for grade in world.grader.grades(ask(model, self.questions, world.conditions[0])):
             question, answer = grade.answer.question, grade.answer
             for words, _, earlier in answer.earlier:
                 self.console.print(f"  [dim]you › {words}\n  owl › {earlier or '…'}[/]")
             mark = "[green]✓[/]" if grade.correct else f"[dim]({question.target})[/]"
             self.console.print(f"  [green]you[/] › {question.text}\n  [yellow]owl[/] › {answer.text or '…'}  {mark}")
         exam = evaluate(model, world, EXAMINED, SEED, world.conditions[:2])
-        self.exams[stage] = figures(exam)[0]
+        self.exams[stage], self.grades[stage] = figures(exam)[0], _first_of_each(exam)
         report.show(exam, self.console)
 
     def exchanges(self) -> list[story.Exchange]:
-        """The questions with all the answers to them."""
+        """The first questions of the exam with all the answers to them."""
         return [
             story.Exchange(
                 question.ability,
                 cast(Callable[[], Image.Image], question.picture)(),  # the drawn world draws one for each
                 question.text,
                 question.target,
-                [
-                    story.StageAnswer(stage, grades[number].answer.text, grades[number].correct)
-                    for stage, grades in self.grades.items()
-                ],
+                [story.StageAnswer(stage, one.answer.text, one.correct) for stage, one in zip(self.grades, same, strict=True)],
                 [words for words, _ in question.turns[:-1]],
             )
-            for number, question in enumerate(self.questions)
+            for same in zip(*self.grades.values(), strict=True)
+            for question in [same[0].answer.question]
         ]
+
+
+def _first_of_each(exam: Sequence[Grade]) -> list[Grade]:
+    """Of each ability the first questions that were asked with their pictures."""
+    seen: dict[str, list[Grade]] = {}
+    for grade in exam:
+        if grade.answer.condition == exam[0].answer.condition:
+            seen.setdefault(grade.answer.question.ability, []).append(grade)
+    return [grade for grades in seen.values() for grade in grades[:ON_PAGE]]
 
 
 def contact_sheet(shown: Sequence[Scene], columns: int = 8) -> Image.Image:
