@@ -158,7 +158,10 @@ LINES = {
     "empty.jsonl": "",
 }
 MISTAKES = {
-    "unknown recipe": (["train", "tiny.pretrian"], "no recipe 'tiny.pretrian'; there are tiny.lookups, "),
+    "unknown recipe": (
+        ["train", "tiny.pretrian"],
+        "no recipe 'tiny.pretrian', perhaps tiny.pretrain; there are tiny.lookups, ",
+    ),
     "unknown field": (["train", "tiny.pretrain", "--set", "stepz=3"], "Recipe has no field 'stepz'; it has name, modules"),
     "wrong type": (["train", "tiny.pretrain", "--set", "steps=few"], "--set steps=few: Input should be a valid integer"),
     "modules that are not built": (
@@ -200,6 +203,7 @@ MISTAKES = {
     "another to convert": (["convert", "other", "out"], "config.json says model_type 'llama'"),
     "no source to inspect": (["inspect"], "no data is named; expected FORMAT:PATH, or --formats"),
     "nothing to inspect": (["inspect", "none.jsonl"], "none.jsonl: no such file"),
+    "a model to inspect": (["inspect", "owl-tiny"], "owl-tiny: no such file or folder; data are named FORMAT:PATH"),
     "an unknown task": (["eval", "other", "sceens"], "no task 'sceens'; there is scenes"),
     "no model to examine": (["eval", "runs/none/here", "scenes"], "runs/none/here: no such folder"),
     "a task that people grade": (

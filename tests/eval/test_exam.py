@@ -123,7 +123,7 @@ def test_a_file_of_answers_takes_the_exam(tmp_path: Path, capsys: pytest.Capture
     for _ in range(2):  # the second time, everything is there
         folder = exam.run_exam(f"answers:{file}", OwlEval(data), data, out=tmp_path / "exam")
     printed = capsys.readouterr()
-    assert "single-turn: 1 of 2 questions answered, 2 words in the mean" in printed.out
+    assert "single-turn: 1 of 2 questions answered, 2.0 words in the mean" in printed.out
     assert "multi-turn: 2 of 3 questions answered" in printed.out
     assert f"owl rate {folder}" in printed.out
     assert "5 answers are there" in printed.err

@@ -71,7 +71,11 @@ def test_one_of_ones_own_by_its_module(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("paper.pretrian", r"no recipe 'paper\.pretrian'; there are tiny\.lookups, .*, my\.module:run and \./mine\.py:run"),
+        (
+            "paper.pretrian",
+            r"no recipe 'paper\.pretrian', perhaps paper\.pretrain; there are tiny\.lookups, .*, my\.module:run",
+        ),
+        ("zzz", r"no recipe 'zzz'; there are tiny\.lookups, .*, my\.module:run and \./mine\.py:run"),
         ("paradigms.llava", r"paradigms\.llava has several stages; name one of paradigms\.llava_pretrain, paradigms\.llava_"),
         ("no.such.module:run", r"no module 'no\.such\.module'"),
         ("./absent.py:run", "no such file"),

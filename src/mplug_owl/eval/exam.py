@@ -172,7 +172,7 @@ def _summary(answers: Sequence[Answer], task: Task, folder: Path) -> Iterator[st
         here = [answer for answer in answers if answer.condition == condition]
         words = [len(answer.text.split()) for answer in here if answer.text]
         if here:
-            length = f", {mean(words):.0f} words in the mean" if words else ""
+            length = f", {mean(words):.1f} words in the mean" if words else ""
             yield f"{condition.title}: {len(words)} of {len(here)} questions answered{length}"
     yield "Not graded yet. People grade with"
     yield f"  owl rate {folder}"

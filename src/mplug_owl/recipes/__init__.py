@@ -7,6 +7,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -45,7 +46,8 @@ def find(name: str) -> Recipe:
     if len(several := stages(name)) > 1:
         raise UserError(f"{name} has several stages; name one of {', '.join(several)}")
     if ":" not in name and not name.endswith(".py"):
-        raise UserError(f"no recipe {name!r}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
+        meant = "".join(f", perhaps {near}" for near in get_close_matches(name, names(), 1))
+        raise UserError(f"no recipe {name!r}{meant}; there are {', '.join(names())}, my.module:run and ./mine.py:run")
     made = made_by(name, "run")
     if not isinstance(made, Recipe):
         raise UserError(f"{name} returns a {type(made).__name__}; expected a Recipe")

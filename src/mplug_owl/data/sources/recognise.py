@@ -34,6 +34,8 @@ def recognise(spec: str) -> str:
         raise UnrecognisedError(f"{spec}: an address of neither .tar nor .parquet files")
     if path.is_dir():
         return _recognised_folder(path)
+    if not kind and not path.exists():
+        raise UserError(f"{spec}: no such file or folder; data are named FORMAT:PATH, such as captions:pairs.jsonl")
     check_file(path)
     if coco.is_coco(path):
         return "coco"
