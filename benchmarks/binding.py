@@ -111,7 +111,7 @@ def main() -> None:
         began = time.perf_counter()
         shares = learn(layers, asked.steps, asked.alike)
         told = " ".join(f"{100 * share:.0f}" for share in shares)
-        print(f"{layers}: percent right, every hundred steps: {told} ({time.perf_counter() - began:.0f} s)", flush=True)
+        print(f"{layers}: percent correct, every hundred steps: {told} ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

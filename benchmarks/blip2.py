@@ -40,7 +40,7 @@ SCENES_SEED = 1729
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Percent right in batches: the caption of a picture, the picture of a caption. `same` captions are another's."""
+    """Percent correct in batches: the caption of a picture, the picture of a caption. `same` captions are another's."""
 
     captions: float
     pictures: float

@@ -65,7 +65,7 @@ def shown_with(picture: Scene, words: str) -> Conversation:
 
 
 def exam(owl: Owl, count: int) -> dict[str, Any]:
-    """Percent right by condition, overall and by ability; `count` questions an ability."""
+    """Percent correct by condition, overall and by ability; `count` questions an ability."""
     found: dict[str, Any] = {}
     grades = evaluate(OwlChatModel(owl, batch_size=32), DrawnWorld(), count, 0, CONDITIONS)
     for condition in CONDITIONS:

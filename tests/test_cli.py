@@ -311,12 +311,15 @@ def test_a_developer_can_see_where_it_came_from(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("raised", [ValueError("zip() argument 2 is shorter"), OSError("a bug of ours")])
-def test_a_mistake_of_ours_is_a_crash_and_no_sentence(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_is_a_crash_and_no_sentence(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only our own classes of errors are a user's. A library's ValueError in the middle of an exam has its traceback."""
 
     def broken(self: object, answers: object) -> None:
         raise raised
 
+    monkeypatch.chdir(tmp_path)  # where the exam's folder goes
     monkeypatch.setattr("mplug_owl.eval.graders.exact.ExactMatch.grades", broken)
     monkeypatch.setattr(sys, "argv", ["owl", "eval", "owl-tiny", "scenes", "--limit", "1"])
     with pytest.raises(type(raised), match=str(raised).replace("(", r"\(").replace(")", r"\)")):
@@ -413,7 +416,7 @@ def test_an_exam_in_the_middle_of_a_run(owl, world: Path, monkeypatch: pytest.Mo
     short = ["--set", "steps=2", "--set", "batch=2", "--set", "micro_batch=2", "--set", "modules.vocabulary=300"]
     code, _, err = owl("train", "tiny.language", "--data", f"chat:{world}/text.jsonl", "--eval-every", "2", *short)
     assert code == 0, err
-    assert "exam of 6 questions, percent right: " in err.replace("\n", " ")
+    assert "exam of 6 questions, percent correct: " in err.replace("\n", " ")
     last = json.loads(Path("runs/tiny.language/metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= last["eval/description/overall"] <= 1
 

@@ -97,7 +97,7 @@ def test_graders_and_models_have_columns_of_their_own() -> None:
     (made,) = figures(graded([1, 0, 1], "exact") + graded([0.5, 0.5, 1.0]))
     assert made.columns == ("exact", "anls")
     assert [type(one) for one in made.rows[-1][1]] == [Share, Mean]
-    assert made.measure == "percent right or mean score times 100"
+    assert made.measure == "percent correct or mean score times 100"
     (made,) = figures([*graded([1, 0], model="one"), *graded([1, 1], model="two"), *graded([0.5, 1], "vqa", "two")])
     assert made.columns == ("one, anls", "two, anls", "two, vqa")
 

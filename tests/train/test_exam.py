@@ -76,7 +76,7 @@ def test_it_changes_no_number_of_the_run(change: dict, exam: Exam, asked: list[s
     assert {step for step, row in examined.items() if names <= row.keys()} == {3, 6, 7}
     assert not any(name.startswith("eval/") for row in plain.values() for name in row)
     assert len(asked) == 3
-    assert asked[0].startswith("exam of 4 questions, percent right: ")
+    assert asked[0].startswith("exam of 4 questions, percent correct: ")
 
 
 def test_a_run_that_was_stopped_has_the_same_exams(exam: Exam, data: Path, tmp_path: Path) -> None:

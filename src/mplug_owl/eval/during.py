@@ -41,7 +41,7 @@ def small_exam(
         (made,) = figures(evaluate(OwlChatModel(owl), task, count or COUNT, SEED, conditions))
         overall = made.rows[-1][1]
         shares = ", ".join(f"{share} {title}" for title, share in zip(made.columns, overall, strict=True))
-        report(f"exam of {overall[0].total} questions, percent right: {shares}")
+        report(f"exam of {overall[0].total} questions, percent correct: {shares}")
         return {
             f"eval/{condition.mode}/{ability}": share.value
             for ability, row in made.rows

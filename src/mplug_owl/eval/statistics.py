@@ -74,7 +74,7 @@ class Figures:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Share | Mean, ...]], ...]
     unscored: tuple[int, ...] = ()
-    correct: str = "right"
+    correct: str = "correct"
 
     @property
     def measure(self) -> str:
