@@ -59,7 +59,7 @@ def test_a_session_serves_everything_but_empty_answers_and_says_who_graded(
     shown = capsys.readouterr()
     # 4 single-turn and 8 multi-turn questions, two systems, one of which gave one empty answer
     assert shown.out.splitlines() == [
-        f"23 answers of 2 systems; grades go to {out}",
+        f"23 answers, 2 systems; grades go to {out}",
         "http://somewhere/ (Ctrl-C ends it)",
         "Anna: 1 graded, 22 left",
         "1 answers are empty and were not shown; they have no grade",

@@ -58,7 +58,7 @@ def rate_answers(exam: Exam, settings: RatingSettings) -> None:
             note(sentence)
         if not is_local(settings.host):
             note(f"{settings.host}: anybody who reaches this machine in the network can grade, under any name")
-        print(f"{len(raters.answers)} answers of {len(exam.models)} systems; grades go to {settings.out}")
+        print(f"{len(raters.answers)} answers, {len(exam.models)} system{'s' * (len(exam.models) > 1)}; grades go to {settings.out}")
         serve(
             raters,
             settings.host,
