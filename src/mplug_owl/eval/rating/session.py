@@ -58,7 +58,8 @@ def rate_answers(exam: Exam, settings: RatingSettings) -> None:
             note(sentence)
         if not is_local(settings.host):
             note(f"{settings.host}: anybody who reaches this machine in the network can grade, under any name")
-        print(f"{len(raters.answers)} answers, {len(exam.models)} system{'s' * (len(exam.models) > 1)}; grades go to {settings.out}")
+        systems = f"{len(exam.models)} systems" if len(exam.models) > 1 else "1 system"
+        print(f"{len(raters.answers)} answers, {systems}; grades go to {settings.out}")
         serve(
             raters,
             settings.host,
