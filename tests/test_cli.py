@@ -203,6 +203,11 @@ MISTAKES = {
     "another to convert": (["convert", "other", "out"], "config.json says model_type 'llama'"),
     "no source to inspect": (["inspect"], "no data is named; expected FORMAT:PATH, or --formats"),
     "nothing to inspect": (["inspect", "none.jsonl"], "none.jsonl: no such file"),
+    "a rank of no LoRA": (
+        ["train", "tiny.pretrain", "--set", "lora.rank=16"],
+        "--set lora.rank=16: nothing learns by LoRA here",
+    ),
+    "a plan of none": (["plan", "tiny.pretrain", "--set", "lora.rank=16"], "--set lora.rank=16: nothing learns by LoRA here"),
     "a model to inspect": (["inspect", "owl-tiny"], "owl-tiny: no such file or folder; data are named FORMAT:PATH"),
     "an unknown task": (["eval", "other", "sceens"], "no task 'sceens'; there is scenes"),
     "no model to examine": (["eval", "runs/none/here", "scenes"], "runs/none/here: no such folder"),

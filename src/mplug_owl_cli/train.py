@@ -1,6 +1,7 @@
 """`owl train`, `owl plan` and `owl recipes`: one stage of training, what it costs, and which there are."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def train(
         given = {setting.partition("=")[0] for setting in settings}
         given |= {name for name, value in (("data", data), ("init_from", init_from), ("image_root", image_root)) if value}
         made = as_started(made, folder, given, screen.note)
-    made = _changed(made, data, settings, init_from, image_root)
+    (made,) = _all_changed([made], data, settings, init_from, image_root)
     if eval_every is not None:
         from mplug_owl.eval.during import find_task, small_exam
         from mplug_owl.train.exam import Exam
@@ -85,9 +86,9 @@ def plan(
     from mplug_owl.train.reporter import trainable_table
     from mplug_owl.train.run import open_data
 
-    console, device = Console(), Device(tflops, memory * 1e9 / 2**30, mfu, gpus)
-    plans = []
-    for made in [_changed(find(stage), data, settings, init_from, image_root) for name in recipes for stage in stages(name)]:
+    console, device, plans = Console(), Device(tflops, memory * 1e9 / 2**30, mfu, gpus), []
+    every = (find(stage) for name in recipes for stage in stages(name))
+    for made in _all_changed(every, data, settings, init_from, image_root):
         if made.init_from and (init_from or Path(made.init_from).exists()):  # else an earlier stage is still to make it
             made = _with_sizes_of(made, made.init_from)
         survey = Survey(*open_data(made.data, made.image_root)) if made.data else None
@@ -116,6 +117,17 @@ def recipes() -> None:
     from mplug_owl_cli.recipes import names
 
     print_lines(names())
+
+
+def _all_changed(
+    recipes: "Iterable[Recipe]", data: list[str], settings: list[str], init_from: str | None, image_root: Path | None
+) -> "list[Recipe]":
+    """Recipes with what the command line says put in. Raises UserError for a setting that none of them reads."""
+    from mplug_owl.train.ranges import check_used
+
+    changed = [_changed(recipe, data, settings, init_from, image_root) for recipe in recipes]
+    check_used(changed, settings)
+    return changed
 
 
 def _changed(

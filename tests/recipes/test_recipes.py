@@ -283,3 +283,8 @@ def test_kosmos1_learns_and_its_model_opens_again(tmp_path: Path) -> None:
     losses = [row["loss"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")]
     assert losses[-1] < losses[0]
     assert load(tmp_path / "run").model.config.text_config.model_type == "gpt_neox"
+
+
+def test_a_book_of_recipes_is_its_own_alone() -> None:
+    """tiny_paradigms begins with tiny too."""
+    assert stages("tiny") == [name for name in names() if name.startswith("tiny.")]

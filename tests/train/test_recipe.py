@@ -9,6 +9,7 @@ import pytest
 from mplug_owl.data.encode import Encoding
 from mplug_owl.errors import UserError
 from mplug_owl.recipes import paper
+from mplug_owl.train.ranges import check_used
 from mplug_owl.train.recipe import Trainable, Tuning, as_json, override
 from tests.school import lesson
 
@@ -130,19 +131,17 @@ def test_a_wrong_setting_is_told_with_what_would_be_right(setting: str, told: st
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("lora.rank=16", "lora.rank is for what learns by LoRA, and nothing does; set trainable.language=lora too"),
-        (
-            "optimizer.rates.language=1e-5",
-            "optimizer.rates.language is for a module that learns; set trainable.language too, which is frozen",
-        ),
+        ("lora.rank=16", "nothing learns by LoRA here; set trainable.language=lora too"),
+        ("optimizer.rates.language=1e-5", "language is frozen here and has no rate; set trainable.language too"),
     ],
 )
 def test_a_setting_without_an_effect_is_told(setting: str, told: str) -> None:
     frozen = lesson(trainable=Trainable("full", "full", "frozen"))
+    adapted = replace(frozen, trainable=Trainable("full", "full", "lora"))
     with pytest.raises(UserError, match=re.escape(f"--set {setting}: {told}")):
-        override(frozen, [setting])
-    assert override(frozen, [setting, "trainable.language=lora"]).trainable.language == "lora"
-    assert override(frozen, ["optimizer.rates.language=none"]) == frozen
+        check_used([frozen, frozen], ["steps=2", setting])
+    check_used([frozen, adapted], [setting])
+    check_used([frozen], ["optimizer.rates.language=none"])
 
 
 @pytest.mark.parametrize(

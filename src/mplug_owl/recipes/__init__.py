@@ -35,7 +35,7 @@ def stages(name: str) -> list[str]:
     known = names()
     if name in known:
         return [name]
-    return [stage for stage in known if stage.startswith((f"{name}_", f"{name}."))] or [name]
+    return [stage for stage in known if stage.startswith(f"{name}_" if "." in name else f"{name}.")] or [name]
 
 
 def find(name: str) -> Recipe:

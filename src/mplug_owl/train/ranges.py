@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -43,15 +43,17 @@ def check_ranges(recipe: Recipe) -> None:
             raise UserError(f"{name} is {value}; it must be above {least}, or none")
 
 
-def check_used(recipe: Recipe, fields: Iterable[str]) -> None:
-    """Raises UserError for one of these fields, such as "lora.rank", that a recipe which trains others does not read."""
-    who = vars(recipe.trainable)
-    for field in fields:
-        outer, _, name = field.rpartition(".")
-        if outer == "lora" and "lora" not in who.values():
-            raise UserError(f"{field} is for what learns by LoRA, and nothing does; set trainable.language=lora too")
-        if outer == "optimizer.rates" and who.get(name) == "frozen" and getattr(recipe.optimizer.rates, name) is not None:
-            raise UserError(f"{field} is for a module that learns; set trainable.{name} too, which is frozen")
+def check_used(recipes: Collection[Recipe], settings: Iterable[str]) -> None:
+    """Raises UserError for a setting, such as "lora.rank=16", that none of the recipes reads, for they train otherwise."""
+    for setting in settings:
+        field, _, value = setting.partition("=")
+        outer, _, name = field.strip().rpartition(".")
+        tunings = [vars(recipe.trainable) for recipe in recipes]
+        if outer == "lora" and not any("lora" in tuning.values() for tuning in tunings):
+            raise UserError(f"--set {setting}: nothing learns by LoRA here; set trainable.language=lora too")
+        learns = value.strip().lower() == "none" or any(tuning.get(name) != "frozen" for tuning in tunings)
+        if outer == "optimizer.rates" and not learns:
+            raise UserError(f"--set {setting}: {name} is frozen here and has no rate; set trainable.{name} too")
 
 
 def check_types(part: Any, path: str = "") -> None:
