@@ -157,18 +157,19 @@ class _Told:
 
     def exchanges(self) -> list[story.Exchange]:
         """The first questions of the exam with all the answers to them."""
-        return [
-            story.Exchange(
-                question.ability,
-                cast(Callable[[], Image.Image], question.picture)(),  # the drawn world draws one for each
-                question.text,
-                question.target,
-                [story.StageAnswer(stage, one.answer.text, one.correct) for stage, one in zip(self.grades, same, strict=True)],
-                [words for words, _ in question.turns[:-1]],
-            )
-            for same in zip(*self.grades.values(), strict=True)
-            for question in [same[0].answer.question]
-        ]
+        return [self._exchange(same) for same in zip(*self.grades.values(), strict=True)]
+
+    def _exchange(self, same: Sequence[Grade]) -> story.Exchange:
+        """One question with each stage's grade of it."""
+        question = same[0].answer.question
+        return story.Exchange(
+            question.ability,
+            cast(Callable[[], Image.Image], question.picture)(),  # the drawn world draws one for each
+            question.text,
+            question.target,
+            [story.StageAnswer(stage, one.answer.text, one.correct) for stage, one in zip(self.grades, same, strict=True)],
+            [words for words, _ in question.turns[:-1]],
+        )
 
 
 def _first_of_each(exam: Sequence[Grade]) -> list[Grade]:

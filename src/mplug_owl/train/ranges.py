@@ -45,10 +45,10 @@ def check_ranges(recipe: Recipe) -> None:
 
 def check_used(recipes: Collection[Recipe], settings: Iterable[str]) -> None:
     """Raises UserError for a setting, such as "lora.rank=16", that none of the recipes reads, for they train otherwise."""
+    tunings = [vars(recipe.trainable) for recipe in recipes]
     for setting in settings:
         field, _, value = setting.partition("=")
         outer, _, name = field.strip().rpartition(".")
-        tunings = [vars(recipe.trainable) for recipe in recipes]
         if outer == "lora" and not any("lora" in tuning.values() for tuning in tunings):
             raise UserError(f"--set {setting}: nothing learns by LoRA here; set trainable.language=lora too")
         learns = value.strip().lower() == "none" or any(tuning.get(name) != "frozen" for tuning in tunings)
