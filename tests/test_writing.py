@@ -1,12 +1,13 @@
 """A file or folder is written whole or not at all."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mplug_owl.errors import UserError, WriteError
-from mplug_owl.writing import locked, replacing
+from mplug_owl.writing import locked, replacing, sole_writer
 
 
 def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
@@ -115,3 +116,23 @@ def test_a_file_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     lock = tmp_path / "file" / ".lock"
     with pytest.raises(WriteError, match=r"file/\.lock: cannot be locked \(.+\); choose a folder"), locked(lock):
         pass
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with (
+        sole_writer(tmp_path / "made" / ".lock", "busy"),
+        pytest.raises(UserError, match=r"^busy$"),
+        sole_writer(tmp_path / "made" / ".lock", "busy"),
+    ):
+        pass
+
+
+def test_where_a_file_system_knows_no_locks_nobody_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*unused: object, **also: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", unknown)
+    entered = []
+    with sole_writer(tmp_path / ".lock", "busy"), sole_writer(tmp_path / ".lock", "busy"):
+        entered.append(True)
+    assert entered

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from mplug_owl.errors import WriteError
+from mplug_owl.errors import UserError, WriteError
 
 # torch.save reports a full disk as a RuntimeError of its file writer, which is this file of PyTorch's.
 TORCH_WRITER = "inline_container.cc"
@@ -66,6 +66,23 @@ def locked(lock: Path, seconds: float = 0.0) -> Iterator[bool]:
         yield True
     finally:
         hold.release()
+
+
+@contextlib.contextmanager
+def sole_writer(lock: Path, refusal: str, seconds: float = 0.0) -> Iterator[None]:
+    """Nobody else holds this lock file meanwhile. Its folder is made. Where a file system knows no locks, nobody is refused.
+
+    Raises:
+        UserError: Another process holds it, so many seconds long; `refusal` is what the error says.
+        WriteError: The folder cannot be made.
+    """
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(WriteError):
+            if not stack.enter_context(locked(lock, seconds)):
+                raise UserError(refusal)
+        yield
 
 
 def _replace(partial: Path, path: Path) -> None:

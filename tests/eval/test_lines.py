@@ -1,6 +1,5 @@
 """Files of JSON lines: whatever cuts them off, the lines before stay, and the next one is whole."""
 
-import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mplug_owl.errors import UserError, WriteError
-from mplug_owl.eval.lines import AppendedLines, read_lines, sole_writer, text
+from mplug_owl.eval.lines import AppendedLines, read_lines, text
 
 
 def rows(path: Path) -> list[dict]:
@@ -93,23 +92,3 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
             lines.append({"number": 1})
     lines.append({"number": 2})
     assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 2]
-
-
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with (
-        sole_writer(tmp_path / "made" / ".lock", "busy"),
-        pytest.raises(UserError, match=r"^busy$"),
-        sole_writer(tmp_path / "made" / ".lock", "busy"),
-    ):
-        pass
-
-
-def test_where_a_file_system_knows_no_locks_nobody_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*unused: object, **also: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("filelock.FileLock.acquire", unknown)
-    entered = []
-    with sole_writer(tmp_path / ".lock", "busy"), sole_writer(tmp_path / ".lock", "busy"):
-        entered.append(True)
-    assert entered

@@ -13,10 +13,9 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval import tasks
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.answers_file import AnswersFile
-from mplug_owl.eval.lines import sole_writer
 from mplug_owl.eval.read_answers import read_answers
 from mplug_owl.eval.task import Task
-from mplug_owl.writing import replacing, writing
+from mplug_owl.writing import replacing, sole_writer, writing
 
 SETTINGS, ANSWERS, GRADES = "exam.json", "answers.jsonl", "grades.jsonl"
 # Whoever grades holds one of these.

@@ -4,13 +4,12 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mplug_owl.errors import UserError, WriteError
-from mplug_owl.writing import locked, writing
+from mplug_owl.errors import UserError
+from mplug_owl.writing import writing
 
 
 class AppendedLines:
@@ -54,23 +53,6 @@ class AppendedLines:
             except OSError:
                 file.truncate(size)
                 raise
-
-
-@contextmanager
-def sole_writer(lock: Path, refusal: str) -> Iterator[None]:
-    """Nobody else holds this lock meanwhile. Its folder is made. Where a file system knows no locks, nobody is refused.
-
-    Raises:
-        UserError: Another process holds it; `refusal` is what the error says.
-        WriteError: The folder cannot be made.
-    """
-    with writing(lock.parent):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        with suppress(WriteError):
-            if not stack.enter_context(locked(lock)):
-                raise UserError(refusal)
-        yield
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mplug_owl.errors import UserError
 from mplug_owl.train import checkpoint
 from mplug_owl.train.checkpoint import Checkpoint
 from mplug_owl.train.recipe import BEFORE, Recipe, as_json, completed, differences, from_json, renamed
-from mplug_owl.writing import locked, replacing, writing
+from mplug_owl.writing import replacing, sole_writer, writing
 
 # Fields that a resumed run may have changed: they say how a run is made and watched, not what it computes.
 FREE_TO_CHANGE = (
@@ -43,13 +43,11 @@ def held(out: Path) -> Iterator[None]:
     another process has it.
     """
     lock = out / ".training"
-    with ExitStack() as stack:
-        with suppress(OSError):
-            out.mkdir(parents=True, exist_ok=True)
-            if not stack.enter_context(locked(lock, PATIENCE)):
-                raise UserError(f"{out}: another process trains into it; wait for its end, or choose another --out")
-            stack.callback(lock.unlink, missing_ok=True)
-        yield
+    with sole_writer(lock, f"{out}: another process trains into it; wait for its end, or choose another --out", PATIENCE):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def saved_values(out: Path) -> dict[str, Any] | None:

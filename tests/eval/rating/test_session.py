@@ -62,7 +62,7 @@ def test_a_session_serves_everything_but_empty_answers_and_says_who_graded(
         f"23 answers, 2 systems; grades go to {out}",
         "http://somewhere/ (Ctrl-C ends it)",
         "Anna: 1 graded, 22 left",
-        "1 answers are empty and were not shown; they have no grade",
+        "empty answers, not shown and without a grade: 1",
         str(out),
     ]
     assert "anybody who reaches this machine" in shown.err
@@ -153,7 +153,7 @@ def test_answers_that_name_their_system_are_counted(exam: Exam) -> None:
     first = exam.answers[0]
     telling = type(first)(first.question, first.condition, ("I am Zebra Fish 7B.",), cards.SYSTEMS[0])
     assert warnings([first, telling]) == [
-        f"1 answers name the system that gave them ({cards.SYSTEMS[0]}) and are shown as they are"
+        f"answers that name the system that gave them ({cards.SYSTEMS[0]}), shown as they are: 1"
     ]
 
 

@@ -15,7 +15,7 @@ from mplug_owl.eval.judge.audit import audit_sheets
 from mplug_owl.eval.judge.judge import Judge, Sheet
 from mplug_owl.eval.judge.pairs import PAIRS, Pair, PairsFile, compare, pair_key, pairs_of, read_pairs
 from mplug_owl.eval.judge.prompt import VERSION
-from mplug_owl.eval.lines import sole_writer
+from mplug_owl.writing import sole_writer
 
 REPLIES = "replies.jsonl"
 

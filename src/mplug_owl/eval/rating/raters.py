@@ -13,8 +13,9 @@ from mplug_owl.errors import UserError
 from mplug_owl.eval.answer import Answer
 from mplug_owl.eval.grade import LETTERS, Letter, lettered
 from mplug_owl.eval.grades_file import ACTION, SKIP, UNDO, GradesFile, Key, key
-from mplug_owl.eval.lines import read_lines, sole_writer
+from mplug_owl.eval.lines import read_lines
 from mplug_owl.eval.rating.people import Event, Item, Progress, agreement, order
+from mplug_owl.writing import sole_writer
 
 # A name stands in an address and in every line of the file.
 NAME = re.compile(r"\w[\w .'-]{0,39}")

@@ -99,7 +99,7 @@ def warnings(answers: Sequence[Answer]) -> list[str]:
     if not telling:
         return []
     models = ", ".join(dict.fromkeys(answer.model for answer in telling))
-    return [f"{len(telling)} answers name the system that gave them ({models}) and are shown as they are"]
+    return [f"answers that name the system that gave them ({models}), shown as they are: {len(telling)}"]
 
 
 def closing(summaries: Sequence[Summary], empty: int) -> list[str]:
@@ -111,7 +111,7 @@ def closing(summaries: Sequence[Summary], empty: int) -> list[str]:
             line += f", {same} of {both} {words}" if both else ""
         lines.append(line)
     if empty:
-        lines.append(f"{empty} answers are empty and were not shown; they have no grade")
+        lines.append(f"empty answers, not shown and without a grade: {empty}")
     return lines or ["nobody has graded anything"]
 
 
