@@ -1,5 +1,6 @@
 """Resuming: the recipe that a run was started with, in today's names or those of before, and where it continues."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mplug_owl.errors import UserError
+from mplug_owl.errors import UserError, WriteError
 from mplug_owl.train import checkpoint, metrics, resume
 from mplug_owl.train.checkpoint import MANIFEST, SEAL
 from mplug_owl.train.recipe import Recipe, as_json, completed, from_json, override, renamed
@@ -202,3 +203,16 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, monkeypatch:
         holder.kill()
     quietly(recipe, initial_model(recipe, sources), sources, out)
     assert not (out / ".training").exists()
+
+
+def test_a_disk_that_takes_nothing_is_what_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that the lock of a killed run, left there before, cannot be locked or removed."""
+
+    def refuse(*unused: object, **also: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / ".training").touch()
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(WriteError, match=r"^recipe\.json could not be written$"), resume.held(tmp_path):
+        raise WriteError("recipe.json could not be written")
